@@ -1,0 +1,31 @@
+"""zsq: zero-shot quantization from chains of plugins.
+
+This module is the light door: it imports neither torch, pluggy nor yaml. ``hookimpl``, ``run`` and
+``load`` are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zsq.component import Component
+from zsq.errors import ZsqError
+from zsq.options import Options, opt
+
+if TYPE_CHECKING:
+    from zsq.hookspecs import hookimpl as hookimpl
+    from zsq.run.engine import run as run
+    from zsq.run.saved import load as load
+
+__version__ = "0.1.0"
+__all__ = ["Component", "Options", "ZsqError", "hookimpl", "load", "opt", "run"]
+
+_LAZY = {"hookimpl": "zsq.hookspecs", "run": "zsq.run.engine", "load": "zsq.run.saved"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'zsq' has no attribute {name!r}")

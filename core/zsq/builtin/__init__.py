@@ -1,0 +1,85 @@
+"""The built-in components, yielded through the same hooks as everybody's. Light: imports neither torch nor any implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zsq.builtin import options as o
+from zsq.component import Component
+from zsq.hookspecs import hookimpl
+
+_BITS = range(2, 9)
+
+
+@hookimpl
+def zsq_teachers() -> Iterator[Component]:
+    yield Component(
+        "py",
+        "zsq.builtin.teachers:Py",
+        o.PyOptions,
+        "A local factory: py:package.module:callable or py:path/to/file.py:callable.",
+        provides={"teacher.output", "teacher.features"},
+    )
+
+
+@hookimpl
+def zsq_tasks() -> Iterator[Component]:
+    yield Component("classify", "zsq.builtin.classify:Classify", o.ClassifyOptions, "One of several classes per image.")
+
+
+@hookimpl
+def zsq_synthesizers() -> Iterator[Component]:
+    yield Component("noise", "zsq.builtin.noise:Noise", o.NoiseOptions, "Gaussian noise images.")
+
+
+@hookimpl
+def zsq_quantizers() -> Iterator[Component]:
+    yield Component(
+        "uniform",
+        "zsq.builtin.uniform.quantizer:Uniform",
+        o.UniformOptions,
+        "Uniform affine grids for weights and activations.",
+        presets={f"uniform{b}": {"weight_bits": b, "act_bits": b} for b in _BITS},
+        provides={"act.range"},
+    )
+
+
+@hookimpl
+def zsq_calibrators() -> Iterator[Component]:
+    ranges = {"needs": {"act.range"}}
+    yield Component("minmax", "zsq.builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation seen.", **ranges)
+    yield Component("ema", "zsq.builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch extremes.", **ranges)
+    yield Component("percentile", "zsq.builtin.ranges:Percentile", o.PercentileOptions, "Ranges that hold a share of the values.", **ranges)
+    yield Component("mean-image-max", "zsq.builtin.ranges:MeanImageMax", o.RangeOptions, "Mean over images of each image's extremes.", **ranges)
+
+
+@hookimpl
+def zsq_losses() -> Iterator[Component]:
+    both = {"teacher.output", "student.output"}
+    yield Component("kd", "zsq.builtin.losses:Kd", o.KdOptions, "Kullback-Leibler divergence of softened outputs.", needs=both)
+    yield Component("ce", "zsq.builtin.losses:Ce", summary="Cross-entropy with hard targets.", needs={"targets", "student.output"})
+    yield Component("soft-ce", "zsq.builtin.losses:SoftCe", summary="Cross-entropy with soft targets.", needs={"targets", "student.output"})
+    yield Component("bns", "zsq.builtin.losses:Bns", summary="Distance of batch statistics to BatchNorm statistics.", needs={"teacher.bn"})
+
+
+@hookimpl
+def zsq_tuners() -> Iterator[Component]:
+    yield Component("finetune", "zsq.builtin.finetune:Finetune", o.FinetuneOptions, "Gradient descent on the objective.", needs={"student.output"})
+    yield Component("none", "zsq.builtin.finetune:NoTuning", summary="Calibration only.")
+
+
+@hookimpl
+def zsq_evaluators() -> Iterator[Component]:
+    yield Component(
+        "top1",
+        "zsq.builtin.evaluators:Top1",
+        o.Top1Options,
+        "Top-1 accuracy on real images: npz:PATH or folder:PATH.",
+        presets={"npz": {"format": "npz"}, "folder": {"format": "folder"}},
+    )
+    yield Component("agreement", "zsq.builtin.evaluators:Agreement", o.AgreementOptions, "Agreement with the teacher on synthetic images.")
+
+
+@hookimpl
+def zsq_exporters() -> Iterator[Component]:
+    yield Component("safetensors", "zsq.builtin.safetensors:Safetensors", summary="Packed integer codes, scales, zero points and configuration.")

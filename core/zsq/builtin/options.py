@@ -1,0 +1,95 @@
+"""Options of the built-in components. Light: imported by every command, so no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zsq.options import Options, opt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(Options):
+    classes: int = opt(10, "Number of classes the network tells apart.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyOptions(Options):
+    weights: str | None = opt(None, "Checkpoint of the teacher: safetensors, or a torch file without code in it.")
+    shape: tuple[int, ...] | None = opt(None, "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights.", ge=1)
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar.")
+    std: tuple[float, ...] | None = opt(None, "Standard deviation per channel that inputs were normalised with; else from the sidecar.", gt=0)
+    classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions(Options):
+    std: float = opt(1.0, "Standard deviation of the noise, in units of the normalised input.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformOptions(Options):
+    weight_bits: int = opt(8, "Bits of every weight.", ge=2, le=16)
+    act_bits: int = opt(8, "Bits of every activation.", ge=2, le=16)
+    first_bits: int | None = opt(None, "Weight bits of the first layer, where they differ.", ge=2, le=16)
+    last_bits: int | None = opt(None, "Weight bits of the last layer, where they differ.", ge=2, le=16)
+    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the protocol says (paper: no, deploy: yes).")
+    act_symmetric: bool | None = opt(None, "Symmetric activation grid; by default no.")
+    per_channel: bool = opt(True, "One weight scale per output channel instead of one per tensor.")
+    protocol: Literal["paper", "deploy"] = opt(
+        "paper",
+        "Where activations are quantized. paper: after ReLU and ReLU6 only, as the published tables; "
+        "deploy: the input, every convolution and linear input and every residual sum, for export.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions(Options):
+    batches: int = opt(8, "Batches to watch.", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaOptions(RangeOptions):
+    batches: int = opt(100, "Batches to watch.", ge=1)
+    decay: float = opt(0.9, "Share of the old range in each update; the reading is corrected for the start at zero.", ge=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentileOptions(RangeOptions):
+    percent: float = opt(99.9, "Share of values inside the range, in percent.", gt=50, le=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdOptions(Options):
+    temperature: float = opt(4.0, "Temperature of both softmaxes; the loss is multiplied by its square.", gt=0)
+    reduction: Literal["batchmean", "mean"] = opt(
+        "batchmean", "batchmean: mean over images of the divergence; mean: also divided by the number of classes, as the GDFQ line publishes."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Options):
+    steps: int = opt(400, "Student steps.", ge=1)
+    optimizer: Literal["sgd", "adam"] = opt("sgd", "SGD with momentum, or Adam.")
+    lr: float = opt(1e-4, "Learning rate at the start.", gt=0)
+    momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
+    nesterov: bool = opt(True, "Nesterov momentum for SGD.")
+    weight_decay: float = opt(0.0, "Weight decay on every parameter.", ge=0)
+    schedule: Literal["constant", "cosine", "step"] = opt("cosine", "How the learning rate falls: to zero along a cosine, or by gamma at each milestone.")
+    milestones: tuple[int, ...] = opt((), "Steps at which the step schedule multiplies the rate by gamma.", ge=1)
+    gamma: float = opt(0.1, "Factor of the step schedule.", gt=0, le=1)
+    batch_norm: Literal["frozen", "train"] = opt("frozen", "BatchNorm statistics during tuning: frozen, or updated from synthetic batches.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top1Options(Options):
+    ref: str = opt("", "Path of the images: an .npz with images and labels, or a folder.")
+    format: Literal["auto", "npz", "folder"] = opt("auto", "How the path is read; auto goes by what it is.")
+    batch_size: int = opt(250, "Images per forward.", ge=1)
+    limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
+    crop: float = opt(0.875, "Share of the resized short side that the centre crop keeps, for folders of photos.", gt=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions(Options):
+    images: int = opt(512, "Synthetic images to compare teacher and student on.", ge=1)

@@ -1,0 +1,119 @@
+"""What a plugin yields: a small descriptor that names a class without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from zsq.options import Options, validate_class
+
+API_VERSION = 1
+GROUP = f"zsq.v{API_VERSION}"
+
+
+class Role(StrEnum):
+    """The roles of a chain. The value is the key in recipes, ``--set`` and error messages."""
+
+    TEACHER = "teacher"
+    TASK = "task"
+    SYNTH = "synth"
+    QUANT = "quant"
+    CALIB = "calib"
+    LOSS = "loss"
+    TUNE = "tune"
+    EVAL = "eval"
+    EXPORT = "export"
+
+    @property
+    def words(self) -> str:
+        """The role in words, as messages and tables print it."""
+        return _WORDS[self][0]
+
+    @property
+    def plural(self) -> str:
+        """The role in the plural: ``synthesizers``, the key under ``provides`` in ``registry.yaml``."""
+        return _WORDS[self][1]
+
+    @property
+    def hook(self) -> str:
+        """The hook that collects components of this role."""
+        return f"zsq_{self.plural}"
+
+
+_WORDS = {
+    Role.TEACHER: ("teacher source", "teachers"),
+    Role.TASK: ("task", "tasks"),
+    Role.SYNTH: ("synthesizer", "synthesizers"),
+    Role.QUANT: ("quantizer", "quantizers"),
+    Role.CALIB: ("calibrator", "calibrators"),
+    Role.LOSS: ("loss", "losses"),
+    Role.TUNE: ("tuner", "tuners"),
+    Role.EVAL: ("evaluator", "evaluators"),
+    Role.EXPORT: ("exporter", "exporters"),
+}
+
+#: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.
+NEEDS: Mapping[str, str] = {
+    "targets": "batches with targets",
+    "teacher.output": "the teacher's output",
+    "teacher.features": "the teacher's features at its taps",
+    "teacher.bn": "BatchNorm layers in the teacher",
+    "student.output": "the student's output",
+    "student.features": "the student's features at the teacher's taps",
+    "pool": "a pool of images made before quantization",
+    "act.range": "activation points with a settable range",
+    "rounding": "weight points with learnable rounding",
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One selectable component.
+
+    Args:
+        name: What users type: ``--synth NAME``. Unique per role.
+        target: ``package.module:Class``, imported only when the component is built as ``Class(options, ctx)``.
+        options: Its options class.
+        summary: One sentence for ``zsq plugins list`` and ``zsq show``.
+        presets: Further selectable names, each with option values: ``{"uniform4": {"weight_bits": 4}}``.
+        needs: What it reads, from the vocabulary :data:`NEEDS`.
+        provides: What it offers to the others, from the same vocabulary.
+        paper: Where the method was published, e.g. ``"NeurIPS 2021, arXiv 2111.02625"``.
+        suggests: A recipe fragment that fills what the user left open, e.g. ``{"calib": ["ema"], "tune": {"steps": 400}}``.
+    """
+
+    name: str
+    target: str
+    options: type[Options] = Options
+    summary: str = ""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    needs: frozenset[str] | set[str] | tuple[str, ...] = frozenset()
+    provides: frozenset[str] | set[str] | tuple[str, ...] = frozenset()
+    paper: str = ""
+    suggests: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, attribute = self.target.partition(":")
+        if not (module and attribute):
+            raise TypeError(f"component '{self.name}': target must be 'package.module:Class', not {self.target!r}")
+        validate_class(self.options)
+        object.__setattr__(self, "needs", frozenset(self.needs))
+        object.__setattr__(self, "provides", frozenset(self.provides))
+        if unknown := (self.needs | self.provides) - NEEDS.keys():  # type: ignore[operator]
+            raise TypeError(f"component '{self.name}': {sorted(unknown)} not in the vocabulary {sorted(NEEDS)}")
+        for preset, values in self.presets.items():
+            self.options.parse(values, f"preset '{preset}'")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its own name and those of its presets."""
+        return (self.name, *self.presets)
+
+    def implementation(self) -> Any:
+        """Import and return the class that ``target`` names."""
+        from importlib import import_module
+
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)

@@ -1,0 +1,45 @@
+"""Errors for people: what went wrong, where, and what to do next. The CLI prints them in at most three lines, exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ZsqError(Exception):
+    """An error that the user can mend.
+
+    Args:
+        what: One sentence: what is wrong.
+        where: The file, option, component or plugin it was found in.
+        hint: The next step: a nearest match, a command, an option.
+    """
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.hint = what, where, hint
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in (self.what, self.where and f"in {self.where}", self.hint) if line)
+
+
+class OptionError(ZsqError):
+    """An option that does not exist, has the wrong type or is out of bounds."""
+
+
+class ComponentError(ZsqError):
+    """A component that cannot be found, is ambiguous, or whose plugin is broken."""
+
+
+class PlanError(ZsqError):
+    """A chain that cannot run; the message names the missing need."""
+
+
+class FileError(ZsqError):
+    """A file that is missing, damaged, of the wrong shape, or not trusted."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for the closest known name, or an empty string."""
+    match = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{match[0]}'?" if match else ""

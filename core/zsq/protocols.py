@@ -1,0 +1,91 @@
+"""One protocol per role. No base class is imposed; every implementation is built as ``Impl(options, ctx)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from zsq.types import Batch, Beat, Cadence, Context, Probe, Student, Teacher, Update, View
+
+
+class TeacherSource(Protocol):
+    """Turns the part of a reference after ``NAME:`` into a teacher."""
+
+    def load(self, ref: str) -> Teacher: ...
+
+
+class Task(Protocol):
+    """What a network's output means. ``name`` is the task's name; ``classes`` the number of classes it tells apart."""
+
+    name: str
+    classes: int
+
+    def logits(self, output: Any) -> Tensor: ...
+    def targets(self, n: int, rng: torch.Generator) -> Tensor: ...
+    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor: ...
+
+
+class Synthesizer(Protocol):
+    """Makes batches. Only ``sample`` is required.
+
+    ``prepare(probe)`` is staged work, once, before the first batch. ``update(probe)`` is one generator step; its presence
+    means "alternating" and ``cadence`` says who moves when. ``observes`` says whether the student's activation points
+    watch while ``update`` runs the student.
+    """
+
+    def sample(self, n: int) -> Batch: ...
+
+
+class Staged(Synthesizer, Protocol):
+    """A synthesizer with staged work."""
+
+    def prepare(self, probe: Probe) -> Iterator[Beat]: ...
+
+
+class Alternating(Synthesizer, Protocol):
+    """A synthesizer that learns while the student does."""
+
+    cadence: Cadence
+
+    def update(self, probe: Probe) -> Update: ...
+
+
+class Quantizer(Protocol):
+    """Gives a new student; never touches the teacher. ``pool`` is None unless the quantizer needs ``pool``."""
+
+    def quantize(self, teacher: Teacher, pool: Batch | None) -> Student: ...
+
+
+class Calibrator(Protocol):
+    """Statistics only: ranges, BatchNorm statistics, biases. Works on any quantizer's points."""
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Any]]) -> Iterator[Beat]: ...
+
+
+class Loss(Protocol):
+    """A pure function of a view: a scalar tensor."""
+
+    def __call__(self, view: View) -> Tensor: ...
+
+
+class Tuner(Protocol):
+    """Gradient work on the student."""
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Any]], objective: Any) -> Iterator[Beat]: ...
+
+
+class Evaluator(Protocol):
+    """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``."""
+
+    def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...
+
+
+class Exporter(Protocol):
+    """Writes files of a finished student into ``folder`` and returns their paths."""
+
+    def export(self, student: Student, manifest: Mapping[str, Any], folder: Path) -> list[Path]: ...

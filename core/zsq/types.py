@@ -1,0 +1,251 @@
+"""The values that pass between components: frozen dataclasses, no behaviour beyond detaching and looking up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from zsq.protocols import Task
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How pixels become inputs: ``shape`` (C, H, W), then ``(pixels in [0, 1] - mean) / std`` per channel."""
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs (N, C, H, W) in the teacher's normalised space; targets hard (N,), soft (N, K), task-shaped, or none."""
+
+    inputs: Tensor
+    targets: Tensor | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def detached(self) -> Batch:
+        """The same batch, cut from the graph that made it."""
+        targets = None if self.targets is None else self.targets.detach()
+        return Batch(self.inputs.detach(), targets, {k: _detached(v) for k, v in self.extra.items()})
+
+
+@dataclass(frozen=True)
+class BnStats:
+    """Input statistics of one BatchNorm layer over (N, H, W), mean and biased variance, beside its running statistics."""
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one network said of one batch. ``captured`` names the needs it holds."""
+
+    output: Any
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    bn: Mapping[str, BnStats] = field(default_factory=dict)
+    captured: frozenset[str] = frozenset()
+
+    def detached(self) -> Trace:
+        """The same values, cut from their graph."""
+        bn = {k: BnStats(v.mean.detach(), v.var.detach(), v.running_mean, v.running_var) for k, v in self.bn.items()}
+        return Trace(_detached(self.output), {k: v.detach() for k, v in self.features.items()}, bn, self.captured)
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a loss may see of one step. A network that no need named is None."""
+
+    batch: Batch
+    teacher: Trace | None
+    student: Trace | None
+    task: Task
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A heartbeat of long work: progress, budget, checkpoint and clean stop happen between beats."""
+
+    step: int
+    total: int
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Outcome of one generator step: the batch it made and, when it ran the teacher on it, what the teacher said."""
+
+    batch: Batch
+    teacher: Trace | None = None
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Who moves when: ``synth`` generator steps for every ``student`` batches; ``reuse`` hands the generator's batch to the student."""
+
+    synth: int = 1
+    student: int = 1
+    first: Literal["synth", "student"] = "synth"
+    reuse: bool = True
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network in eval mode.
+
+    Args:
+        module: The network; nobody changes it.
+        inputs: Its input spec.
+        task: What its output means.
+        ref: The reference it was loaded from.
+        taps: Module paths whose outputs are features.
+        blocks: Module paths of its residual stages or blocks.
+        head: Module path of the last layer, or empty.
+        fingerprint: SHA-256 over names, shapes and values of its tensors.
+        labels: Names of its classes, where known.
+    """
+
+    module: nn.Module
+    inputs: InputSpec
+    task: Task
+    ref: str = ""
+    taps: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    head: str = ""
+    fingerprint: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class QuantPoint(Protocol):
+    """One place where values are put on a grid; the contract between one plugin's calibrator and another's quantizer.
+
+    ``scale`` and ``zero_point`` are tensors, one element per tensor or per output channel; codes are
+    ``clamp(round(x / scale) + zero_point, low, high)`` and values ``(code - zero_point) * scale``.
+    """
+
+    kind: Literal["weight", "act"]
+    bits: int
+    observing: bool
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]: ...
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def zero_point(self) -> Tensor: ...
+    def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@dataclass(frozen=True)
+class Student:
+    """A quantized network.
+
+    Args:
+        module: Runs on teacher-shaped inputs.
+        points: Path to quantization point, in the order of execution.
+        names: Teacher module path to student module path, for every tap, block and BatchNorm.
+        layers: One row per layer of the teacher: what was wrapped, what stayed in float.
+        protocol: The name of the placement rules, e.g. ``paper`` or ``deploy``.
+    """
+
+    module: nn.Module
+    points: Mapping[str, QuantPoint]
+    names: Mapping[str, str]
+    layers: Sequence[Mapping[str, Any]] = ()
+    protocol: str = ""
+
+    @property
+    def acts(self) -> dict[str, QuantPoint]:
+        """Activation points only."""
+        return {path: point for path, point in self.points.items() if point.kind == "act"}
+
+    @property
+    def weights(self) -> dict[str, QuantPoint]:
+        """Weight points only."""
+        return {path: point for path, point in self.points.items() if point.kind == "weight"}
+
+    @contextmanager
+    def observing(self, on: bool = True) -> Iterator[None]:
+        """Inside, every activation point that passes data on watches its range (or, with ``on=False``, none does)."""
+        before = {path: point.observing for path, point in self.acts.items()}
+        for point in self.acts.values():
+            point.observing = on
+        try:
+            yield
+        finally:
+            for path, point in self.acts.items():
+                point.observing = before[path]
+
+
+class Probe(Protocol):
+    """Runs teacher and student on a batch, only as far as the needs say; see ``zsq.run.probe``."""
+
+    def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
+
+
+class Log(Protocol):
+    """Where a component says something to the user."""
+
+    def __call__(self, message: str) -> None: ...
+
+
+class Precision(Protocol):
+    """The arithmetic of training: ``with precision.autocast():`` around forwards."""
+
+    name: str
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component may use besides its options. One object, so that it may grow without changing signatures.
+
+    ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
+    where no losses were built. ``rng`` is the component's own generator, seeded from ``seed`` and its role.
+    """
+
+    rng: torch.Generator
+    device: torch.device
+    precision: Precision
+    workdir: Path
+    log: Log
+    seed: int = 0
+    batch_size: int = 64
+    trust_code: bool = False
+    teacher: Teacher = None  # type: ignore[assignment]
+    student: Student | None = None
+    objective: Any = None
+    probe: Probe = None  # type: ignore[assignment]
+
+    def with_(self, **changes: Any) -> Context:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def _detached(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {k: _detached(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_detached(v) for v in value)
+    return value
