@@ -119,6 +119,7 @@ class Teacher:
         head: Module path of the last layer, or empty.
         fingerprint: SHA-256 over names, shapes and values of its tensors.
         labels: Names of its classes, where known.
+        evaluation: Default ``--eval`` of this teacher (``npz:PATH``), where it brings real images with it.
     """
 
     module: nn.Module
@@ -130,6 +131,7 @@ class Teacher:
     head: str = ""
     fingerprint: str = ""
     labels: tuple[str, ...] = ()
+    evaluation: str = ""
 
 
 @runtime_checkable
