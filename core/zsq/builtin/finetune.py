@@ -1,0 +1,71 @@
+"""Tuners: gradient descent of the student on the objective, and none at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from zsq.builtin.options import FinetuneOptions
+from zsq.options import Options
+from zsq.run.probe import batch_norms
+from zsq.types import Batch, Beat, Context, Student, Trace
+
+
+class Finetune:
+    """One optimizer over every parameter of the student: weights through the straight-through estimator, BatchNorm
+    affine, biases. The optimizer's last step is what is kept; nothing is selected on the way."""
+
+    def __init__(self, options: FinetuneOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any) -> Iterator[Beat]:
+        o = self.options
+        module = student.module.eval()
+        if o.batch_norm == "train":
+            for norm in batch_norms(module).values():
+                norm.train()
+        parameters = [p.requires_grad_() for p in module.parameters() if p.is_floating_point()]
+        optimizer = self._optimizer(parameters)
+        try:
+            for step in range(o.steps):
+                batch, trace = next(stream)
+                for group in optimizer.param_groups:
+                    group["lr"] = o.lr * self._rate(step)
+                with torch.enable_grad():
+                    loss, metrics = objective(self.ctx.probe(batch, objective.needs, teacher=trace, step=step))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                optimizer.step()
+                yield Beat(step + 1, o.steps, {"loss": loss.detach(), **metrics, **getattr(stream, "metrics", {})})
+        finally:
+            module.eval().requires_grad_(False)
+            for parameter in parameters:
+                parameter.grad = None
+
+    def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        o = self.options
+        if o.optimizer == "adam":
+            return torch.optim.Adam(parameters, o.lr, (o.momentum, 0.999), weight_decay=o.weight_decay, fused=True)
+        nesterov = o.nesterov and o.momentum > 0
+        return torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay, nesterov=nesterov, fused=True)
+
+    def _rate(self, step: int) -> float:
+        o = self.options
+        if o.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * step / o.steps))
+        if o.schedule == "step":
+            return float(o.gamma ** sum(step >= m for m in o.milestones))
+        return 1.0
+
+
+class NoTuning:
+    """Leaves the student as calibration left it."""
+
+    def __init__(self, options: Options, ctx: Context) -> None:
+        pass
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any) -> Iterator[Beat]:
+        yield from ()

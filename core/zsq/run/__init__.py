@@ -1,0 +1,1 @@
+"""The torch side of a run: engine, stream, probe, objective."""

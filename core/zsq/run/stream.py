@@ -1,0 +1,51 @@
+"""The one place that alternates: everyone downstream pulls batches, and pulling is what moves a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from zsq.types import Batch, Cadence, Probe, Student, Trace
+
+
+class Stream:
+    """An endless iterator of ``(batch, teacher trace or None)``.
+
+    Args:
+        synth: A synthesizer. One with ``update`` takes generator steps as its ``cadence`` says, under grad mode even when
+            a calibrator pulls under ``no_grad``; any other only samples.
+        probe: Given to ``synth.update``.
+        student: Its activation points watch during an update only where the synthesizer says so (``observes``).
+        batch_size: Images per batch.
+    """
+
+    def __init__(self, synth: Any, probe: Probe, student: Student, batch_size: int) -> None:
+        self.synth, self.probe, self.student, self.batch_size = synth, probe, student, batch_size
+        self.cadence: Cadence = getattr(synth, "cadence", Cadence())
+        self.pulls = 0
+        self.metrics: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[tuple[Batch, Trace | None]]:
+        return self
+
+    def __next__(self) -> tuple[Batch, Trace | None]:
+        ready = None
+        cadence, pulls = self.cadence, self.pulls
+        due = pulls % cadence.student == 0 and (pulls > 0 or cadence.first == "synth")
+        if due and hasattr(self.synth, "update"):
+            for _ in range(cadence.synth):
+                with torch.enable_grad(), self.student.observing(getattr(self.synth, "observes", False)):
+                    update = self.synth.update(self.probe)
+            self.metrics = dict(update.metrics)
+            if cadence.reuse:
+                ready = update.batch.detached(), update.teacher.detached() if update.teacher else None
+        self.pulls += 1
+        return ready or (self.sample(self.batch_size), None)
+
+    def sample(self, n: int) -> Batch:
+        """``n`` images without moving the generator and without a graph."""
+        with torch.no_grad():
+            batch: Batch = self.synth.sample(n)
+            return batch.detached()
