@@ -1,0 +1,35 @@
+# Two doors for newcomers: `make demo` and `make test`. Both set everything up on the first call; later calls are fast.
+# Override the interpreter with `make PYTHON=python3.12 test`, pytest's selection with `make PYTEST="-k recipe" test`.
+
+PYTHON ?= python3
+PYTEST ?=
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: setup demo test lint docs clean
+.DEFAULT_GOAL := test
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' $(addprefix -e ./,$(PLUGINS))
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/zsq run --synth qimera --quant uniform4 --calib aac --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
