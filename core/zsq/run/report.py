@@ -1,0 +1,142 @@
+"""What a run says of itself: ``report.json`` (schema 1, see docs/report.md), the recipe with pins, the card and the pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zsq.files import write_atomic
+from zsq.recipe import dump_recipe, pins
+from zsq.types import Batch, InputSpec, Student, Teacher
+
+if TYPE_CHECKING:
+    from zsq.compose import Plan
+
+SCHEMA = 1
+
+
+def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float], engine: Any) -> dict[str, Any]:
+    """The report of a finished student. Sizes in bytes; top-1 and agreement in percent."""
+    images = int(metrics.pop("images", 0))
+    own.pop("images", None)
+    return {
+        "schema": SCHEMA,
+        "teacher": {
+            "ref": teacher.ref,
+            "fingerprint": teacher.fingerprint,
+            "params": sum(p.numel() for p in teacher.module.parameters()),
+            "size_bytes": sum(t.numel() * t.element_size() for t in teacher.module.state_dict().values()),
+            "metrics": own,
+        },
+        "student": {
+            "metrics": metrics,
+            "protocol": student.protocol,
+            "weight_bits": _bits(p.bits for p in student.weights.values()),
+            "act_bits": _bits(p.bits for p in student.acts.values()),
+            "size_bytes": 0,
+            "layers": [dict(row) for row in student.layers],
+        },
+        "steps": engine.steps,
+        "phases": list(engine.phases),
+        "wall_s": round(engine.seconds, 3),
+        "seed": plan.run.seed,
+        "images_evaluated": images,
+        "precision": engine.ctx.precision.name,
+        "stopped": engine.stopped,
+        "versions": pins(plan),
+        "hardware": hardware(),
+        "recipe": plan.recipe.to_dict(),
+    }
+
+
+def finish(report: dict[str, Any], engine: Any, folder: Path) -> dict[str, Any]:
+    """The report with what is known only after export, written to ``folder``."""
+    file = folder / "model.safetensors"
+    report["student"]["size_bytes"] = file.stat().st_size if file.exists() else 0
+    report["phases"], report["wall_s"] = list(engine.phases), round(engine.seconds, 3)
+    write_atomic(folder / "README.md", card(report))
+    write_atomic(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def manifest(report: dict[str, Any]) -> dict[str, Any]:
+    """What an exporter may embed: identities and choices, nothing that changes from run to run."""
+    teacher = {k: report["teacher"][k] for k in ("ref", "fingerprint", "params")}
+    return {"teacher": teacher, "protocol": report["student"]["protocol"], "recipe": report["recipe"], "versions": report["versions"]}
+
+
+def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch) -> None:
+    """The recipe with its pins, and a picture of synthetic images."""
+    write_atomic(folder / "recipe.yaml", dump_recipe(plan.recipe, {**report["versions"], "teacher": report["teacher"]["fingerprint"]}))
+    if len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
+        write_atomic(folder / "images.png", lambda path: gallery(images, inputs).save(path, "PNG"))
+
+
+def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> Any:
+    """A PIL image of the batch in rows of ``columns``, back in pixel space and clipped to it."""
+    from PIL import Image
+
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
+    pixels = ((batch.inputs.float().cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    n, height, width, channels = pixels.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    picture = Image.fromarray(sheet.squeeze())
+    scale = max(1, 512 // picture.width)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def card(report: dict[str, Any]) -> str:
+    """A short model card: what it is, what was measured beside the teacher's own figures, how to load it."""
+    teacher, student, recipe = report["teacher"], report["student"], report["recipe"]
+    chain = " ".join(f"--{key} {recipe[key]['name']}" for key in ("synth", "quant", "tune"))
+    rows = [f"| {k} | {teacher['metrics'].get(k, float('nan')):.2f} | {v:.2f} |" for k, v in student["metrics"].items() if k in teacher["metrics"]]
+    rows += [f"| {k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
+    return "\n".join(
+        [
+            f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits']}",
+            "",
+            f"Quantized from synthetic images only (`{chain}`), protocol `{student['protocol']}`, seed {report['seed']}.",
+            "",
+            f"| metric ({report['images_evaluated']} real images) | teacher | student |",
+            "|---|---|---|",
+            *rows,
+            f"| bytes | {teacher['size_bytes']} | {student['size_bytes']} |",
+            "",
+            "```python",
+            "import zsq",
+            "",
+            'student = zsq.load("PATH/OF/THIS/FOLDER")  # inputs normalised as the teacher\'s',
+            "```",
+            "",
+            "`recipe.yaml` repeats the run; `report.json` holds every figure.",
+            "",
+        ]
+    )
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it explains a time."""
+    return {
+        "machine": platform.machine(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _bits(bits: Any) -> int | str | None:
+    """The one bit width of all points, or ``"2-8"``, or None where there are none."""
+    found = sorted(set(bits))
+    return None if not found else found[0] if len(found) == 1 else f"{found[0]}-{found[-1]}"
