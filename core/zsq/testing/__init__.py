@@ -1,0 +1,25 @@
+"""The conformance kit: what a plugin promises, as named tests. Light: torch is imported only inside checks and chains.
+
+``conformance("name")`` in a plugin's test module is a test with one case per promise; ``tiny_run`` runs a whole chain on a
+tiny teacher; the fixtures ``tiny_teacher``, ``zsq_manager`` and ``fake_dist`` come with the package.
+"""
+
+from __future__ import annotations
+
+from zsq.testing.chains import tiny_recipe, tiny_run, tiny_values
+from zsq.testing.fakes import FakeDist, write_fake_dist
+from zsq.testing.kit import Case, Outcome, Skip, check_component, checks_for, conformance
+
+__all__ = [
+    "Case",
+    "FakeDist",
+    "Outcome",
+    "Skip",
+    "check_component",
+    "checks_for",
+    "conformance",
+    "tiny_recipe",
+    "tiny_run",
+    "tiny_values",
+    "write_fake_dist",
+]

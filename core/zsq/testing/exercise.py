@@ -1,0 +1,147 @@
+"""Using a component once, as the engine would, whatever its role; the result is everything that it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zsq.component import Role
+from zsq.errors import ZsqError
+from zsq.testing.kit import Case, Skip
+
+if TYPE_CHECKING:
+    from zsq.types import Student, Teacher
+
+#: Steps of long work to watch.
+STEPS = 2
+
+
+def run(case: Case, teacher: Teacher, seed: int = 0) -> Any:
+    """Build the component with ``seed`` and use it; tensors, networks and numbers that came of it."""
+    return _EXERCISES[case.role](case, teacher, seed)
+
+
+def synth(case: Case, teacher: Teacher, seed: int) -> Any:
+    implementation, stream = synth_stream(case, teacher, seed)
+    pulled = [next(stream)[0] for _ in range(STEPS)]
+    batches = [*pulled, implementation.sample(4)]
+    return [(batch.inputs, batch.targets) for batch in batches]
+
+
+def synth_stream(case: Case, teacher: Teacher, seed: int = 0) -> tuple[Any, Any]:
+    """The synthesizer, prepared, and a stream over it with an 8-bit student."""
+    from zsq.testing.world import make_stream
+
+    student = case.student(teacher)
+    implementation = case.build(case.context(teacher, student, seed=seed, losses=True))
+    return implementation, make_stream(teacher, student, implementation)
+
+
+def quantize(case: Case, teacher: Teacher, seed: int = 0, **values: Any) -> Student:
+    """The student that a quantizer makes."""
+    from zsq.testing.world import make_batch
+
+    pool = make_batch(teacher, 8) if "pool" in case.component.needs else None
+    student: Student = case.build(case.context(teacher, seed=seed), **values).quantize(teacher, pool)
+    return student
+
+
+def quant(case: Case, teacher: Teacher, seed: int) -> Any:
+    import torch
+
+    from zsq.testing.world import make_batch
+
+    student = quantize(case, teacher, seed)
+    with torch.no_grad():
+        return [student.module, student.module(make_batch(teacher).inputs)]
+
+
+def calib(case: Case, teacher: Teacher, seed: int) -> Any:
+    from zsq.testing.world import make_stream
+
+    student = case.student(teacher)
+    for _ in case.build(case.context(teacher, student, seed=seed, losses=True)).fit(student, make_stream(teacher, student)):
+        pass
+    return [student.module, [point.range for point in student.acts.values()]]
+
+
+def loss(case: Case, teacher: Teacher, seed: int) -> Any:
+    from zsq.testing.checks.loss import make_view
+
+    return case.build(case.context(teacher, seed=seed))(make_view(case, teacher))
+
+
+def tune(case: Case, teacher: Teacher, seed: int) -> Any:
+    from zsq.testing.world import make_stream
+
+    student = case.student(teacher)
+    ctx = case.context(teacher, student, seed=seed, losses=True)
+    for _ in case.build(ctx).fit(student, make_stream(teacher, student), ctx.objective):
+        pass
+    return student.module
+
+
+def load(case: Case, seed: int = 0) -> Teacher:
+    """The teacher that a source gives for the case's reference."""
+    try:
+        teacher: Teacher = case.build(case.context(seed=seed)).load(case.ref)
+    except ZsqError as error:
+        if case.ref:
+            raise
+        raise Skip(f"nothing to load: call conformance with ref= ({error.what})") from None
+    return teacher
+
+
+def teacher_source(case: Case, teacher: Teacher, seed: int) -> Any:
+    return load(case, seed).module
+
+
+def task(case: Case, teacher: Teacher, seed: int) -> Any:
+    ctx = case.context(seed=seed)
+    return case.build(ctx).targets(6, ctx.rng)
+
+
+def evaluate(case: Case, teacher: Teacher, seed: int) -> Any:
+    """The metrics of the 8-bit student."""
+    from zsq.testing.world import make_stream
+
+    student = case.student(teacher)
+    ctx = case.context(teacher, student, seed=seed).with_(sampler=make_stream(teacher, student).sample)
+    try:
+        return dict(case.build(ctx).evaluate(student.module, ctx))
+    except ZsqError as error:
+        if getattr(case.options(), "ref", None):
+            raise
+        raise Skip(f"nothing to evaluate on: call conformance with options={{'ref': ...}} ({error.what})") from None
+
+
+def export(case: Case, teacher: Teacher, seed: int) -> Any:
+    """Name and bytes of every file written."""
+    student = case.student(teacher)
+    for point in student.points.values():
+        if hasattr(point, "freeze"):
+            point.freeze()
+    student.module.eval()
+    folder = case.folder / "export"
+    folder.mkdir(exist_ok=True)
+    manifest = {
+        "teacher": {"ref": teacher.ref, "fingerprint": teacher.fingerprint},
+        "recipe": {},
+        "versions": {},
+        "protocol": student.protocol,
+    }
+    paths = case.build(case.context(teacher, student, seed=seed)).export(student, manifest, folder)
+    return [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
+
+
+_EXERCISES: dict[Role, Callable[[Case, Any, int], Any]] = {
+    Role.TEACHER: teacher_source,
+    Role.TASK: task,
+    Role.SYNTH: synth,
+    Role.QUANT: quant,
+    Role.CALIB: calib,
+    Role.LOSS: loss,
+    Role.TUNE: tune,
+    Role.EVAL: evaluate,
+    Role.EXPORT: export,
+}

@@ -1,0 +1,89 @@
+"""Tiny teachers: every kind of site a quantizer has to find, small enough for a test to take milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLASSES = 4
+SHAPE = (3, 8, 8)
+TAPS = ("bn1", "block.bn3")
+BLOCKS = ("block",)
+HEAD = "linear"
+
+
+class Block(nn.Module):
+    """A depthwise and a pointwise convolution with a residual sum; one ReLU module used in two places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(y)) + x)
+
+
+class Tiny(nn.Module):
+    """Convolution, functional ReLU, one :class:`Block`, global pooling and a linear layer; takes any image of at least 4 x 4."""
+
+    def __init__(self, classes: int = CLASSES, channels: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.block = Block(channels)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(F.relu(self.bn1(self.conv1(x))))
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+class Plain(nn.Module):
+    """A network without BatchNorm."""
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(F.relu(self.conv1(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def tiny() -> nn.Module:
+    """The tiny teacher: 4 classes, for inputs 3 x 8 x 8."""
+    return _settled(Tiny, SHAPE)
+
+
+def tiny32() -> nn.Module:
+    """The same network with 10 classes and statistics of 3 x 32 x 32 inputs."""
+    return _settled(lambda: Tiny(10), (3, 32, 32))
+
+
+def plain() -> nn.Module:
+    """A tiny teacher without BatchNorm."""
+    return _settled(Plain, SHAPE)
+
+
+def _settled(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+    """Always the same weights, with BatchNorm statistics and scales as training would leave them; the global generator is not moved."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        module = build()
+        for child in module.modules():
+            if isinstance(child, nn.BatchNorm2d):
+                child.weight.uniform_(0.5, 1.5)
+                child.bias.uniform_(-0.2, 0.2)
+                child.momentum = 1.0
+            if isinstance(child, nn.Linear):
+                child.weight.mul_(8)  # an untrained network would otherwise give every image the same answer
+        module.train()(torch.randn(64, *shape))
+    return module.eval().requires_grad_(False)
