@@ -27,7 +27,10 @@ def tiny_teacher() -> Teacher:
 
 @pytest.fixture
 def zsq_manager(request: pytest.FixtureRequest) -> Manager:
-    """A manager that sees the built-ins only; name plugins to see as well with ``parametrize("zsq_manager", [["NAME"]], indirect=True)``."""
+    """A manager that sees the built-ins only.
+
+    ``@pytest.mark.parametrize("zsq_manager", [["NAME"]], indirect=True)`` names plugins that it sees as well.
+    """
     from zsq.manager import Manager
 
     names = getattr(request, "param", ())

@@ -37,7 +37,7 @@ def check_targets_are_kept(case: Case) -> None:
         assert targets is not None and len(targets) == len(batch), "a batch without targets"
         if targets.dim() == 1:
             assert not targets.is_floating_point(), f"hard targets are {targets.dtype}"
-            assert 0 <= targets.min() and targets.max() < teacher.task.classes, "targets out of range"
+            assert targets.min() >= 0 and targets.max() < teacher.task.classes, "targets out of range"
         else:
             assert targets.shape == (len(batch), teacher.task.classes), f"soft targets have shape {tuple(targets.shape)}"
             assert targets.min() >= 0 and (targets.sum(1) - 1).abs().max() < 1e-4, "soft targets are not distributions"

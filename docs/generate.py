@@ -1,0 +1,168 @@
+"""Writes what the documentation says about hooks, options, the command line and the methods from the code and registry.yaml.
+
+``python docs/generate.py`` rewrites the files; ``--check`` only says which are stale. tests/docs/ runs the same functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zsq import hookspecs
+from zsq.component import NEEDS, Role
+from zsq.manager import Manager
+
+ROOT = Path(__file__).resolve().parent.parent
+REGISTRY = yaml.safe_load((ROOT / "registry.yaml").read_text())
+_NOTE = "<!-- written by docs/generate.py; edit the code instead -->"
+
+
+def hook_names() -> list[str]:
+    """Every hook, in the order of the specification."""
+    return [name for name in vars(hookspecs) if name.startswith("zsq_")]
+
+
+def signature(name: str) -> str:
+    """The exact signature of a hook, as its page's heading shows it."""
+    return f"{name}{inspect.signature(getattr(hookspecs, name))}"
+
+
+def hooks() -> str:
+    """docs/hooks.md: one section per hook, its docstring as text and example."""
+    parts = ["# Hooks", _NOTE]
+    parts.append(
+        "A plugin implements any of these functions in its entry module, marked `@hookimpl`. Collectors yield descriptors and import nothing\n"
+        "heavy; each example is a complete entry module. A collector takes no arguments, and is called once per command at most."
+    )
+    for name in hook_names():
+        text, _, code = inspect.getdoc(getattr(hookspecs, name)).partition(".. code-block:: python")  # type: ignore[union-attr]
+        parts += [f"## `{signature(name)}`", text.strip(), f"```python\n{textwrap.dedent(code).strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def options() -> str:
+    """docs/options.md: every component of this repository with its options."""
+    parts = ["# Components and their options", _NOTE]
+    parts.append(
+        "Set one with `--set ROLE.OPTION=VALUE`, or `--set ROLE.NAME.OPTION=VALUE` where a chain has several components of a role."
+    )
+    ours = {"zsq", *(entry["package"] for entry in REGISTRY["plugins"].values() if "path" in entry)}
+    found = [f for f in Manager.discover().components() if f.preset is None and f.provider.split()[0] in ours]
+    for role in Role:
+        members = sorted((f for f in found if f.role is role), key=lambda f: (f.provider.split()[0] != "zsq", f.component.name))
+        if members:
+            parts.append(f"## {role.plural.capitalize()} (`{role}`)")
+        parts += [_component(f) for f in members]
+    parts += ["## Needs and provides", "\n".join(f"- `{name}`: {words}" for name, words in NEEDS.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _component(found: Any) -> str:
+    component = found.component
+    facts = [f"from `{found.provider.split()[0]}`"]
+    if component.presets:
+        facts.append("presets " + ", ".join(f"`{name}`" for name in component.presets))
+    facts += [
+        f"{word} " + ", ".join(f"`{n}`" for n in sorted(names))
+        for word, names in (("needs", component.needs), ("provides", component.provides))
+        if names
+    ]
+    if component.paper:
+        facts.append(component.paper)
+    lines = [f"### `{component.name}`", "", f"{component.summary} ({'; '.join(facts)})"]
+    if rows := component.options.describe():
+        lines += ["", "| option | type | default | bounds | what |", "|---|---|---|---|---|"]
+        lines += [f"| `{r.name}` | {_cell(r.type)} | `{_value(r.default)}` | {r.bounds} | {_cell(r.help)} |" for r in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) if value != "" else '""'
+
+
+def cli() -> str:
+    """docs/cli.md: every command with its arguments and flags."""
+    parts = ["# Command line", _NOTE]
+    for path, command in commands():
+        usage = " ".join(["zsq", *path])
+        parts.append(f"## `{usage}`\n\n{inspect.cleandoc(command.help or '').splitlines()[0]}")
+        rows = []
+        for parameter in command.params:
+            if getattr(parameter, "hidden", False):
+                continue
+            flags = [*parameter.opts, *parameter.secondary_opts]
+            name = (
+                ", ".join(f"`{flag}`" for flag in flags) if flags[0].startswith("-") else f"`{parameter.metavar or parameter.name.upper()}`"
+            )
+            rows.append(f"| {name} | {_cell(' '.join((getattr(parameter, 'help', None) or '').split()))} |")
+        if rows:
+            parts.append("\n".join(["| argument or flag | what |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def commands() -> list[tuple[tuple[str, ...], Any]]:
+    """Path and command object of ``zsq`` and everything below it."""
+    from typer.main import get_command
+
+    from zsq_cli.app import app
+
+    def walk(path: tuple[str, ...], command: Any) -> list[tuple[tuple[str, ...], Any]]:
+        below = [row for name, child in getattr(command, "commands", {}).items() for row in walk((*path, name), child)]
+        return [(path, command), *below]
+
+    return walk((), get_command(app))
+
+
+def methods() -> str:
+    """The README's table of methods, from registry.yaml."""
+    lines = ["| plugin | what it brings | paper | status |", "|---|---|---|---|"]
+    for name, entry in REGISTRY["plugins"].items():
+        names = ", ".join(f"`{item}`" for items in entry["provides"].values() for item in items)
+        where = f"[{name}]({entry.get('path') or entry['source']})"
+        paper = entry.get("paper", {})
+        cite = f"[{paper['venue']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper.get("venue", "")
+        roles = ", ".join(roles_ for roles_ in entry["provides"])
+        lines.append(f"| {where} | {roles} {names}: {entry['summary']} | {cite} | {_status(entry)} |")
+    return "\n".join(lines)
+
+
+def _status(entry: dict[str, Any]) -> str:
+    measured = entry.get("verified")
+    return f"verified: {measured['metric']} {measured['value']}" if measured else str(entry["status"])
+
+
+def readme() -> str:
+    """README.md with the table of methods between its markers."""
+    text = (ROOT / "README.md").read_text()
+    table = f"<!-- methods:begin -->\n{methods()}\n<!-- methods:end -->"
+    return re.sub(r"<!-- methods:begin -->.*?<!-- methods:end -->", lambda _: table, text, flags=re.DOTALL)
+
+
+FILES: dict[str, Callable[[], str]] = {"docs/hooks.md": hooks, "docs/options.md": options, "docs/cli.md": cli, "README.md": readme}
+
+
+def main() -> int:
+    """Write every file, or with ``--check`` name the stale ones and return 1."""
+    stale = [name for name, write in FILES.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != write()]
+    for name in stale:
+        if "--check" not in sys.argv:
+            (ROOT / name).write_text(FILES[name]())
+        print(f"{'stale' if '--check' in sys.argv else 'written'}: {name}")
+    return int("--check" in sys.argv and bool(stale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
