@@ -1,0 +1,114 @@
+"""Uniform affine arithmetic: ranges to grids, values to integer codes and back. Pure functions, one definition for all.
+
+A grid has a step ``scale`` and an integer ``zero_point``. With ``inverse = float32(1 / scale)``,
+
+    code  = clamp(round(x * inverse) + zero_point, low, high)        round half to even
+    value = (code - zero_point) * scale
+
+The multiplication by the inverse, not a division, *is* the definition: it is used alike in simulation, packing and
+loading, and gives the same codes on every device. Simulation computes ``code - zero_point`` in one go, by clamping to
+``[low - zero_point, high - zero_point]``; integers being exact in float32, the result is the formula's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Narrowest range, as in the quantizer of the ZeroQ/GDFQ line; keeps 1 / scale finite.
+NARROWEST = 1e-8
+#: Zero points stay below this, so that float32 holds every ``code - zero_point`` exactly, with bits to spare.
+_FARTHEST = 2.0**22
+
+
+class Grid(NamedTuple):
+    """``scale`` and ``zero_point`` (integers held as float32) broadcast against the values; codes lie in ``[low, high]``."""
+
+    scale: Tensor
+    zero_point: Tensor
+    low: int
+    high: int
+
+
+class FlatGrid(NamedTuple):
+    """One grid for a whole tensor as Python numbers, so that using it costs neither a broadcast nor a device sync."""
+
+    inverse: float
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+
+def asymmetric(lo: Tensor, hi: Tensor, bits: int, with_zero: bool = False) -> Grid:
+    """The grid of ``2**bits`` unsigned codes over ``[lo, hi]``: scale = (hi - lo) / (2**bits - 1), zero_point = round(-lo / scale).
+
+    Args:
+        lo: Smallest value, any shape, float32.
+        hi: Largest value.
+        bits: 2 to 16.
+        with_zero: Widen the range to contain zero, so that ``zero_point`` is itself a code and zero is exact. A range so
+            far from zero that float32 could not hold its zero point (a channel with one value) is widened in any case.
+    """
+    high = 2**bits - 1
+    far = torch.maximum(lo.abs(), hi.abs()) * high > (hi - lo).clamp_min(NARROWEST) * _FARTHEST
+    zero = torch.zeros_like(lo)
+    if with_zero:
+        lo, hi = torch.minimum(lo, zero), torch.maximum(hi, zero)
+    else:
+        lo, hi = torch.where(far, torch.minimum(lo, zero), lo), torch.where(far, torch.maximum(hi, zero), hi)
+    scale = (hi - lo).clamp_min(NARROWEST) / high
+    return Grid(scale, torch.round(-lo * scale.reciprocal()) + 0.0, 0, high)  # + 0.0: no negative zero in files
+
+
+def symmetric(lo: Tensor, hi: Tensor, bits: int, signed: bool = True) -> Grid:
+    """The grid with zero point 0: signed codes with scale = max|x| / (2**(bits-1) - 1), or unsigned ones, max|x| / (2**bits - 1)."""
+    largest = torch.maximum(lo.abs(), hi.abs()).clamp_min(NARROWEST)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return Grid(largest / high, torch.zeros_like(largest), low, high)
+
+
+def encode(x: Tensor, grid: Grid) -> Tensor:
+    """Integer codes of ``x``, held in its dtype."""
+    return (torch.round(x * grid.scale.reciprocal()) + grid.zero_point).clamp_(grid.low, grid.high)
+
+
+def decode(codes: Tensor, grid: Grid) -> Tensor:
+    """The float32 values of ``codes``."""
+    return (codes.float() - grid.zero_point) * grid.scale
+
+
+def on_grid(x: Tensor, grid: Grid) -> Tensor:
+    """``decode(encode(x))``, bit for bit, in fewer passes."""
+    centred = torch.round(x * grid.scale.reciprocal())
+    return centred.clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
+
+
+def flatten(grid: Grid) -> FlatGrid:
+    """A grid of one element as Python numbers; each float is the float32 it came from."""
+    return FlatGrid(grid.scale.reciprocal().item(), grid.scale.item(), int(grid.zero_point.item()), grid.low, grid.high)
+
+
+def on_flat_grid(x: Tensor, grid: FlatGrid) -> Tensor:
+    """``on_grid`` for a whole tensor, in ``x``'s dtype: one new tensor, four passes in place."""
+    return x.mul(grid.inverse).round_().clamp_(grid.low - grid.zero_point, grid.high - grid.zero_point).mul_(grid.scale)
+
+
+class _Straight(torch.autograd.Function):
+    """Quantize forward; backward copies the gradient, also where values saturate, and gives none to the range
+    (GDFQ's estimator). Nothing is saved for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Grid | FlatGrid) -> Tensor:
+        return on_flat_grid(x, grid) if isinstance(grid, FlatGrid) else on_grid(x, grid)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def straight_through(x: Tensor, grid: Grid | FlatGrid) -> Tensor:
+    """``x`` on ``grid``, with the straight-through gradient."""
+    return _Straight.apply(x, grid)  # type: ignore[no-any-return,no-untyped-call]

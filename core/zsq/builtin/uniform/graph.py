@@ -1,0 +1,438 @@
+"""The teacher's forward as a graph of ATen operations, its convolutions, linear and BatchNorm layers lifted to modules.
+
+``torch.export`` sees what a network does however it is written: modules, functional calls, in-place operators, one module
+used in several places. The result computes what the teacher computes, with parameters of its own at the teacher's paths.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from zsq.errors import ZsqError
+
+_aten = torch.ops.aten
+
+#: Operations that a quantized layer can stand for, with the float layer they are lifted to.
+LAYER_OPS: Mapping[Any, type[nn.Module]] = {
+    _aten.conv1d.default: nn.Conv1d,
+    _aten.conv1d.padding: nn.Conv1d,
+    _aten.conv2d.default: nn.Conv2d,
+    _aten.conv2d.padding: nn.Conv2d,
+    _aten.conv3d.default: nn.Conv3d,
+    _aten.conv3d.padding: nn.Conv3d,
+    _aten.conv_transpose2d.input: nn.ConvTranspose2d,
+    _aten.linear.default: nn.Linear,
+}
+#: The same by name, also for those that are never lifted: such a node is a layer that stays in float.
+_LAYER_NAMES = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "convolution", "addmm")
+_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_BATCH_NORMS = (_aten.batch_norm.default, _aten._native_batch_norm_legit_no_training.default)
+#: Operations that do nothing in eval mode.
+_NOTHING = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
+#: A student runs in channels_last, where ``view`` would refuse what ``reshape`` does.
+_SAFER = {_aten.view.default: _aten.reshape.default, _aten._unsafe_view.default: _aten.reshape.default}
+#: Operators on sizes that may stand in a graph beside ATen.
+SIZE_OPS: Mapping[str, Callable[..., Any]] = {
+    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A teacher as a graph.
+
+    Args:
+        module: Computes what the teacher computes. Every node carries ``meta["site"]``: the path of the module that the
+            operation belongs to, and the operation's short name.
+        outputs: Wanted module path to the node that carries that module's output.
+        reasons: Node of a layer that was not lifted, and why.
+    """
+
+    module: fx.GraphModule
+    outputs: Mapping[str, fx.Node]
+    reasons: Mapping[fx.Node, str] = field(default_factory=dict)
+
+
+def lift(teacher: nn.Module, example: Tensor, wanted: tuple[str, ...] = ()) -> Lifted:
+    """Trace ``teacher`` (in eval mode, untouched) on ``example``, whose first dimension stays free.
+
+    Args:
+        teacher: Takes one tensor.
+        example: At least two images.
+        wanted: Module paths whose outputs have to be found in the graph.
+
+    Raises:
+        ZsqError: When the network cannot be traced, or its trace does not compute the same.
+    """
+    program = _export(teacher, example)
+    lifted = _Lifting(teacher, program)()
+    outputs = _check(teacher, lifted.module, example, wanted)
+    return Lifted(lifted.module, outputs, lifted.reasons)
+
+
+def unused_path(roots: tuple[nn.Module, ...], path: str) -> str:
+    """``path``, or ``path_1``, ``path_2``... : the first that none of ``roots`` has an attribute at."""
+    number, candidate = 0, path
+    while any(_has(root, candidate) for root in roots):
+        number += 1
+        candidate = f"{path}_{number}"
+    return candidate
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen node by name, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    values = {a.name: a.default_value for a in schema if a.has_default_value()}
+    values |= dict(zip((a.name for a in schema), node.args, strict=False))
+    return {**values, **node.kwargs}
+
+
+def _has(root: nn.Module, path: str) -> bool:
+    value: Any = root
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def _export(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """An exported program without in-place operations."""
+    failures = []
+    for strict in (False, True):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(teacher, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=strict)
+                return program if _out_of_place(program.graph) else program.run_decompositions({})
+        except Exception as error:
+            failures.append(error)
+    cause = next((line.strip() for line in str(failures[0]).splitlines() if line.strip()), type(failures[0]).__name__)
+    raise ZsqError(
+        f"this network cannot be traced: {cause[:200]}",
+        f"teacher {type(teacher).__name__}, input {tuple(example.shape)}",
+        "its forward has to take one tensor, without branches on values; torch.export.export(teacher, (inputs,)) shows the place",
+    ) from failures[0]
+
+
+def _out_of_place(graph: fx.Graph) -> bool:
+    """Replace in-place operations by their counterparts. False, with some left, where views may share the memory written."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+            continue
+        name = node.target._schema.name.removeprefix("aten::")
+        packet = getattr(_aten, name.removesuffix("_"), None)
+        written = node.args[0] if node.args else None
+        plain = name.endswith("_") and packet is not None and node.target._overloadname in packet.overloads()
+        if not plain or not isinstance(written, fx.Node) or _views(written) or written.op != "call_function":
+            return False
+        assert packet is not None
+        later = [user for user in written.users if user is not node and _after(user, node)]
+        node.target = getattr(packet, node.target._overloadname)
+        for user in later:
+            user.replace_input_with(written, node)
+    return True
+
+
+def _views(node: fx.Node) -> bool:
+    """Whether ``node`` is a view, or has one."""
+    return any(
+        isinstance(n.target, torch._ops.OpOverload) and any(r.alias_info is not None and not r.alias_info.is_write for r in n.target._schema.returns)
+        or n.target is operator.getitem
+        for n in (node, *node.users)
+    )  # fmt: skip
+
+
+def _after(node: fx.Node, other: fx.Node) -> bool:
+    return any(n is node for n in _following(other))
+
+
+def _following(node: fx.Node) -> Any:
+    while (node := node.next).op != "root":
+        yield node
+
+
+class _Lifting:
+    """One pass over an exported program, building the new graph."""
+
+    def __init__(self, teacher: nn.Module, program: torch.export.ExportedProgram) -> None:
+        self.teacher, self.program = teacher, program
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.values: dict[fx.Node, Any] = {}
+        self.reasons: dict[fx.Node, str] = {}
+        self.tensors: dict[fx.Node, tuple[str, Tensor]] = {}
+        self.users: list[fx.Node] = []
+        self.parameters: set[str] = set()
+
+    def __call__(self) -> Lifted:
+        self._inputs()
+        for node in self.program.graph.nodes:
+            if node.op == "call_function":
+                self.values[node] = self._layer(node) or self._norm(node) or self._plain(node)
+            elif node.op == "get_attr":
+                raise self._refused("it runs parts of its forward in a context of their own, such as torch.no_grad() or a branch")
+            elif node.op == "output":
+                self._output(node)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = fx.GraphModule(self.root, self.graph, "Student")
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        module.recompile()
+        return Lifted(module.eval(), {}, {n: r for n, r in self.reasons.items() if n.graph is module.graph})
+
+    def _refused(self, why: str) -> ZsqError:
+        return ZsqError(
+            f"this network cannot be quantized: {why}", f"teacher {type(self.teacher).__name__}", "quantize an inner module instead"
+        )
+
+    def _inputs(self) -> None:
+        specs = {getattr(s.arg, "name", ""): s for s in self.program.graph_signature.input_specs}
+        for node in self.program.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            spec = specs[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                self.users.append(node)
+                self.values[node] = self.graph.placeholder("inputs")
+                self.values[node].meta["site"] = ("", "input")
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                assert spec.target is not None
+                source = self.program.constants if spec.target in self.program.constants else self.program.state_dict
+                self.tensors[node] = (spec.target, source[spec.target])
+                if spec.kind is InputKind.PARAMETER:
+                    self.parameters.add(spec.target)
+            else:
+                raise self._refused(f"its input '{node.name}' is not a tensor")
+        if len(self.users) != 1:
+            raise self._refused(f"it takes {len(self.users)} inputs, not one")
+
+    def _output(self, node: fx.Node) -> None:
+        signature = self.program.graph_signature
+        if any(s.kind is not OutputKind.USER_OUTPUT for s in signature.output_specs):
+            raise self._refused("its forward changes its own buffers in eval mode")
+        flat = [self._map(v) for v in node.args[0]]  # type: ignore[union-attr]
+        structure = self.program.call_spec.out_spec
+        self.graph.output(flat[0] if structure is None else pytree.tree_unflatten(flat, structure))
+
+    def _map(self, value: Any) -> Any:
+        """A value of the exported graph as one of the new graph; tensors of the teacher become ``get_attr`` where used."""
+        return fx.node.map_aggregate(value, lambda v: self._use(v) if isinstance(v, fx.Node) else v)
+
+    def _use(self, node: fx.Node) -> fx.Node:
+        if node not in self.values:
+            path, tensor = self.tensors[node]
+            if not _has(self.root, path):
+                self._own(path, tensor)
+            self.values[node] = self.graph.get_attr(path)
+            self.values[node].meta["site"] = (path, "get_attr")
+        found: fx.Node = self.values[node]
+        return found
+
+    def _own(self, path: str, tensor: Tensor) -> None:
+        """A copy of the teacher's tensor at its path in the new root."""
+        owner, _, name = path.rpartition(".")
+        parent = self._parent(owner)
+        copy = tensor.detach().clone()
+        if path in self.parameters:
+            parent.register_parameter(name, nn.Parameter(copy))
+        else:
+            parent.register_buffer(name, copy)
+
+    def _parent(self, path: str) -> nn.Module:
+        module = self.root
+        for part in path.split(".") if path else ():
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        return module
+
+    def _site(self, node: fx.Node) -> tuple[str, str]:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        name = (
+            node.target._schema.name.rpartition(":")[2]
+            if isinstance(node.target, torch._ops.OpOverload)
+            else getattr(node.target, "__name__", "op")
+        )
+        path = stack[-1][0] if stack else ""
+        return (path if _has(self.teacher, path) or not path else "", name)
+
+    def _place(self, path: str, module: nn.Module, inputs: Any, node: fx.Node) -> fx.Node:
+        """A call of ``module`` at ``path``, put there unless it already is."""
+        if not self._placed(path):
+            owner, _, name = path.rpartition(".")
+            old = getattr(self._parent(owner), name, None)
+            for child, inner in old.named_children() if old is not None else ():
+                module.add_module(child, inner)
+            setattr(self._parent(owner), name, module)
+        call = self.graph.call_module(path, (self._map(inputs),))
+        call.meta["site"] = (path, type(module).__name__)
+        return call
+
+    def _placed(self, path: str) -> bool:
+        module: Any = self.root
+        for part in path.split("."):
+            module = getattr(module, part, None)
+        return module is not None and type(module) is not nn.Module
+
+    def _plain(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem and isinstance(self.values.get(node.args[0]), fx.Node):  # type: ignore[arg-type]
+            lifted = self.values[node.args[0]]  # type: ignore[index]
+            if lifted.op == "call_module":  # the first result of a functional BatchNorm
+                return lifted
+        name = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
+        if name.startswith(("_assert", "sym_constrain", "_guards")):
+            return None
+        if node.target in _NOTHING:
+            return self._map(node.args[0])
+        if not isinstance(node.target, torch._ops.OpOverload) and node.target not in SIZE_OPS.values():
+            raise self._refused(f"it uses {name}, which is not a tensor operation of PyTorch's ATen library")
+        copy = self.graph.call_function(_SAFER.get(node.target, node.target), self._map(node.args), self._map(dict(node.kwargs)))
+        copy.meta["site"] = self._site(node)
+        if name in _LAYER_NAMES:
+            self.reasons[copy] = self._why_float(node)
+        return copy
+
+    # Convolutions and linear layers
+
+    def _layer(self, node: fx.Node) -> fx.Node | None:
+        if node.target not in LAYER_OPS or self._why_float(node):
+            return None
+        a = arguments(node)
+        name, weight = self.tensors[a["weight"]]
+        path = name.removesuffix(".weight")
+        return self._place(path, self._build(LAYER_OPS[node.target], weight, a), a["input"], node)
+
+    def _why_float(self, node: fx.Node) -> str:
+        """Why a layer cannot be lifted, or nothing."""
+        if node.target not in LAYER_OPS:
+            return f"{getattr(node.target, '_opname', 'this operation')} is not supported"
+        a = arguments(node)
+        if a["weight"] not in self.tensors:
+            return "its weight is computed in the forward"
+        if a["bias"] is not None and a["bias"] not in self.tensors:
+            return "its bias is computed in the forward"
+        same = [u for u in a["weight"].users if u.target is node.target and _settings(u) == _settings(node)]
+        if len(same) != len(a["weight"].users):
+            return "its weight is also used elsewhere"
+        return ""
+
+    def _build(self, kind: type[nn.Module], weight: Tensor, a: dict[str, Any]) -> nn.Module:
+        bias = a["bias"]
+        options: dict[str, Any] = {"bias": bias is not None, "device": "meta", "dtype": weight.dtype}
+        if kind is nn.Linear:
+            layer: Any = nn.Linear(weight.shape[1], weight.shape[0], **options)
+        else:
+            size = weight.dim() - 2
+            transposed = kind is nn.ConvTranspose2d
+            channels = weight.shape[:2] if transposed else weight.shape[1::-1]
+            factors = (1, a["groups"]) if transposed else (a["groups"], 1)
+            for key in ("stride", "padding", "dilation", "output_padding"):
+                if key in a:
+                    options[key] = a[key] if isinstance(a[key], str) else _each(a[key], size)
+            layer = kind(channels[0] * factors[0], channels[1] * factors[1], tuple(weight.shape[2:]), groups=a["groups"], **options)
+        layer.weight = nn.Parameter(weight.detach().clone())
+        if bias is not None:
+            layer.bias = nn.Parameter(self.tensors[bias][1].detach().clone())
+        return layer  # type: ignore[no-any-return]
+
+    # BatchNorm
+
+    def _norm(self, node: fx.Node) -> fx.Node | None:
+        if node.target not in _BATCH_NORMS:
+            return None
+        a = arguments(node)
+        mean = a["running_mean"]
+        if a.get("training") or mean not in self.tensors or (a["weight"] is not None and a["weight"] not in self.tensors):
+            return None
+        path = self.tensors[mean][0].removesuffix(".running_mean")
+        original = self.teacher.get_submodule(path) if _has(self.teacher, path) else None
+        momentum = original.momentum if isinstance(original, nn.modules.batchnorm._BatchNorm) else a["momentum"]
+        affine = a["weight"] is not None
+        norm: Any = _NORMS[a["input"].meta["val"].dim()](len(self.tensors[mean][1]), a["eps"], momentum, affine)
+        with torch.no_grad():
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                if a[name] is not None:
+                    getattr(norm, name).copy_(self.tensors[a[name]][1])
+            if getattr(original, "num_batches_tracked", None) is not None:
+                norm.num_batches_tracked.copy_(original.num_batches_tracked)  # type: ignore[union-attr]
+        return self._place(path, norm.to(self.tensors[mean][1].device).eval(), a["input"], node)
+
+
+def _settings(node: fx.Node) -> dict[str, Any]:
+    return {k: v for k, v in arguments(node).items() if k != "input"} if isinstance(node.target, torch._ops.OpOverload) else {}
+
+
+def _each(value: Any, size: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * size if len(values) == 1 else values
+
+
+def _check(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
+    """Compare trace and teacher on a batch of another size, and find the nodes that carry the wanted modules' outputs."""
+    rng = torch.Generator().manual_seed(0)
+    shape = (example.shape[0] + 1, *example.shape[1:])
+    inputs = torch.randn(shape, generator=rng).to(example)
+    truth: dict[str, Any] = {}
+    hooks = [teacher.get_submodule(p).register_forward_hook(lambda _m, _i, out, p=p: truth.__setitem__(p, out)) for p in wanted]
+    try:
+        with torch.no_grad():
+            expected = teacher(inputs)
+            recorder = _Recorder(module)
+            got = recorder.run(inputs)
+    except Exception as error:
+        raise ZsqError(
+            f"the traced network does not run on a batch of {shape[0]}: {str(error).splitlines()[0][:160]}",
+            f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",
+            "its forward has to work for any number of images, e.g. x.flatten(1) instead of x.view(2, -1)",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    pairs = zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True)
+    if not all(torch.allclose(g, e, rtol=1e-3, atol=1e-4 * float(e.abs().max() + 1e-6)) for g, e in pairs if isinstance(e, Tensor)):
+        raise ZsqError(
+            "the traced network does not compute what the teacher computes",
+            f"teacher {type(teacher).__name__}",
+            "its forward depends on something else than its input, such as random numbers",
+        )
+    return {path: _carrier(path, truth.get(path), recorder.seen, teacher) for path in wanted}
+
+
+def _carrier(path: str, value: Any, seen: Mapping[fx.Node, Any], teacher: nn.Module) -> fx.Node:
+    alike = [
+        n
+        for n, v in seen.items()
+        if isinstance(v, Tensor) and isinstance(value, Tensor) and v.shape == value.shape and torch.allclose(v, value)
+    ]
+    within = [n for n in alike if f"{n.meta['site'][0]}.".startswith(f"{path}.")]
+    if not alike:
+        raise ZsqError(
+            f"the output of '{path}' is not a tensor in the traced network",
+            f"teacher {type(teacher).__name__}, taps and blocks",
+            "choose modules that return one tensor and run in eval mode",
+        )
+    return (within or alike[:1])[-1]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps every node's value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.seen: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op in ("call_function", "call_module", "placeholder"):
+            self.seen[n] = value
+        return value

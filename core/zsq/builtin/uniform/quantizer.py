@@ -1,0 +1,259 @@
+"""The ``uniform`` quantizer: which values get a grid, under the two named protocols.
+
+``paper``, as the GDFQ line publishes: the weights of every convolution and linear layer, first and last included, each output
+channel on its own asymmetric min/max grid; activations directly after ReLU, ReLU6 and clamps at zero, and nowhere else.
+Input, biases, BatchNorm, residual sums before their ReLU and pooled values stay in float.
+
+``deploy``, for integer kernels: symmetric per-channel weights, and an unsigned asymmetric grid for the network's input, every
+input of a convolution or linear layer, every operand and result of a sum, product, concatenation or average. A value has one
+point; where it goes through a ReLU and nowhere else, the point stands after the ReLU. Operations that only move values
+(max-pooling, reshaping, padding with zeros) need none. The network's output stays in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from zsq.builtin.options import UniformOptions
+from zsq.builtin.uniform.graph import LAYER_OPS, Lifted, arguments, lift, unused_path
+from zsq.builtin.uniform.points import LAYERS, ActPoint, WeightPoint
+from zsq.errors import ZsqError
+from zsq.types import Batch, Context, QuantPoint, Student, Teacher
+
+_aten = torch.ops.aten
+
+_RELUS = ("relu", "relu6")
+_CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
+#: Operations whose result holds only values of their first argument.
+_MOVES = frozenset(
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d flatten reshape view permute transpose contiguous clone squeeze unsqueeze slice select "
+    "expand repeat index_select pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest2d alias detach to chunk split narrow flip roll unflatten".split()
+)  # fmt: skip
+#: Operations that calculate with grids: operands and results get a point under ``deploy``.
+_COMBINES = frozenset("add sub mul cat avg_pool2d adaptive_avg_pool2d mean".split())
+#: Activations that no protocol point follows under ``paper``: reported, so that nobody takes them for quantized.
+_OTHER_ACTIVATIONS = frozenset("sigmoid silu gelu hardswish hardsigmoid tanh leaky_relu elu mish softplus celu selu prelu".split())
+
+
+class Uniform:
+    """Uniform affine grids for weights and activations."""
+
+    def __init__(self, options: UniformOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def quantize(self, teacher: Teacher, pool: Batch | None) -> Student:
+        """A student with its own copy of the teacher's parameters; weights live, activation points without a range.
+
+        Raises:
+            ZsqError: When the network cannot be traced or has nothing to quantize.
+        """
+        parameter = next(teacher.module.parameters(), torch.empty(0))
+        example = torch.zeros((2, *teacher.inputs.shape), device=parameter.device)
+        wanted = tuple(dict.fromkeys((*teacher.taps, *teacher.blocks)))
+        lifted = lift(teacher.module, example, tuple(p for p in wanted if p))
+        module, graph = lifted.module, lifted.module.graph
+        layers = list(dict.fromkeys(n.target for n in graph.nodes if n.op == "call_module" and _kind(module, n) in LAYERS))
+        if not layers:
+            raise ZsqError(
+                "found nothing to quantize: no convolution or linear layer whose weight is a parameter",
+                f"teacher {teacher.ref or type(teacher.module).__name__}",
+                "; ".join(sorted(set(lifted.reasons.values())))
+                or "the network needs at least one nn.Conv2d or nn.Linear, or their functional forms",
+            )
+        for path in layers:
+            self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
+        sites = paper_sites(module) if self.options.protocol == "paper" else deploy_sites(module)
+        points = {node: self._point(teacher.module, module, node) for node in sites}
+        names = {path: self._carrier(teacher.module, module, path, node, points) for path, node in lifted.outputs.items()}
+        names |= {str(n.target): str(n.target) for n in graph.nodes if n.op == "call_module" and _has_module(teacher.module, str(n.target))}
+        module.graph.lint()
+        module.recompile()
+        rows = list(_rows(lifted, module, set(points.values())))
+        for node in graph.nodes:
+            node.meta.clear()
+        return Student(module, dict(_points(module)), names, rows, self.options.protocol)
+
+    def _wrap(self, module: fx.GraphModule, path: str, first: bool, last: bool) -> None:
+        """Put the quantized layer in the place of the float one."""
+        o = self.options
+        layer: Any = module.get_submodule(path)
+        bits = o.first_bits if first and o.first_bits else o.last_bits if last and o.last_bits else o.weight_bits
+        symmetric = o.weight_symmetric if o.weight_symmetric is not None else o.protocol == "deploy"
+        layer.__class__ = LAYERS[type(layer).__name__]
+        layer.point(bits, symmetric, o.per_channel)
+        layer.weight_point.to(layer.weight.device)
+
+    def _point(self, teacher: nn.Module, module: fx.GraphModule, node: fx.Node) -> str:
+        """Insert an activation point after ``node``; its path, ``SITE_point``."""
+        point = ActPoint(self.options.act_bits, bool(self.options.act_symmetric))
+        path = unused_path((teacher, module), f"{_site(teacher, node)}_point")
+        module.add_submodule(path, point.to(next(module.parameters()).device))
+        _insert(module.graph, node, path)
+        return path
+
+    def _carrier(self, teacher: nn.Module, module: fx.GraphModule, path: str, node: fx.Node, points: dict[fx.Node, str]) -> str:
+        """A path in the student whose output is what ``path`` gives out in the teacher."""
+        if node.op == "call_module" and node.target == path:
+            return path
+        if node in points:
+            return points[node]
+        out = unused_path((teacher, module), f"{path}.out" if _accepts_child(module, path) else f"{path}_out")
+        module.add_submodule(out, nn.Identity())
+        _insert(module.graph, node, out)
+        return out
+
+
+def paper_sites(module: fx.GraphModule) -> list[fx.Node]:
+    """Results of every ReLU, ReLU6 and clamp at zero, in the order of execution."""
+    return [node for node in module.graph.nodes if _rectifies(node)]
+
+
+def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
+    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out."""
+    wanted: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if _is_layer(module, node):
+            wanted.add(_producer(node.args[0]))
+        elif _op(node) in _COMBINES and _floats(node):
+            wanted |= {_producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
+            wanted.add(_producer(node))
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {n for n in output.all_input_nodes if _producer(n) is n}
+    return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and _producer(n.args[0]) in settled)]
+
+
+def _insert(graph: fx.Graph, node: fx.Node, path: str) -> None:
+    with graph.inserting_after(node):
+        call = graph.call_module(path, (node,))
+        call.meta["site"] = node.meta["site"]
+    node.replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
+
+
+def _op(node: fx.Node) -> str:
+    return str(getattr(node.target, "_opname", "")) if node.op == "call_function" else ""
+
+
+def _kind(module: fx.GraphModule, node: fx.Node) -> str:
+    return type(module.get_submodule(str(node.target))).__name__
+
+
+def _is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return _kind(module, node).removeprefix("Quant") in LAYERS
+    return node.target in LAYER_OPS
+
+
+def _rectifies(node: fx.Node) -> bool:
+    op = _op(node)
+    if op in _RELUS:
+        return True
+    return op in _CLAMPS and arguments(node)[_CLAMPS[op]] == 0
+
+
+def _floats(node: fx.Node) -> bool:
+    """Whether a combining operation combines activations, not sizes or an activation with a number."""
+    operands = [v for v in node.all_input_nodes if _holds_floats(v)]
+    return bool(operands) and (len(operands) > 1 or _op(node) not in ("add", "sub", "mul"))
+
+
+def _holds_floats(node: fx.Node) -> bool:
+    return node.op in ("call_module", "placeholder") or (node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and _op(node) not in ("sym_size", "arange", "full", "zeros", "ones"))  # fmt: skip
+
+
+def _producer(node: Any) -> fx.Node:
+    """The node that made the values ``node`` holds, seen through operations that only move them."""
+    while _op(node) in _MOVES or (_op(node) in ("pad", "constant_pad_nd") and not (arguments(node).get("value") or 0)) or _is_item(node):
+        node = node.args[0]
+    found: fx.Node = node
+    return found
+
+
+def _is_item(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def _settled(node: fx.Node) -> fx.Node:
+    """``node``, or the ReLU that is its only user."""
+    user = next(iter(node.users), None)
+    return user if user is not None and len(node.users) == 1 and _rectifies(user) else node
+
+
+def _site(teacher: nn.Module, node: fx.Node) -> str:
+    """The name of the place where an activation is made: the activation module's own path, or its owner's path and the operation."""
+    path, op = node.meta["site"]
+    if node.op in ("placeholder", "call_module"):
+        return path or op
+    owner = teacher.get_submodule(path)
+    own = type(owner).__module__.startswith("torch.nn.modules") and not list(owner.children())
+    return path if own and path else f"{path}.{op}" if path else str(op)
+
+
+def _has_module(root: nn.Module, path: str) -> bool:
+    return any(path == name for name, _ in root.named_modules())
+
+
+def _accepts_child(module: nn.Module, path: str) -> bool:
+    """Whether ``path`` is a mere folder in the student (or nothing yet), not a layer."""
+    try:
+        return type(module.get_submodule(path)) is nn.Module
+    except AttributeError:
+        return True
+
+
+def _points(module: fx.GraphModule) -> Iterator[tuple[str, QuantPoint]]:
+    """Every point by its path, in the order of execution."""
+    seen = set()
+    for node in module.graph.nodes:
+        if node.op == "call_module" and node.target not in seen:
+            seen.add(node.target)
+            called = module.get_submodule(str(node.target))
+            if isinstance(called, ActPoint):
+                yield str(node.target), called
+            elif isinstance(point := getattr(called, "weight_point", None), WeightPoint):
+                yield f"{node.target}.weight_point", point
+
+
+def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[dict[str, Any]]:
+    """One row per parameterised layer and activation site, in the order of execution."""
+    seen: set[str] = set()
+    for node in module.graph.nodes:
+        path = str(node.target) if node.op == "call_module" else ".".join(p for p in node.meta.get("site", ("", "")) if p)
+        if node.op not in ("call_module", "call_function") or (node.op == "call_module" and path in seen):
+            continue
+        seen.add(path)
+        row: dict[str, Any] = {
+            "path": path,
+            "type": _op(node),
+            "wrapped": False,
+            "weight_bits": None,
+            "act_bits": None,
+            "reason": "",
+            "shape": None,
+            "params": 0,
+        }
+        held = [v for v in node.all_input_nodes if v.op == "get_attr"]
+        if node.op == "call_module":
+            called: Any = module.get_submodule(path)
+            row["type"] = type(called).__name__.removeprefix("Quant")
+            row["params"] = sum(p.numel() for p in called.parameters(recurse=False))
+            if path in points:
+                yield row | {"path": path, "type": "activation", "wrapped": True, "act_bits": called.bits}
+            elif hasattr(called, "weight_point"):
+                yield row | {"wrapped": True, "weight_bits": called.weight_point.bits, "shape": list(called.weight.shape)}
+            elif isinstance(called, nn.modules.batchnorm._BatchNorm):
+                yield row | {"shape": [called.num_features], "reason": "normalisation stays in float"}
+        elif node in lifted.reasons:
+            yield row | {"params": _sizes(module, held), "reason": lifted.reasons[node]}
+        elif held and _sizes(module, held):
+            yield row | {"params": _sizes(module, held), "reason": f"{_op(node)} stays in float"}
+        elif _op(node) in _OTHER_ACTIVATIONS and not any(str(u.target) in points for u in node.users):
+            yield row | {"reason": "no protocol point follows this activation"}
+
+
+def _sizes(module: fx.GraphModule, nodes: list[fx.Node]) -> int:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return sum(parameters[str(n.target)].numel() for n in nodes if str(n.target) in parameters)
