@@ -38,8 +38,8 @@ def hooks() -> str:
     """docs/hooks.md: one section per hook, its docstring as text and example."""
     parts = ["# Hooks", _NOTE]
     parts.append(
-        "A plugin implements any of these functions in its entry module, marked `@hookimpl`. Collectors yield descriptors and import nothing\n"
-        "heavy; each example is a complete entry module. A collector takes no arguments, and is called once per command at most."
+        "A plugin implements any of these functions in its entry module, marked `@hookimpl`. Collectors take no arguments,\n"
+        "yield descriptors and import nothing heavy. Each example is a complete entry module."
     )
     for name in hook_names():
         text, _, code = inspect.getdoc(getattr(hookspecs, name)).partition(".. code-block:: python")  # type: ignore[union-attr]
