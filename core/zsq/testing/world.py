@@ -30,7 +30,7 @@ def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None,
     ctx = Context(
         rng=torch.Generator().manual_seed(seed),
         device=torch.device("cpu"),
-        precision=precision,
+        precision=precision,  # type: ignore[arg-type]
         workdir=folder,
         log=lambda message: None,
         seed=seed,
@@ -116,7 +116,7 @@ def global_state() -> dict[str, Any]:
     """The process-wide state that a component must leave alone."""
     return {
         "torch's random state": digest(torch.random.get_rng_state()),
-        "numpy's random state": digest(torch.from_numpy(np.asarray(np.random.get_state(legacy=True)[1]).astype("int64"))),
+        "numpy's random state": digest(torch.from_numpy(np.asarray(np.random.get_state(legacy=False)["state"]["key"]).astype("int64"))),
         "python's random state": hash(random.getstate()),
         "grad mode": torch.is_grad_enabled(),
         "default dtype": str(torch.get_default_dtype()),
@@ -166,6 +166,7 @@ class AlternatingNoise:
     def update(self, probe: Any) -> Update:
         batch = self.sample(4)
         view = probe(batch, {"teacher.output", "student.output"})
+        assert batch.targets is not None
         loss = nn.functional.cross_entropy(view.teacher.output, batch.targets)
         (grad,) = torch.autograd.grad(loss, [self.images])
         with torch.no_grad():
@@ -177,6 +178,8 @@ class PlainPoint(nn.Module):
     """A quantization point with nothing beyond the protocol: asymmetric, one range per tensor."""
 
     kind = "act"
+    lo: Tensor
+    hi: Tensor
 
     def __init__(self, bits: int = 8) -> None:
         super().__init__()
@@ -204,7 +207,7 @@ class PlainPoint(nn.Module):
         if self.observing:
             self.set_range(torch.minimum(self.lo, x.detach().amin()), torch.maximum(self.hi, x.detach().amax()))
         code = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, 2**self.bits - 1)
-        return x + ((code - self.zero_point) * self.scale - x).detach()
+        return x + ((code - self.zero_point) * self.scale - x).detach()  # type: ignore[no-any-return]
 
 
 def plain_student(teacher: Teacher, bits: int = 8) -> Student:

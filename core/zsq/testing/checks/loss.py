@@ -91,7 +91,7 @@ def make_view(case: Case, teacher: Teacher, *, equal: bool = False, scale: float
         norm = teacher.module.get_submodule(path)
         mean, var = leaf(8), leaf(8).detach().square().add(0.1).requires_grad_()
         if equal:
-            mean, var = (t.detach().clone().requires_grad_() for t in (norm.running_mean, norm.running_var))  # type: ignore[union-attr,operator]
+            mean, var = (t.detach().clone().requires_grad_() for t in (norm.running_mean, norm.running_var))  # type: ignore[operator]
         bn[path] = BnStats(mean, var, norm.running_mean, norm.running_var)  # type: ignore[arg-type]
     everything = frozenset({"output", "features", "bn"})
     ours = Trace(output, features, bn, frozenset(f"teacher.{name}" for name in everything))

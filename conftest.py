@@ -1,0 +1,3 @@
+"""Shared set-up of every test in the repository."""
+
+pytest_plugins = ["pytester"]
