@@ -39,11 +39,12 @@ _BATCH_NORMS = (_aten.batch_norm.default, _aten._native_batch_norm_legit_no_trai
 #: Operations that do nothing in eval mode.
 _NOTHING = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
 #: A student runs in channels_last, where ``view`` would refuse what ``reshape`` does.
-_SAFER = {_aten.view.default: _aten.reshape.default, _aten._unsafe_view.default: _aten.reshape.default}
+_SAFER: Mapping[Any, Any] = {_aten.view.default: _aten.reshape.default, _aten._unsafe_view.default: _aten.reshape.default}
 #: Operators on sizes that may stand in a graph beside ATen.
 SIZE_OPS: Mapping[str, Callable[..., Any]] = {
-    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")
-}  # fmt: skip
+    name: getattr(operator, name)
+    for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")
+}
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,13 @@ def _out_of_place(graph: fx.Graph) -> bool:
 
 def _views(node: fx.Node) -> bool:
     """Whether ``node`` is a view, or has one."""
-    return any(
-        isinstance(n.target, torch._ops.OpOverload) and any(r.alias_info is not None and not r.alias_info.is_write for r in n.target._schema.returns)
-        or n.target is operator.getitem
-        for n in (node, *node.users)
-    )  # fmt: skip
+    return any(_is_view(n) for n in (node, *node.users))
+
+
+def _is_view(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.target is operator.getitem
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
 
 
 def _after(node: fx.Node, other: fx.Node) -> bool:

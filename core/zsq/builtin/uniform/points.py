@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -206,7 +207,7 @@ class WeightPoint(_Point):
         self.live = bool(self.lo.isnan().any() or self.hi.isnan().any())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._fixed:  # codes stay integers and scales float32: only the device follows
             codes, grid = self._fixed
             device = self.lo.device
@@ -217,8 +218,9 @@ class WeightPoint(_Point):
 class _Quantized:
     """A layer whose forward uses its weight through ``weight_point``."""
 
-    weight: nn.Parameter
+    weight: Any
     weight_point: WeightPoint
+    _conv_forward: Callable[..., Tensor]
 
     def point(self, bits: int, symmetric: bool, per_channel: bool) -> None:
         """Attach the weight point."""

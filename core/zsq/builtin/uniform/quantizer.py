@@ -29,14 +29,21 @@ _aten = torch.ops.aten
 _RELUS = ("relu", "relu6")
 _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
 #: Operations whose result holds only values of their first argument.
-_MOVES = frozenset(
-    "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d flatten reshape view permute transpose contiguous clone squeeze unsqueeze slice select "
-    "expand repeat index_select pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest2d alias detach to chunk split narrow flip roll unflatten".split()
-)  # fmt: skip
+# fmt: off
+_MOVES = frozenset({
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat", "flip", "roll",
+    "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
+})
+# fmt: on
 #: Operations that calculate with grids: operands and results get a point under ``deploy``.
-_COMBINES = frozenset("add sub mul cat avg_pool2d adaptive_avg_pool2d mean".split())
+_COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean"})
 #: Activations that no protocol point follows under ``paper``: reported, so that nobody takes them for quantized.
-_OTHER_ACTIVATIONS = frozenset("sigmoid silu gelu hardswish hardsigmoid tanh leaky_relu elu mish softplus celu selu prelu".split())
+_OTHER_ACTIVATIONS = frozenset(
+    ("sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "celu", "selu", "prelu")
+)
+#: Operations that make constants or sizes.
+_CONSTANTS = frozenset({"sym_size", "arange", "full", "zeros", "ones", "scalar_tensor"})
 
 
 class Uniform:
@@ -161,7 +168,10 @@ def _floats(node: fx.Node) -> bool:
 
 
 def _holds_floats(node: fx.Node) -> bool:
-    return node.op in ("call_module", "placeholder") or (node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and _op(node) not in ("sym_size", "arange", "full", "zeros", "ones"))  # fmt: skip
+    """Whether a node gives out activations: not a size, a constant or a parameter."""
+    if node.op == "call_function":
+        return isinstance(node.target, torch._ops.OpOverload) and _op(node) not in _CONSTANTS
+    return node.op in ("call_module", "placeholder")
 
 
 def _producer(node: Any) -> fx.Node:
@@ -184,12 +194,12 @@ def _settled(node: fx.Node) -> fx.Node:
 
 def _site(teacher: nn.Module, node: fx.Node) -> str:
     """The name of the place where an activation is made: the activation module's own path, or its owner's path and the operation."""
-    path, op = node.meta["site"]
+    path, op = str(node.meta["site"][0]), str(node.meta["site"][1])
     if node.op in ("placeholder", "call_module"):
         return path or op
     owner = teacher.get_submodule(path)
     own = type(owner).__module__.startswith("torch.nn.modules") and not list(owner.children())
-    return path if own and path else f"{path}.{op}" if path else str(op)
+    return path if own and path else f"{path}.{op}" if path else op
 
 
 def _has_module(root: nn.Module, path: str) -> bool:

@@ -1,0 +1,206 @@
+"""Calibrators that set activation ranges by watching: extremes, their moving average, percentiles, means of image extremes.
+
+Each runs the student on batches of the stream, watches what arrives at every activation point, and sets all ranges at
+the end. Points without a range pass data on unchanged, so a first calibrator sees activations in float behind quantized
+weights; a later one sees them on the grids set before it. Any :class:`~zsq.types.QuantPoint` that is a module will do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zsq.builtin.options import EmaOptions, PercentileOptions, RangeOptions
+from zsq.errors import ZsqError
+from zsq.types import Batch, Beat, Context, QuantPoint, Student, Trace
+
+#: Values of one activation and batch that a percentile is taken from; beyond, an evenly spread sample of them.
+_SAMPLE = 2**18
+
+
+class Tracker(Protocol):
+    """A statistic of one activation: fed batch by batch, read once; it never waits for the device."""
+
+    def update(self, x: Tensor) -> None: ...
+    def read(self) -> tuple[Tensor, Tensor]: ...
+
+
+class Extremes:
+    """Smallest and largest value of all batches."""
+
+    def __init__(self) -> None:
+        self.range: tuple[Tensor, Tensor] | None = None
+
+    def update(self, x: Tensor) -> None:
+        lo, hi = torch.aminmax(x)
+        self.range = (lo, hi) if self.range is None else (torch.minimum(self.range[0], lo), torch.maximum(self.range[1], hi))
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        assert self.range is not None
+        return self.range
+
+
+class MovingAverage:
+    """Exponential moving average of batch extremes, started at zero. The raw average is kept, and divided by
+    1 - decay**t only when read. (GDFQ feeds the corrected value back, so that its corrections compound for 140 updates.)"""
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.raw: Tensor | None = None
+
+    def update(self, x: Tensor) -> None:
+        new = torch.stack(torch.aminmax(x)).double()
+        self.raw = (1 - self.decay) * new if self.raw is None else self.decay * self.raw + (1 - self.decay) * new
+        self.updates += 1
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        assert self.raw is not None
+        lo, hi = (self.raw / (1 - self.decay**self.updates)).float()
+        return lo, hi
+
+
+class Mean:
+    """Mean over batches, or images, of some lower and upper end."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, ends: Tensor, count: int) -> None:
+        self.sums = ends.double() if self.sums is None else self.sums + ends.double()
+        self.count += count
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        assert self.sums is not None
+        lo, hi = (self.sums / self.count).float()
+        return lo, hi
+
+
+class Percentiles(Mean):
+    """Mean over batches of the range that holds ``percent`` of a batch's values: all of the cut above where no value is
+    negative, else half of it at each end. Nearest rank, exact over the values looked at."""
+
+    def __init__(self, percent: float) -> None:
+        super().__init__()
+        self.share = percent / 100
+
+    def update(self, x: Tensor) -> None:
+        values = spread(x.flatten(), _SAMPLE).float().sort().values
+        last = len(values) - 1
+        tail = (1 - self.share) / 2
+        lo, hi, above = (values[round(last * share)] for share in (tail, 1 - tail, self.share))
+        positive = values[0] >= 0
+        self.add(torch.stack([torch.where(positive, values[0], lo), torch.where(positive, above, hi)]), 1)
+
+
+class ImageExtremes(Mean):
+    """Mean over images of each image's smallest and largest value."""
+
+    def update(self, x: Tensor) -> None:
+        over = tuple(range(1, x.dim()))
+        lo, hi = (x.amin(over), x.amax(over)) if over else (x, x)
+        self.add(torch.stack([lo.double().sum(), hi.double().sum()]), len(x))
+
+
+class _Watching:
+    """A calibrator made of one tracker per activation point."""
+
+    def __init__(self, options: Any, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def tracker(self) -> Tracker:
+        raise NotImplementedError
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
+        """Watch ``options.batches`` batches, then set every range; closed early, set them from what was seen."""
+        trackers: dict[str, Tracker] = {}
+        module = student.module.eval()
+        try:
+            for step in range(self.options.batches):
+                inputs = next(stream)[0].inputs
+                if inputs.dim() == 4:
+                    inputs = inputs.contiguous(memory_format=torch.channels_last)
+                with torch.no_grad(), self.ctx.precision.autocast(), self._watched(student.acts, trackers):
+                    module(inputs)
+                yield Beat(step + 1, self.options.batches)
+        finally:
+            for path, tracker in trackers.items():
+                if not getattr(student.points[path], "frozen", False):
+                    student.points[path].set_range(*tracker.read())
+
+    @contextmanager
+    def _watched(self, points: Mapping[str, QuantPoint], trackers: dict[str, Tracker]) -> Iterator[None]:
+        """Inside, whatever arrives at a point goes to its tracker."""
+
+        def watch(path: str) -> Any:
+            def hook(_point: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                if path not in trackers:
+                    trackers[path] = self.tracker()
+                trackers[path].update(inputs[0].detach())
+
+            return hook
+
+        handles = []
+        try:
+            for path, point in points.items():
+                if not isinstance(point, nn.Module):
+                    raise ZsqError(
+                        f"activation point '{path}' cannot be watched: it is not a module", "the quantizer", "use another --calib"
+                    )
+                handles.append(point.register_forward_pre_hook(watch(path)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class MinMax(_Watching):
+    """Smallest and largest activation seen."""
+
+    options: RangeOptions
+
+    def tracker(self) -> Tracker:
+        return Extremes()
+
+
+class Ema(_Watching):
+    """Debiased moving average of batch extremes."""
+
+    options: EmaOptions
+
+    def tracker(self) -> Tracker:
+        return MovingAverage(self.options.decay)
+
+
+class Percentile(_Watching):
+    """Ranges that hold a share of the values."""
+
+    options: PercentileOptions
+
+    def tracker(self) -> Tracker:
+        return Percentiles(self.options.percent)
+
+
+class MeanImageMax(_Watching):
+    """Mean over images of each image's extremes."""
+
+    options: RangeOptions
+
+    def tracker(self) -> Tracker:
+        return ImageExtremes()
+
+
+def spread(values: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` of ``values`` at a fixed stride that shares no factor with their number, so that no channel or
+    column is favoured."""
+    stride = -(-len(values) // limit)
+    if stride == 1:
+        return values
+    while math.gcd(stride, len(values)) > 1:
+        stride += 1
+    return values[::stride]
