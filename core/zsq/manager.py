@@ -230,7 +230,9 @@ class Manager:
         for plugin in searched:
             if plugin.status in ("broken", "blocked") and (plugin.name in {plain, *givers} or "/" in name):
                 what = f"{role.words} '{name}' is not available: {plugin.provider} is {plugin.status}"
-                return ComponentError(what, f"plugin '{plugin.name}': {plugin.reason}", "`zsq plugins list` shows the state of every plugin")
+                return ComponentError(
+                    what, f"plugin '{plugin.name}': {plugin.reason}", "`zsq plugins list` shows the state of every plugin"
+                )
         what = f"{role.words} '{name}' not found"
         if absent := sorted(givers - {p.name for p in self._plugins}):
             return ComponentError(what, "", f"known but not installed: zsq plugins install {absent[0]}")

@@ -1,0 +1,334 @@
+"""From a recipe to a plan: every component chosen, every option checked, what was left open filled, impossible chains refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from zsq.component import NEEDS, Component, Role
+from zsq.errors import ComponentError, OptionError, PlanError, ZsqError, nearest
+from zsq.options import Options
+from zsq.recipe import CHAINS, SINGLE, Entry, Recipe, RunOptions, parse_entry
+
+if TYPE_CHECKING:
+    from zsq.manager import Manager
+
+#: What a recipe that says nothing gets.
+DEFAULTS: Mapping[str, Any] = {
+    "teacher": "zoo:resnet20-cifar10",
+    "synth": "noise",
+    "quant": "uniform8",
+    "calib": ["mean-image-max"],
+    "loss": ["kd"],
+    "tune": "finetune",
+    "eval": ["agreement"],
+    "export": ["safetensors"],
+}
+#: Every teacher gives these; whether it has BatchNorm is seen when it is loaded.
+_TEACHER = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
+_STUDENT = frozenset({"student.output", "student.features"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One component of a plan.
+
+    Args:
+        role: Its role.
+        name: As typed: the component, a preset, or ``distribution/name``.
+        component: Its descriptor.
+        options: All its options.
+        weight: Of a loss in the objective.
+        provider: Distribution and version.
+        settings: The options that were set, by the user or by a suggestion, as they stand in a recipe.
+    """
+
+    role: Role
+    name: str
+    component: Component
+    options: Options
+    weight: float = 1.0
+    provider: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(self.component.needs)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset(self.component.provides)
+
+    def __str__(self) -> str:
+        return f"{self.role.words} '{self.name}'"
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        row = {"role": str(self.role), "name": self.name, "component": self.component.name, "provider": self.provider}
+        weight = {"weight": self.weight} if self.role is Role.LOSS else {}
+        return {**row, **weight, "options": self.options.to_dict(), "needs": sorted(self.needs), "provides": sorted(self.provides)}
+
+    def entry(self) -> Entry:
+        """As it stands in a recipe."""
+        return {"name": self.name, **({"weight": self.weight} if self.weight != 1 else {}), **self.settings}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chain that can run.
+
+    ``ref`` is what follows the source in the teacher's reference. ``default_eval`` says that the user asked for no evaluation,
+    so that the teacher's own may be added. ``recipe`` names every component with its settings; only ``eval`` stays open under
+    ``default_eval``, so that the recipe gives the same evaluation again. ``notes`` are for the user.
+    """
+
+    teacher: Choice
+    ref: str
+    synth: Choice
+    quant: Choice
+    calibrators: tuple[Choice, ...]
+    losses: tuple[Choice, ...]
+    tuner: Choice
+    evaluators: tuple[Choice, ...]
+    exporters: tuple[Choice, ...]
+    run: RunOptions
+    recipe: Recipe
+    default_eval: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Every component, in the order of the recipe's sections."""
+        return (self.teacher, self.synth, self.quant, *self.calibrators, *self.losses, self.tuner, *self.evaluators, *self.exporters)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for ``zsq plan --json``."""
+        return {
+            "teacher": (self.recipe.teacher or {})["ref"],
+            "components": [choice.describe() for choice in self.choices],
+            "run": self.run.to_dict(),
+            "forwards": self.forwards(),
+            "default_eval": self.default_eval,
+            "notes": list(self.notes),
+            "recipe": self.recipe.to_dict(),
+        }
+
+    def forwards(self) -> dict[str, dict[str, int]]:
+        """Forwards of teacher and student per step of the synthesizer and of the tuner, as the needs say.
+
+        A synthesizer that hands its batch on hands the teacher's answer on with it; the tuner's teacher forward then falls away.
+        """
+        read = frozenset[str]().union(*(loss.needs for loss in self.losses)) if _uses_losses(self.tuner) else frozenset()
+        needs = {"synth": self.synth.needs, "tune": read | self.tuner.needs}
+        return {key: {"teacher": int(bool(names & _TEACHER)), "student": int(bool(names & _STUDENT))} for key, names in needs.items()}
+
+
+def compose(recipe: Recipe, manager: Manager) -> Plan:
+    """Choose every component and check that the chain can run; imports no component's code.
+
+    What is left open is filled by the ``suggests`` of the chosen synthesizer, quantizer and calibrators, in this order, then
+    by :data:`DEFAULTS`. Precedence: field default < preset < suggestion < recipe < flag and ``--set``.
+
+    Raises:
+        ComponentError: For a component that cannot be had.
+        OptionError: For a setting that nobody reads, or a value out of bounds.
+        PlanError: For a chain that cannot run; names the missing need.
+    """
+    draft = _Draft(recipe, manager)
+    teacher, ref = draft.teacher()
+    chosen: dict[str, Choice] = {}
+    for section in SINGLE[:2]:
+        chosen[section] = draft.single(section)
+        draft.suggest(chosen[section])
+    calibrators = draft.chain("calib")
+    for choice in calibrators:
+        draft.suggest(choice)
+    plan = Plan(
+        teacher=teacher,
+        ref=ref,
+        synth=chosen["synth"],
+        quant=chosen["quant"],
+        calibrators=calibrators,
+        losses=draft.chain("loss"),
+        tuner=draft.single("tune"),
+        evaluators=draft.chain("eval"),
+        exporters=draft.chain("export"),
+        run=RunOptions.parse(draft.run, "run"),
+        recipe=recipe,
+        default_eval=recipe.eval is None,
+        notes=tuple(draft.notes),
+    )
+    _check(plan, manager)
+    return replace(plan, recipe=_resolved(plan, recipe))
+
+
+def choose_evaluator(text: str, manager: Manager) -> Choice:
+    """The evaluator in ``NAME`` or ``NAME:REF``, as typed after ``--eval``."""
+    return _choose(Role.EVAL, parse_entry("eval", text, "--eval"), manager)
+
+
+def _choose(role: Role, entry: Mapping[str, Any], manager: Manager) -> Choice:
+    """A component by ``name`` with its options checked; the remaining keys of ``entry`` are its settings."""
+    settings = dict(entry)
+    name = str(settings.pop("name"))
+    found = manager.get(role, name)
+    where = f"{role.words} '{name}'"
+    weight = 1.0
+    if role is Role.LOSS:
+        try:
+            weight = float(settings.pop("weight", 1.0))
+        except (TypeError, ValueError):
+            raise OptionError(f"weight {entry['weight']!r} is not a number", where, "write e.g. --loss 0.5*ce") from None
+        if not abs(weight) < float("inf"):
+            raise OptionError(f"weight {weight} is not finite", where)
+    options = found.component.options.parse({**found.values, **settings}, where)
+    values = options.to_dict()
+    return Choice(role, name, found.component, options, weight, found.provider, {key: values[key] for key in settings})
+
+
+class _Draft:
+    """A recipe that is being filled: what the user said, and over the gaps what was suggested."""
+
+    def __init__(self, recipe: Recipe, manager: Manager) -> None:
+        self.recipe, self.manager = recipe, manager
+        self.singles: dict[str, Entry] = {key: dict(getattr(recipe, key) or {}) for key in SINGLE}
+        self.chains: dict[str, list[Entry]] = {
+            key: [dict(e) for e in entries] for key in CHAINS if (entries := getattr(recipe, key)) is not None
+        }
+        self.run = dict(recipe.run)
+        self.settled: set[str] = set()
+        self.notes: list[str] = []
+
+    def teacher(self) -> tuple[Choice, str]:
+        """The teacher's source, and the part of the reference after it."""
+        entry = dict(self.recipe.teacher or {})
+        reference = str(entry.pop("ref", DEFAULTS["teacher"]))
+        source, colon, ref = reference.partition(":")
+        try:
+            if "name" in entry:
+                raise OptionError("unknown option 'name'", "teacher", "a teacher is named by its ref")
+            return _choose(Role.TEACHER, {"name": source, **entry}, self.manager), ref
+        except ComponentError as error:
+            if colon:
+                raise
+            hint = f"a teacher is SOURCE:NAME, e.g. zoo:{reference} or py:package.module:callable"
+            raise ComponentError(f"teacher '{reference}' names no source", error.where, hint) from None
+
+    def single(self, section: str) -> Choice:
+        """Settle a section of one component."""
+        self.settled.add(section)
+        entry = self.singles[section]
+        if dotted := next((key for key in entry if "." in key), None):
+            option = dotted.rpartition(".")[2]
+            raise OptionError(f"unknown option '{dotted}'", section, f"write --set {section}.{option}=VALUE")
+        return _choose(Role(section), {"name": DEFAULTS[section], **entry}, self.manager)
+
+    def chain(self, section: str) -> tuple[Choice, ...]:
+        """Settle a section of several components, and apply the ``--set`` values that address them."""
+        self.settled.add(section)
+        entries = self.chains.setdefault(section, [parse_entry(section, item) for item in DEFAULTS[section]])
+        for _, path, value in (s for s in self.recipe.settings if s[0] == section):
+            name, _, option = path.rpartition(".")
+            targets = [e for e in entries if not name or name in (e["name"], _plain(e["name"]))]
+            names = [e["name"] for e in entries]
+            if option == "name" or not targets:
+                hint = nearest(name, names) or (f"the chain has: {', '.join(names)}" if names else f"section '{section}' is empty")
+                raise OptionError(f"nobody reads the setting '{section}.{path}'", "--set", hint)
+            if not name and len({e["name"] for e in targets}) > 1:
+                raise OptionError(
+                    f"'{section}.{path}' may mean {' or '.join(names)}", "--set", f"write --set {section}.{names[0]}.{option}={value}"
+                )
+            for entry in targets:
+                entry[option] = value
+        return tuple(_choose(Role(section), entry, self.manager) for entry in entries)
+
+    def suggest(self, choice: Choice) -> None:
+        """Fill what is still open with the recipe fragment that a component suggests."""
+        fragment = Recipe.from_dict(choice.component.suggests, f"the suggestions of {choice}")
+        for section in CHAINS:
+            if section not in self.chains and (entries := getattr(fragment, section)):
+                if usable := [entry for entry in entries if self.available(choice, section, entry)]:
+                    self.chains[section] = usable
+        for section in SINGLE:
+            if section not in self.settled and (entry := getattr(fragment, section)):
+                self.fill(choice, section, entry)
+        for key, value in fragment.run.items():
+            self.run.setdefault(key, value)
+
+    def fill(self, choice: Choice, section: str, entry: Entry) -> None:
+        """Options are taken over only for the component that they were meant for, and only where nothing is set yet."""
+        open_ = self.singles[section]
+        wanted = {"name": DEFAULTS[section], **entry}
+        if _plain(open_.get("name", wanted["name"])) != _plain(wanted["name"]) or not self.available(choice, section, wanted):
+            return
+        self.singles[section] = {**wanted, **open_}
+
+    def available(self, choice: Choice, section: str, entry: Entry) -> bool:
+        """Whether a suggested component can be had with the suggested options; a note says so if not."""
+        try:
+            _choose(Role(section), entry, self.manager)
+        except ZsqError as error:
+            self.notes.append(f"{choice} suggests {section} '{entry['name']}', skipped: {error.what}")
+            return False
+        return True
+
+
+def _check(plan: Plan, manager: Manager) -> None:
+    """Refuse what cannot run, before anything is loaded."""
+    given = plan.synth.provides | plan.quant.provides
+    early = _TEACHER | plan.synth.provides
+    late = _TEACHER | _STUDENT | given
+    if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & _STUDENT)):
+        raise PlanError(
+            f"{plan.quant} needs pool ({NEEDS['pool']}), but {plan.synth} needs {reads[0]} to make images",
+            _names(plan),
+            "choose a synthesizer that reads the teacher only, or a quantizer without that need",
+        )
+    losses = plan.losses if _uses_losses(plan.tuner) or plan.synth.needs & _STUDENT else ()
+    for choice in (plan.quant, plan.synth, *plan.calibrators, *losses, plan.tuner, *plan.evaluators, *plan.exporters):
+        offered = early if choice is plan.quant else late
+        if missing := sorted(choice.needs - offered):
+            raise PlanError(
+                f"{choice} needs {missing[0]} ({NEEDS[missing[0]]}), which nothing here gives", _names(plan), _givers(missing[0], manager)
+            )
+    if _uses_losses(plan.tuner) and not any(loss.needs & _STUDENT for loss in plan.losses):
+        reads_ = [f"'{loss.name}' reads {', '.join(sorted(loss.needs)) or 'nothing'} only" for loss in plan.losses]
+        what = f"{plan.tuner} needs student.output: a loss that reads the student's output; {'; '.join(reads_) or 'no loss is chosen'}"
+        raise PlanError(what, _names(plan), "add e.g. --loss kd, or calibrate only with --tune none")
+
+
+def _uses_losses(tuner: Choice) -> bool:
+    """A tuner that never reads the student takes no gradient, so the losses are not run."""
+    return bool(tuner.needs & _STUDENT)
+
+
+def _givers(need: str, manager: Manager) -> str:
+    givers = [f for f in manager.components() if need in f.component.provides]
+    return f"given by: {', '.join(f'--{f.role} {f.component.name}' for f in givers)}" if givers else "no installed component gives it"
+
+
+def _names(plan: Plan) -> str:
+    return " -> ".join(f"{c.role} {c.name}" for c in (plan.synth, plan.quant, *plan.calibrators, *plan.losses, plan.tuner))
+
+
+def _resolved(plan: Plan, recipe: Recipe) -> Recipe:
+    """The recipe with every component named, every setting applied."""
+    run = plan.run.to_dict()
+    asked = {key: run[key] for key in run if key in recipe.run or run[key] != getattr(RunOptions(), key)}
+    return Recipe(
+        teacher={"ref": f"{plan.teacher.name}:{plan.ref}" if plan.ref else plan.teacher.name, **plan.teacher.settings},
+        synth=plan.synth.entry(),
+        quant=plan.quant.entry(),
+        calib=[c.entry() for c in plan.calibrators],
+        loss=[c.entry() for c in plan.losses],
+        tune=plan.tuner.entry(),
+        eval=None if plan.default_eval else [c.entry() for c in plan.evaluators],
+        export=[c.entry() for c in plan.exporters],
+        run=asked,
+        pins=recipe.pins,
+    )
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("/")[2]
