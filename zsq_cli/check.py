@@ -1,0 +1,93 @@
+"""``zsq plugins check``: the conformance kit on components, plugins, and plugin folders, as one table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from zsq.errors import ComponentError, FileError, ZsqError
+from zsq.manager import Found, Manager
+from zsq_cli import render
+from zsq_cli.plugins import find
+
+#: Component or folder, check, ``passed`` / ``failed`` / ``skipped``, reason.
+Row = tuple[str, str, str, str]
+
+
+def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool = False) -> int:
+    """Check every name and print the outcome; 1 when something failed."""
+    if not names and not everything:
+        raise ZsqError("nothing to check", "", "zsq plugins check NAME, a plugin's folder, or --all")
+    manager = Manager.discover()
+    jobs = list(_jobs(manager, names, everything))
+    out, rows = render.console(), list[Row]()
+    for job in jobs:
+        done = list(_check_folder(job) if isinstance(job, Path) else _check_component(manager, job))
+        rows += done
+        if not json:
+            out.print(render.check_table(done))
+    if json:
+        render.print_json([dict(zip(("name", "check", "result", "reason"), row, strict=True)) for row in rows])
+    counts = Counter(row[2] for row in rows)
+    if not json:
+        summary = ", ".join(f"{counts[result]} {result}" for result in ("passed", "failed", "skipped") if counts[result])
+        out.print(summary or "no checks", style="bold red" if counts["failed"] else "bold green")
+    return 1 if counts["failed"] or not rows else 0
+
+
+def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[Found | Path]:
+    """What the names stand for: folders, whole plugins, single components."""
+    if everything:
+        broken = [plugin for plugin in manager.plugins() if plugin.status == "broken"]
+        if broken:
+            raise ComponentError(f"plugin '{broken[0].name}' is broken", broken[0].distribution, broken[0].reason)
+        yield from manager.components()
+    for name in names:
+        plugin = next((p for p in manager.plugins() if p.name == name), None)
+        if Path(name).is_dir() and ("/" in name or not plugin):
+            yield Path(name)
+        elif plugin is not None and plugin.status != "ok":
+            raise ComponentError(f"plugin '{name}' is {plugin.status}", plugin.distribution, plugin.reason)
+        elif plugin is not None:
+            yield from plugin.components
+        else:
+            yield find(manager, name)
+
+
+def _check_component(manager: Manager, found: Found) -> Iterator[Row]:
+    from zsq.testing import check_component
+
+    label = f"{found.role.value}/{found.preset or found.component.name}"
+    for outcome in check_component(manager, found):
+        yield label, outcome.check.removeprefix("check_"), outcome.result, _first_line(outcome.reason)
+
+
+def _check_folder(folder: Path) -> Iterator[Row]:
+    """The folder's own tests, in a process of their own."""
+    tests = folder / "tests" if (folder / "tests").is_dir() else folder
+    if not any(tests.rglob("test_*.py")):
+        raise FileError(f"'{folder}' holds no tests", "", "a plugin has tests/test_NAME.py with `test_NAME = conformance(\"NAME\")`")
+    with tempfile.TemporaryDirectory() as temporary:
+        report = Path(temporary) / "report.xml"
+        flags = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--junitxml={report}"]
+        done = subprocess.run([sys.executable, "-m", "pytest", *flags, str(tests)], capture_output=True, text=True, check=False)
+        if not report.is_file():
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise ZsqError("pytest did not run", str(tests), lines[-1] if lines else "pip install 'zsq[testing]'")
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    for case in cases:
+        result, reason = "passed", ""
+        for tag, name in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+            if (element := case.find(tag)) is not None:
+                result, reason = name, _first_line(element.get("message") or element.text or "")
+        yield folder.name, case.get("name") or "", result, reason
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0][:300] if lines else ""

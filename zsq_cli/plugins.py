@@ -1,0 +1,299 @@
+"""``zsq show`` and ``zsq plugins list|why|install|uninstall|new``. Installing never loads a plugin's code."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from zsq.component import Role
+from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
+from zsq.manager import Found, Manager, Plugin, known_plugins
+from zsq_cli import render
+
+_GROUP = re.compile(r"zsq\.v\d+")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+def list_plugins(role: str | None, *, json: bool, files: Sequence[Path] = (), third_party: bool = True) -> None:
+    """Built-ins first, then every plugin with its state."""
+    manager = Manager.discover(third_party=third_party, files=files)
+    plugins = [_builtin(manager), *manager.plugins()]
+    if not json:
+        render.console().print(render.plugin_table(plugins, role))
+        return
+    rows = [render.plugin_dict(plugin) for plugin in plugins]
+    if role is not None:
+        rows = [{**row, "provides": {r: n for r, n in row["provides"].items() if r == role}} for row in rows]
+        rows = [row for row in rows if row["provides"] or row["status"] != "ok"]
+    render.print_json(rows)
+
+
+def show_component(name: str, role: str | None, *, json: bool, files: Sequence[Path] = (), third_party: bool = True) -> None:
+    """Everything about the components of that name."""
+    found = find(Manager.discover(third_party=third_party, files=files), name, role)
+    if json:
+        render.print_json(render.component_dict(found))
+    else:
+        render.console().print(render.component_panel(found))
+
+
+def find(manager: Manager, name: str, role: str | None = None) -> Found:
+    """The one component called ``name``, ``ROLE/NAME``, ``DISTRIBUTION/NAME`` or both before the name.
+
+    Raises:
+        ComponentError: When there is none, or several roles have that name.
+    """
+    first, slash, rest = name.partition("/")
+    if slash and first in {r.value for r in Role}:
+        role, name = first, rest
+    if role is not None:
+        return manager.get(role, name)
+    plain = name.rpartition("/")[2]
+    components = manager.components()
+    roles = sorted({found.role for found in components if plain in found.component.names})
+    if len(roles) > 1:
+        raise ComponentError(f"'{name}' is the name of several components", "", f"say which: {' or '.join(f'{r.value}/{name}' for r in roles)}")
+    if roles:
+        return manager.get(roles[0], name)
+    if state := _absent(manager, plain):
+        raise ComponentError(*state)
+    known = [n for found in components for n in found.component.names]
+    raise ComponentError(f"no component is called '{name}'", "", nearest(plain, known) or "`zsq plugins list` shows what there is")
+
+
+def _absent(manager: Manager, name: str) -> tuple[str, str, str] | None:
+    """Why a known name cannot be had: its plugin is broken, blocked or not installed."""
+    registry = known_plugins()
+    givers = {key for key, entry in registry.items() if key == name or any(name in names for names in entry["provides"].values())}
+    for plugin in manager.plugins():
+        if plugin.name in {name, *givers} and plugin.status != "ok":
+            return f"'{name}' cannot be had: plugin '{plugin.name}' is {plugin.status}", plugin.distribution, f"{plugin.reason}"
+    if givers:
+        return f"'{name}' is known but not installed", "", f"zsq plugins install {min(givers)}"
+    return None
+
+
+def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> None:
+    """``zsq plugins why``: every plugin that has to do with ``name``: file, distribution, state, reason, traceback, conflicts."""
+    manager = Manager.discover(files=files)
+    everyone = [_builtin(manager), *manager.plugins()]
+    plain = name.rpartition("/")[2]
+    rows = []
+    for plugin in everyone:
+        named = [found for found in plugin.components if plain in found.component.names]
+        if not named and plain not in (plugin.name, plugin.distribution):
+            continue
+        rows.append(
+            {
+                **render.plugin_dict(plugin),
+                "found": "with zsq itself" if plugin.name == "builtin" else f"entry point of {plugin.distribution}" if plugin.version else "--plugin-file",
+                "file": _entry_file(plugin),
+                "matches": [f"{found.role.value} {plain} -> {found.component.target}" for found in named],
+                "rivals": _rivals(plugin, named, everyone),
+                "trace": plugin.trace,
+            }
+        )
+    if not rows:
+        state = _absent(manager, plain)
+        names = [p.name for p in everyone] + [n for p in everyone for f in p.components for n in f.component.names]
+        raise ComponentError(*(state or (f"nobody provides '{name}'", "", nearest(plain, names) or "`zsq plugins list` shows what there is")))
+    if json:
+        render.print_json(rows)
+        return
+    out = render.console()
+    for row in rows:
+        facts = [(key, ", ".join(row[key]) if isinstance(row[key], list) else row[key]) for key in ("found", "file", "status", "reason", "matches", "rivals")]
+        out.print(f"{row['name']}  {row['distribution']} {row['version']}", style="bold")
+        out.print(render.indented(render.table([fact for fact in facts if fact[1]], "", "", styles=("dim", ""))))
+        if row["trace"]:
+            out.print(render.indented(row["trace"].rstrip()))
+
+
+def _rivals(plugin: Plugin, named: list[Found], everyone: list[Plugin]) -> list[str]:
+    """Other providers of the same names in the same roles, in the form that chooses them."""
+    mine = {(found.role, found.component.name) for found in named}
+    return sorted(
+        f"{other.distribution}/{found.component.name}"
+        for other in everyone if other is not plugin
+        for found in other.components if (found.role, found.component.name) in mine
+    )  # fmt: skip
+
+
+def _entry_file(plugin: Plugin) -> str:
+    """The file of the entry module, found without importing it where it cannot be imported."""
+    if plugin.name == "builtin":
+        return str(importlib.util.find_spec("zsq.builtin").origin)  # type: ignore[union-attr]
+    for distribution, point in entry_points():
+        if point.name == plugin.name and distribution.metadata["Name"] == plugin.distribution:
+            try:
+                spec = importlib.util.find_spec(point.module)
+            except (Exception, SystemExit):  # finding a submodule imports its parents, which may be what is broken
+                spec = None
+            return spec.origin if spec is not None and spec.origin else f"{point.module} (no such module)"
+    return plugin.distribution
+
+
+def _builtin(manager: Manager) -> Plugin:
+    """The built-ins as a row beside the plugins."""
+    from zsq import __version__
+
+    own = [found for found in manager.components() if found.provider.split()[0] == "zsq"]
+    return Plugin("builtin", "zsq", __version__, status="ok", components=own)
+
+
+# -- installing -------------------------------------------------------------------------------------------------------
+
+
+def entry_points() -> list[tuple[metadata.Distribution, metadata.EntryPoint]]:
+    """Every entry point of any version of the plugin API, with its distribution; nothing is imported."""
+    return [(d, point) for d in metadata.distributions() for point in d.entry_points if _GROUP.fullmatch(point.group)]
+
+
+def install_plugin(name: str, *, dry_run: bool = False) -> int:
+    """Install a plugin that the registry knows, or a folder; torch and its kind stay as they are. The exit code of pip."""
+    command = [*_installer("install"), *_constraints(), _source(name)]
+    code = _call(command, dry_run)
+    if code == 0 and not dry_run:
+        render.console(error=True).print(f"installed; next: zsq plugins check {name}")
+    return code
+
+
+def uninstall_plugin(name: str, *, dry_run: bool = False) -> int:
+    """Uninstall the distribution behind an entry point, without loading it. The exit code of pip."""
+    owners = sorted({d.metadata["Name"] for d, point in entry_points() if name in (point.name, d.metadata["Name"])})
+    if name in ("zsq", "builtin"):
+        raise ComponentError("zsq does not uninstall itself", "", "pip uninstall zsq")
+    if not owners:
+        known = {n for d, point in entry_points() for n in (point.name, d.metadata["Name"])}
+        raise ComponentError(f"no plugin '{name}' is installed", "", nearest(name, known) or "`zsq plugins list` shows what is")
+    if len(owners) > 1 and name not in owners:
+        raise ComponentError(f"plugin '{name}' comes from {' and '.join(owners)}", "", f"say which: zsq plugins uninstall {owners[0]}")
+    return _call([*_installer("uninstall"), name if name in owners else owners[0]], dry_run)
+
+
+def _source(name: str) -> str:
+    """What to hand to pip: a folder given as such, the source in this repository, or the package's name."""
+    path = Path(name)
+    if path.is_dir() and ("/" in name or name.startswith(".")):
+        if not (path / "pyproject.toml").is_file():
+            raise FileError(f"'{name}' is not a plugin's folder", "", "it has no pyproject.toml")
+        return str(path)
+    registry = known_plugins()
+    key = name if name in registry else next((k for k, e in registry.items() if any(name in n for n in e["provides"].values())), None)
+    if key is None:
+        hint = nearest(name, registry) or f"known: {', '.join(registry) or 'none'}; anything else: pip install PACKAGE"
+        raise ComponentError(f"plugin '{name}' is not in the registry", "", hint)
+    entry = registry[key]
+    folder = _root() / str(entry.get("path", ""))
+    if entry.get("path") and (folder / "pyproject.toml").is_file():
+        return str(folder)
+    return str(entry.get("source") or entry["package"])
+
+
+def _root() -> Path:
+    """The checkout that zsq runs from; site-packages when it is not one."""
+    import zsq
+
+    return Path(zsq.__file__).resolve().parents[2]
+
+
+def _constraints() -> list[str]:
+    """Pins that keep pip from replacing torch: the checkout's file, else the versions that are here."""
+    file = _root() / "constraints.txt"
+    return ["-c", str(file)] if file.is_file() else [f"torch=={metadata.version('torch')}"]
+
+
+def _installer(verb: str) -> list[str]:
+    """``pip VERB`` of this environment, or uv's where pip is absent."""
+    if importlib.util.find_spec("pip") is not None:
+        extra = ["--yes"] if verb == "uninstall" else []
+        return [sys.executable, "-m", "pip", verb, "--disable-pip-version-check", *extra]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", verb, "--python", sys.executable]
+    raise ZsqError("neither pip nor uv is here to change this environment", sys.prefix, "python -m ensurepip")
+
+
+def _call(command: list[str], dry_run: bool) -> int:
+    if dry_run:
+        print(shlex.join(command))
+        return 0
+    return subprocess.call(command, stdout=sys.stderr)
+
+
+# -- making -----------------------------------------------------------------------------------------------------------
+
+
+def new_plugin(name: str, role: str, parent: Path) -> None:
+    """Write the folder ``zsq-NAME`` from the templates: a plugin that works, with its test."""
+    names = template_values(name, Role(role))
+    target = parent / f"zsq-{name}"
+    if target.exists():
+        raise FileError(f"'{target}' exists", "--dir", "choose another name or folder, or remove it yourself")
+    if not parent.is_dir():
+        raise FileError(f"there is no folder '{parent}'", "--dir", "make it first")
+    write_plugin(target, names)
+    package = f"zsq_{names['module']}"
+    rows = [
+        (f"edit {target / package}", f"{role}.py is the method, __init__.py its options"),
+        (f"pip install -e {target}", "into this environment"),
+        (f"zsq plugins check {name}", "the conformance kit"),
+        (names["usage"], "a run with it"),
+    ]
+    out = render.console()
+    out.print(f"made {target}", style="bold")
+    out.print(render.indented(render.table(rows, "", "")))
+
+
+def template_values(name: str, role: Role) -> dict[str, str]:
+    """What the templates are filled with.
+
+    Raises:
+        OptionError: When the name is not one, or is taken.
+    """
+    if not _NAME.fullmatch(name) or name.endswith("zsq"):
+        raise OptionError(f"'{name}' is not a name for a plugin", "NAME", "lower-case letters, digits and single dashes, e.g. my-noise")
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module):
+        raise OptionError(f"'{name}' is a word of Python", "NAME", f"e.g. my-{name}")
+    taken = [found for found in Manager.discover().components() if name in found.component.names]
+    if taken or any(name == key for key in known_plugins()):
+        owner = taken[0].provider if taken else "the registry"
+        raise OptionError(f"the name '{name}' is taken by {owner}", "NAME", f"e.g. my-{name}")
+    usage = {
+        Role.TEACHER: f"zsq run {name}:tiny",
+        Role.TASK: f"zsq plan --task {name}",
+    }.get(role, f"zsq run --{role.value} {name}")
+    return {
+        "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook,
+        "Class": "".join(part.capitalize() for part in name.split("-")), "usage": usage,
+    }  # fmt: skip
+
+
+def write_plugin(target: Path, values: dict[str, str]) -> None:
+    """Fill the common templates and those of the role."""
+    package = target / f"zsq_{values['module']}"
+    files = {
+        target / "pyproject.toml": "pyproject.toml",
+        target / "README.md": "README.md",
+        package / "__init__.py": f"{values['role']}/__init__.py",
+        package / f"{values['role']}.py": f"{values['role']}/impl.py",
+        target / "tests" / f"test_{values['module']}.py": f"{values['role']}/test.py",
+    }
+    texts = {path: Template((_TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8")).substitute(values) for path, source in files.items()}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
