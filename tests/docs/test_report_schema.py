@@ -26,13 +26,16 @@ def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("sections", [{}, {"tune": "none", "quant": {"name": "uniform8", "protocol": "deploy"}}], ids=["tuned", "calibrated"])
+@pytest.mark.parametrize(
+    "sections", [{}, {"tune": "none", "quant": {"name": "uniform8", "protocol": "deploy"}}], ids=["tuned", "calibrated"]
+)
 def test_report_satisfies_it(sections: dict[str, object], tmp_path: Path) -> None:
     jsonschema.validate(_report(tmp_path / "run", **sections), SCHEMA)
 
 
 @pytest.mark.parametrize(
-    ("section", "field"), [(s, f) for s in ("teacher", "student") for f in SCHEMA["properties"][s]["required"]] + [("", f) for f in SCHEMA["required"]]
+    ("section", "field"),
+    [(s, f) for s in ("teacher", "student") for f in SCHEMA["properties"][s]["required"]] + [("", f) for f in SCHEMA["required"]],
 )
 def test_a_missing_field_is_noticed(section: str, field: str, report: dict[str, object]) -> None:
     damaged = deepcopy(report)

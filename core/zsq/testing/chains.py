@@ -51,33 +51,31 @@ def tiny_recipe(sections: Mapping[str, Any] | None = None, steps: int = 2, manag
         manager: Where components are looked up to make them small; every installed one when None.
     """
     from zsq.manager import Manager
-    from zsq.recipe import Recipe
+    from zsq.recipe import Recipe, parse_entry
 
     manager = manager or Manager.discover()
     given = dict(sections or {})
 
     def small(role: Role, entry: Any) -> dict[str, Any]:
-        entry = {"name": entry} if isinstance(entry, str) else dict(entry)
+        entry = parse_entry(role.value, entry)
         return {**entry, **{k: v for k, v in tiny_values(manager.get(role, entry["name"]).component).items() if k not in entry}}
 
     def many(role: Role, default: list[Any]) -> list[dict[str, Any]]:
         entries = given.pop(role.value, default)
         return [small(role, entry) for entry in (entries if isinstance(entries, (list, tuple)) else [entries])]
 
-    tune = given.pop("tune", "finetune")
-    tuner = small(Role.TUNE, tune)
-    if not isinstance(tune, Mapping) and any(f.name == "steps" for f in dataclasses.fields(manager.get(Role.TUNE, tune).component.options)):
-        tuner["steps"] = steps
-    teacher = given.pop("teacher", _TEACHER)
+    tune = parse_entry("tune", given.pop("tune", "finetune"))
+    if any(row.name == "steps" for row in manager.get(Role.TUNE, tune["name"]).component.options.describe()):
+        tune.setdefault("steps", steps)
     return Recipe.from_dict(
         {
             "zsq": 1,
-            "teacher": {"ref": teacher} if isinstance(teacher, str) else dict(teacher),
+            "teacher": parse_entry("teacher", given.pop("teacher", _TEACHER)),
             "synth": small(Role.SYNTH, given.pop("synth", "noise")),
             "quant": small(Role.QUANT, given.pop("quant", "uniform4")),
             "calib": many(Role.CALIB, ["minmax"]),
             "loss": many(Role.LOSS, ["kd"]),
-            "tune": tuner,
+            "tune": small(Role.TUNE, tune),
             "eval": many(Role.EVAL, ["agreement"]),
             "export": many(Role.EXPORT, ["safetensors"]),
             "run": {"batch_size": 4, "precision": "fp32", **given.pop("run", {})},
