@@ -247,9 +247,9 @@ class _Draft:
         """Fill what is still open with the recipe fragment that a component suggests."""
         fragment = Recipe.from_dict(choice.component.suggests, f"the suggestions of {choice}")
         for section in CHAINS:
-            if section not in self.chains and (entries := getattr(fragment, section)):
-                if usable := [entry for entry in entries if self.available(choice, section, entry)]:
-                    self.chains[section] = usable
+            entries = (getattr(fragment, section) or []) if section not in self.chains else []
+            if usable := [entry for entry in entries if self.available(choice, section, entry)]:
+                self.chains[section] = usable
         for section in SINGLE:
             if section not in self.settled and (entry := getattr(fragment, section)):
                 self.fill(choice, section, entry)

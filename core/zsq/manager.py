@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from zsq import hookspecs
-from zsq.component import API_VERSION, Component, Role
+from zsq.component import API_VERSION, GROUP, Component, Role
 from zsq.errors import ComponentError, FileError, nearest
+from zsq.recipe import Recipe, RunOptions
 
 if TYPE_CHECKING:
     from zsq.events import Event
 
 Status = Literal["found", "ok", "broken", "blocked"]
-_GROUP = re.compile(r"zsq\.v(\d+)")
+_ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
 
@@ -102,6 +103,7 @@ class Plugin:
             for component in result:
                 if not isinstance(component, Component):
                     raise TypeError(f"yields {type(component).__name__}, not zsq.Component")
+                _check_suggestions(component)
                 if twice := taken.intersection(component.names):
                     raise ValueError(f"yields '{min(twice)}' twice")
                 taken.update(component.names)
@@ -152,7 +154,7 @@ class Manager:
         for plugin in self._plugins:
             plugin.activate()
         self._note_conflicts()
-        return self._plugins
+        return list(self._plugins)
 
     def components(self, role: Role | str | None = None) -> list[Found]:
         """Every component that can be had, one of a name after another where several plugins give it; built-ins first."""
@@ -225,6 +227,7 @@ class Manager:
 
     def _missing(self, role: Role, name: str, plain: str, searched: Iterable[Plugin]) -> ComponentError:
         """The most helpful thing to say about a name that was not found."""
+        assert self._builtin.status == "ok", self._builtin.trace
         registry = known_plugins()
         givers = {key for key, entry in registry.items() if plain in entry.get("provides", {}).get(role.plural, ())}
         for plugin in searched:
@@ -270,19 +273,24 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
     """One plugin per entry point of any version of the plugin API; the first distribution of a name hides later ones."""
     seen: set[str] = set()
     for distribution in distributions:
-        if "[zsq." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
+        name = version = ""
+        try:
+            if "[zsq." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
+                continue
+            name, version = distribution.metadata["Name"] or "unknown", distribution.metadata["Version"] or ""
+            points = [point for point in distribution.entry_points if _ANY_VERSION.fullmatch(point.group)]
+        except Exception as error:
+            reason = f"its metadata cannot be read: {_one_line(error)}"
+            yield Plugin(name or "unknown", name or "unknown", version, "broken", reason, traceback.format_exc())
             continue
-        name = distribution.metadata["Name"] or "unknown"
-        version = distribution.metadata["Version"] or ""
         if _normal(name) in seen:
             continue
         seen.add(_normal(name))
-        for point in distribution.entry_points:
-            if not (match := _GROUP.fullmatch(point.group)):
-                continue
+        for point in points:
             plugin = Plugin(point.name, name, version, load=point.load)
-            if int(match[1]) != API_VERSION:
-                plugin.status, plugin.reason = "broken", f"written for plugin API {match[1]}, this zsq speaks {API_VERSION}"
+            if point.group != GROUP:
+                speaks = point.group.removeprefix("zsq.v")
+                plugin.status, plugin.reason = "broken", f"written for plugin API {speaks}, this zsq speaks {API_VERSION}"
             yield plugin
 
 
@@ -320,6 +328,11 @@ def _register(module: Any) -> pluggy.HookRelay:
         if caller.name not in known:
             raise AttributeError(f"there is no hook '{caller.name}'; {nearest(caller.name, known) or 'hooks: ' + ', '.join(known)}")
     return manager.hook
+
+
+def _check_suggestions(component: Component) -> None:
+    """A recipe fragment that no recipe could hold is the plugin's error, not the user's."""
+    RunOptions.parse(Recipe.from_dict(component.suggests, f"the suggestions of '{component.name}'").run)
 
 
 def _normal(name: str) -> str:
