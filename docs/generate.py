@@ -43,7 +43,7 @@ def hooks() -> str:
     )
     for name in hook_names():
         text, _, code = inspect.getdoc(getattr(hookspecs, name)).partition(".. code-block:: python")  # type: ignore[union-attr]
-        parts += [f"## `{signature(name)}`", text.strip(), f"```python\n{textwrap.dedent(code).strip()}\n```"]
+        parts += [f"## `{signature(name)}`", text.strip().replace("``", "`"), f"```python\n{textwrap.dedent(code).strip()}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,9 +104,9 @@ def cli() -> str:
             if getattr(parameter, "hidden", False):
                 continue
             flags = [*parameter.opts, *parameter.secondary_opts]
-            name = (
-                ", ".join(f"`{flag}`" for flag in flags) if flags[0].startswith("-") else f"`{parameter.metavar or parameter.name.upper()}`"
-            )
+            word = parameter.metavar or ""
+            named = [f"`{f'{flag} {word}'.strip()}`" for flag in flags]
+            name = ", ".join(named) if flags[0].startswith("-") else f"`{word or flags[0].upper()}`"
             rows.append(f"| {name} | {_cell(' '.join((getattr(parameter, 'help', None) or '').split()))} |")
         if rows:
             parts.append("\n".join(["| argument or flag | what |", "|---|---|", *rows]))
