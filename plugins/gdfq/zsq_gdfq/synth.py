@@ -1,0 +1,93 @@
+"""The synthesizer: one generator step per student batch, on cross-entropy and BatchNorm statistics of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsq.builtin.losses import bns_distance
+from zsq.types import Batch, Beat, Cadence, Context, Probe, Update
+from zsq_gdfq import GdfqOptions, GeneratorOptions
+from zsq_gdfq.generator import Generator, Labels, initialising_from
+
+#: From this side length on, ``auto`` conditioning is the authors' ImageNet generator.
+LARGE = 64
+
+
+class GeneratorSynth:
+    """What the synthesizers of the GDFQ line share: the alternation, the generator's loss and its optimizer.
+
+    A subclass makes the generator (``build``) and draws what goes in (``draw``).
+    """
+
+    cadence = Cadence(1, 1, "synth", reuse=True)
+    observes = False
+
+    def __init__(self, options: GeneratorOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+        self.shape, self.num_classes = ctx.teacher.inputs.shape, ctx.teacher.task.classes
+        with initialising_from(ctx.rng):
+            generator = self.build()
+        self.generator = generator.to(ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, options.lr, options.betas, fused=True)  # type: ignore[arg-type]
+        self.steps = 0
+
+    def build(self) -> nn.Module:
+        """The generator, on the CPU."""
+        raise NotImplementedError
+
+    def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
+        """What the generator is called with for ``n`` images, and their targets."""
+        raise NotImplementedError
+
+    def sample(self, n: int) -> Batch:
+        """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
+        inputs, targets = self.draw(max(n, 2))
+        with self.ctx.precision.autocast():
+            images = self.generator(*inputs)
+        return Batch(images[:n], targets[:n])
+
+    def prepare(self, probe: Probe) -> Iterator[Beat]:
+        """The warm-up: only the generator learns. May be closed after any beat."""
+        total = self.options.warmup
+        for step in range(total):
+            with torch.enable_grad():
+                update = self.update(probe)
+            yield Beat(step + 1, total, update.metrics)
+
+    def update(self, probe: Probe) -> Update:
+        """One Adam step on L_G = CE(teacher(x), y) + bns_weight * L_BNS (GDFQ, equations 3 to 5); x is handed to the student."""
+        batch = self.sample(self.ctx.batch_size)
+        view = probe(batch, {"teacher.output", "teacher.bn"})
+        assert view.teacher is not None and batch.targets is not None
+        ce = F.cross_entropy(view.task.logits(view.teacher.output), batch.targets)
+        bns = bns_distance(view.teacher.bn)
+        (ce + self.options.bns_weight * bns).backward(inputs=self.parameters)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.lr * self.options.gamma ** sum(self.steps >= m for m in self.options.milestones)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return Update(batch, view.teacher, {"g_ce": ce.detach(), "g_bns": bns.detach()})
+
+
+class Gdfq(GeneratorSynth):
+    """GDFQ: uniformly drawn labels, one class per image, hard targets (N,)."""
+
+    options: GdfqOptions
+
+    def build(self) -> Generator:
+        o = self.options
+        conditional = o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, conditional)
+
+    def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
+        rng, device = self.ctx.rng, self.ctx.device
+        noise = torch.randn((n, self.options.latent_dim), generator=rng, device=device)
+        classes = self.ctx.teacher.task.targets(n, rng)
+        return (noise, Labels.single(classes)), classes
