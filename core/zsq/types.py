@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -222,7 +222,7 @@ class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
     ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
-    where no losses were built. ``rng`` is the component's own generator, seeded from ``seed`` and its role.
+    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators. ``rng`` is the component's own generator, seeded from ``seed`` and its role.
     """
 
     rng: torch.Generator
@@ -237,6 +237,7 @@ class Context:
     student: Student | None = None
     objective: Any = None
     probe: Probe = None  # type: ignore[assignment]
+    sampler: Callable[[int], Batch] | None = None
 
     def with_(self, **changes: Any) -> Context:
         """A copy with some fields changed."""

@@ -109,6 +109,7 @@ class _Engine:
         self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
         teacher = self.phase("teacher", self.load_teacher)
         self.check_teacher(teacher)
+        evaluators = self.evaluators(teacher)
         objective = Objective([Term(c.name, self.build(c, f"loss:{c.name}"), c.weight, frozenset(c.component.needs)) for c in plan.losses])
         probe = Probe(teacher, self.ctx.precision)
         self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
@@ -133,7 +134,7 @@ class _Engine:
             if hasattr(point, "freeze"):
                 point.freeze()
         student.module.eval().requires_grad_(False)
-        metrics, own = self.phase("evaluate", lambda: self.evaluate(stream, student, teacher))
+        metrics, own = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
         report = reporting.build(plan, teacher, student, metrics, own, self)
         if self.out.scratch is not None:
             self.phase("export", lambda: self.export(student, report, stream))
@@ -163,18 +164,26 @@ class _Engine:
         if hasattr(synth, "prepare"):
             self.beats("prepare", synth.prepare(probe), self.plan.run.batch_size)
 
-    def evaluate(self, stream: Stream, student: Student, teacher: Teacher) -> tuple[dict[str, float], dict[str, float]]:
-        """Metrics of the student, and of the teacher under the same evaluators."""
-        metrics: dict[str, float] = {}
-        own: dict[str, float] = {}
+    def evaluators(self, teacher: Teacher) -> list[Any]:
+        """The chosen evaluators, and those the teacher brings when none was asked for; their files are checked before any work."""
         choices = list(self.plan.evaluators)
         if self.plan.default_eval and teacher.evaluation:
             choices.append(choose_evaluator(teacher.evaluation, self.manager))
-        for choice in choices:
-            evaluator = self.build(choice, f"eval:{choice.name}", sampler=stream.sample)
-            metrics |= evaluator.evaluate(student.module, self.ctx.with_(sampler=stream.sample))
+        built = [self.build(choice, f"eval:{choice.name}", teacher=teacher) for choice in choices]
+        for evaluator in built:
+            if hasattr(evaluator, "check"):
+                evaluator.check(self.ctx.with_(teacher=teacher))
+        return built
+
+    def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float]]:
+        """Metrics of the student, and of the teacher under the same evaluators."""
+        ctx = self.ctx.with_(sampler=stream.sample)
+        metrics: dict[str, float] = {}
+        own: dict[str, float] = {}
+        for evaluator in evaluators:
+            metrics |= evaluator.evaluate(student.module, ctx)
             if not getattr(evaluator, "compares", False):
-                own |= evaluator.evaluate(teacher.module, self.ctx.with_(sampler=stream.sample))
+                own |= evaluator.evaluate(ctx.teacher.module, ctx)
         return metrics, own
 
     def export(self, student: Student, report: dict[str, Any], stream: Stream) -> None:
