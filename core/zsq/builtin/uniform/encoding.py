@@ -20,7 +20,8 @@ from zsq.builtin.uniform.graph import SIZE_OPS
 from zsq.builtin.uniform.points import LAYERS, ActPoint
 from zsq.errors import ZsqError
 
-_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_PATH = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 _NORMS: Mapping[str, type[Any]] = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
 _OPTIONS = ("stride", "padding", "dilation", "output_padding", "groups")
@@ -101,15 +102,15 @@ def decode_graph(nodes: list[Mapping[str, Any]], root: nn.Module, device: torch.
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
     for spec in nodes:
-        name, op = _path(spec["name"]), spec["op"]
+        name, op = _name(spec["name"]), spec["op"]
         inputs = tuple(_decode(a, known, device) for a in spec["args"])
-        options = {_path(k): _decode(v, known, device) for k, v in spec["kwargs"].items()}
+        options = {_name(k): _decode(v, known, device) for k, v in spec["kwargs"].items()}
         if op == "output":
             known[name] = graph.output(*inputs)
         elif op == "call_function":
             known[name] = graph.call_function(_function(spec["target"], inputs, options), inputs, options)
         elif op in ("placeholder", "get_attr", "call_module"):
-            target = _path(spec["target"])
+            target = _name(spec["target"], _NAME if op == "placeholder" else _PATH)
             if op == "call_module":
                 root.get_submodule(target)
             known[name] = graph.create_node(op, target, inputs, options, name)
@@ -161,8 +162,8 @@ def _decode(value: Any, known: Mapping[str, fx.Node], device: torch.device) -> A
     if key == "device":
         return device
     if key == "dict":
-        return {_path(k): _decode(v, known, device) for k, v in inner.items()}
-    if key in _NAMED and isinstance(found := getattr(torch, _path(inner), None), _NAMED[key]):
+        return {_name(k): _decode(v, known, device) for k, v in inner.items()}
+    if key in _NAMED and isinstance(found := getattr(torch, _name(inner), None), _NAMED[key]):
         return found
     raise ValueError(f"unknown argument {value!r}")
 
@@ -173,7 +174,7 @@ def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) 
     if space == "operator" and name in SIZE_OPS:
         return SIZE_OPS[name]
     packet_name, _, overload = name.partition(".")
-    packet = getattr(torch.ops.aten, _path(packet_name), None) if space == "aten" else None
+    packet = getattr(torch.ops.aten, _name(packet_name), None) if space == "aten" else None
     if not isinstance(packet, torch._ops.OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         raise ValueError(f"unknown function '{target}'")
     function = getattr(packet, overload)
@@ -186,9 +187,9 @@ def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) 
     return function
 
 
-def _path(value: Any) -> str:
-    """A path of plain names: what becomes part of generated code has to be one."""
-    if not isinstance(value, str) or not _PATH.fullmatch(value):
+def _name(value: Any, form: re.Pattern[str] = _NAME) -> str:
+    """A plain name, or a path of them: what becomes part of generated code has to be one."""
+    if not isinstance(value, str) or not form.fullmatch(value):
         raise ValueError(f"{value!r} is not a name")
     return value
 

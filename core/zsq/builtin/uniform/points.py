@@ -57,7 +57,7 @@ class ActPoint(_Point):
     in use; when observing ends they become the range. They add up over several spells until ``set_range`` is called.
     """
 
-    kind = "act"
+    kind: Literal["weight", "act"] = "act"
 
     def __init__(self, bits: int, symmetric: bool = False) -> None:
         super().__init__(bits, symmetric, ())
@@ -131,7 +131,7 @@ class WeightPoint(_Point):
     the codes and overwrites the weight with their values, so that a frozen layer computes with the weight as it stands.
     """
 
-    kind = "weight"
+    kind: Literal["weight", "act"] = "weight"
 
     def __init__(self, weight: nn.Parameter, bits: int, symmetric: bool, axis: int | None) -> None:
         super().__init__(bits, symmetric, () if axis is None else (weight.shape[axis],))

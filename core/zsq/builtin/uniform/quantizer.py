@@ -31,9 +31,9 @@ _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
 #: Operations whose result holds only values of their first argument.
 # fmt: off
 _MOVES = frozenset({
-    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-    "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat", "flip", "roll",
-    "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat",
+    "flip", "roll", "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
 })
 # fmt: on
 #: Operations that calculate with grids: operands and results get a point under ``deploy``.
