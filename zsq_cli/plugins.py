@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 
-from zsq.component import Role
+from zsq.component import GROUP, Role
 from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
 from zsq.manager import Found, Manager, Plugin, known_plugins
 from zsq_cli import render
 
-_GROUP = re.compile(r"zsq\.v\d+")
+_GROUPS = re.compile(r"zsq\.v\d+")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -159,7 +159,7 @@ def _builtin(manager: Manager) -> Plugin:
 
 def entry_points() -> list[tuple[metadata.Distribution, metadata.EntryPoint]]:
     """Every entry point of any version of the plugin API, with its distribution; nothing is imported."""
-    return [(d, point) for d in metadata.distributions() for point in d.entry_points if _GROUP.fullmatch(point.group)]
+    return [(d, point) for d in metadata.distributions() for point in d.entry_points if _GROUPS.fullmatch(point.group)]
 
 
 def install_plugin(name: str, *, dry_run: bool = False) -> int:
@@ -274,10 +274,10 @@ def template_values(name: str, role: Role) -> dict[str, str]:
         raise OptionError(f"the name '{name}' is taken by {owner}", "NAME", f"e.g. my-{name}")
     usage = {
         Role.TEACHER: f"zsq run {name}:tiny",
-        Role.TASK: f"zsq plan --task {name}",
+        Role.TASK: f"zsq show {name}",
     }.get(role, f"zsq run --{role.value} {name}")
     return {
-        "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook,
+        "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook, "group": GROUP,
         "Class": "".join(part.capitalize() for part in name.split("-")), "usage": usage,
     }  # fmt: skip
 
@@ -290,7 +290,7 @@ def write_plugin(target: Path, values: dict[str, str]) -> None:
         target / "README.md": "README.md",
         package / "__init__.py": f"{values['role']}/__init__.py",
         package / f"{values['role']}.py": f"{values['role']}/impl.py",
-        target / "tests" / f"test_{values['module']}.py": f"{values['role']}/test.py",
+        target / "tests" / f"test_{values['module']}.py": "test.py",
     }
     texts = {path: Template((_TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8")).substitute(values) for path, source in files.items()}
     for path, text in texts.items():

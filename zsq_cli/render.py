@@ -20,6 +20,7 @@ from zsq import events
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from zsq.compose import Plan
     from zsq.manager import Found, Plugin
     from zsq.options import Options
 
@@ -159,18 +160,22 @@ def provided(plugin: Plugin) -> dict[str, list[str]]:
 # -- plans, reports, checks --------------------------------------------------------------------------------------------
 
 
-def plan_table(plan: Mapping[str, Any]) -> Group:
-    """A plan's components with version, needs and settings, then what runs in each step."""
+def plan_table(plan: Plan) -> Group:
+    """A plan's components with provider, needs and settings, then what runs in each step."""
     rows = []
-    for entry in plan["components"]:
-        weight = f"{entry['weight']:g} x " if entry.get("weight", 1.0) != 1.0 else ""
-        settings = ", ".join(f"{k}={_value(v)}" for k, v in entry.get("settings", {}).items() if k not in ("name", "weight"))
-        rows.append((entry["role"], weight + entry["name"], entry["provider"], ", ".join(entry["needs"]), ", ".join(entry["provides"]), settings))
-    parts: list[Any] = [table(rows, "role", "component", "provider", "needs", "provides", "settings", styles=("dim", "bold", "dim"))]
-    rest = [(key.replace("_", " "), _fragment(value)) for key, value in plan.items() if key != "components" and value not in ({}, [], None)]
-    if rest:
-        parts += ["", table(rest, "", "", styles=("dim", ""))]
-    return Group(*parts)
+    for choice in plan.choices:
+        name = f"{choice.weight:g} x {choice.name}" if choice.weight != 1 else choice.name
+        settings = ", ".join(f"{key}={_value(value)}" for key, value in choice.settings.items())
+        rows.append((choice.role.value, name, choice.provider, ", ".join(sorted(choice.needs)), ", ".join(sorted(choice.provides)), settings))
+    forwards = [f"{key}: {runs['teacher']} teacher, {runs['student']} student" for key, runs in plan.forwards().items()]
+    facts = [
+        ("teacher", (plan.recipe.teacher or {}).get("ref", "")),
+        ("forwards per step", "; ".join(forwards)),
+        ("run", ", ".join(f"{key} {_value(value)}" for key, value in plan.run.to_dict().items() if value is not None)),
+        *(("note", note) for note in plan.notes),
+    ]
+    chain = table(rows, "role", "component", "provider", "needs", "provides", "set", styles=("dim", "bold", "dim"))
+    return Group(chain, "", table(facts, "", "", styles=("dim", "")))
 
 
 def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table:

@@ -82,11 +82,11 @@ def plan_flags(flags: Flags, *, json: bool = False) -> None:
     from zsq.compose import compose
     from zsq_cli import render
 
-    description = compose(flags.to_recipe(), flags.manager()).describe()
+    plan = compose(flags.to_recipe(), flags.manager())
     if json:
-        render.print_json(description)
+        render.print_json(plan.describe())
     else:
-        render.console().print(render.plan_table(description))
+        render.console().print(render.plan_table(plan))
 
 
 def print_options(flags: Flags) -> None:
