@@ -193,7 +193,7 @@ class PlainPoint(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        return ((self.hi - self.lo) / (2**self.bits - 1)).clamp_min(1e-8)
+        return ((self.hi - self.lo) / ((1 << self.bits) - 1)).clamp_min(1e-8)
 
     @property
     def zero_point(self) -> Tensor:
@@ -206,8 +206,8 @@ class PlainPoint(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
             self.set_range(torch.minimum(self.lo, x.detach().amin()), torch.maximum(self.hi, x.detach().amax()))
-        code = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, 2**self.bits - 1)
-        return x + ((code - self.zero_point) * self.scale - x).detach()  # type: ignore[no-any-return]
+        code = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, (1 << self.bits) - 1)
+        return x + ((code - self.zero_point) * self.scale - x).detach()
 
 
 def plain_student(teacher: Teacher, bits: int = 8) -> Student:
