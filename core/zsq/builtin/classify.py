@@ -1,7 +1,8 @@
-"""The task of telling classes apart: what a target is, what the logits are, how far a student is from its teacher."""
+"""The task ``classify``: one of several classes per image."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.builtin.options import ClassifyOptions
+from zsq.errors import ZsqError
 from zsq.types import Context
 
 
 class Classify:
-    """One of ``classes`` classes per image; targets are indices (N,) or distributions (N, classes)."""
+    """Outputs are logits (N, classes); targets are class numbers (N,). ``ctx`` may be None: teachers build their task before there is one."""
 
     name = "classify"
 
@@ -21,20 +23,23 @@ class Classify:
         self.classes = options.classes
 
     def logits(self, output: Any) -> Tensor:
-        """Logits (N, classes) in a network's output: the tensor itself, its ``logits``, or the first of a tuple."""
-        if isinstance(output, dict):
-            output = output["logits"]
-        elif isinstance(output, (tuple, list)):
-            output = output[0]
-        logits: Tensor = getattr(output, "logits", output)
-        return logits
+        """The logits in a network's output: a tensor, or whatever carries one as ``logits``.
+
+        Raises:
+            ZsqError: When there is none.
+        """
+        if not isinstance(output, Tensor):
+            output = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        if not isinstance(output, Tensor):
+            raise ZsqError("the network's output holds no logits", "task classify", "return a tensor, or an object with `logits`")
+        return output
 
     def targets(self, n: int, rng: torch.Generator) -> Tensor:
-        """``n`` labels, uniform over the classes."""
+        """``n`` class numbers (int64), each class equally likely."""
         return torch.randint(self.classes, (n,), generator=rng, device=rng.device)
 
     def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
-        """Kullback-Leibler divergence of the softened student from the softened teacher, mean over images, times T^2."""
-        log_q = F.log_softmax(self.logits(student).float() / temperature, 1)
-        log_p = F.log_softmax(self.logits(teacher).float() / temperature, 1)
-        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+        """T² times the mean over images of KL(teacher ‖ student), both softened by T; float32, zero at equality."""
+        ours = F.log_softmax(self.logits(student).float() / temperature, 1)
+        theirs = F.log_softmax(self.logits(teacher).float() / temperature, 1)
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True) * (temperature**2 / len(ours))

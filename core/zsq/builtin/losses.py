@@ -1,4 +1,4 @@
-"""The built-in losses: pure functions of a view, computed in float32."""
+"""The losses ``kd``, ``ce``, ``soft-ce`` and ``bns``: pure functions of a view, in float32."""
 
 from __future__ import annotations
 
@@ -9,55 +9,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.builtin.options import KdOptions
-from zsq.errors import PlanError
 from zsq.options import Options
 from zsq.types import BnStats, Context, View
 
 
 class Kd:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)); the teacher takes no gradient.
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)); the teacher's logits take no gradient (Hinton et al., 2015).
 
-    ``reduction`` is explicit: ``batchmean`` divides the sum by B, ``mean`` by B x C. The GDFQ line publishes ``mean`` at
-    T = 20, which makes its term 400 / C times the batch mean of the divergence.
+    ``batchmean`` divides the sum by the number of images B. ``mean`` divides by B·C with C classes, the hidden factor 1/C in
+    what the GDFQ line publishes: T = 20 then weighs the divergence by 400/C.
     """
 
     def __init__(self, options: KdOptions, ctx: Context) -> None:
-        self.options = options
+        self.temperature, self.per_class = options.temperature, options.reduction == "mean"
 
     def __call__(self, view: View) -> Tensor:
-        assert view.teacher is not None and view.student is not None
-        t = self.options.temperature
-        log_p = F.log_softmax(view.task.logits(view.teacher.output).detach().float() / t, 1)
-        log_q = F.log_softmax(view.task.logits(view.student.output).float() / t, 1)
-        count = log_p.shape[0] * (log_p[0].numel() if self.options.reduction == "mean" else 1)
-        return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (t * t / count)
+        student, teacher = _student_logits(view), _teacher_logits(view).detach()
+        t = self.temperature
+        total = F.kl_div(F.log_softmax(student / t, 1), F.softmax(teacher / t, 1), reduction="sum")
+        count = student.numel() if self.per_class else student.numel() // student.shape[1]
+        return total * (t * t / count)
 
 
 class Ce:
-    """Cross-entropy of the student with the batch's targets: indices (N,), or distributions (N, C) as they are."""
+    """Cross-entropy of the student's output with class numbers (N,); targets (N, C) are taken as probabilities."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass
 
     def __call__(self, view: View) -> Tensor:
-        return F.cross_entropy(_student(view), _targets(view))
+        return F.cross_entropy(_student_logits(view), _targets(view))
 
 
 class SoftCe:
-    """- sum_c y_c log softmax(student)_c, mean over images (Qimera); indices are taken as one-hot distributions."""
+    """Cross-entropy with soft targets (N, C): mean over images of -Σ_c target · log softmax; class numbers become one-hot."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass
 
     def __call__(self, view: View) -> Tensor:
-        logits, targets = _student(view), _targets(view)
-        if targets.dim() == 1:
+        logits, targets = _student_logits(view), _targets(view)
+        if not targets.is_floating_point():
             targets = F.one_hot(targets, logits.shape[1])
-        return -(targets.to(logits.dtype) * F.log_softmax(logits, 1)).sum(1).mean()
+        return -(targets * F.log_softmax(logits, 1)).sum(1).mean()
 
 
 class Bns:
-    """Distance of the batch's BatchNorm input statistics in the teacher to its running statistics (GDFQ's form)."""
+    """Distance of the batch's statistics to the teacher's BatchNorm statistics; see :class:`BnsDistance`."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         self.distance = BnsDistance()
@@ -68,40 +66,45 @@ class Bns:
 
 
 class BnsDistance:
-    """(1/L) sum over layers of MSE(mean, running mean) + MSE(variance, running variance), each averaged over channels.
+    """(1/L) Σ_l [MSE(mean_l, running_mean_l) + MSE(var_l, running_var_l)], MSE averaged over channels (GDFQ, equation 4).
 
-    Biased variance, every BatchNorm layer with the same weight (GDFQ, L_BNS). The running statistics and the weights are
-    laid out flat once and kept, so that a call is a handful of operations however deep the teacher is.
+    Variances, not standard deviations; every BatchNorm layer weighs the same. All layers are compared in one flat vector,
+    instead of four small operations each. The running half is laid out once and again only when other tensors are given,
+    so an instance belongs to one teacher whose statistics stand still.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[int, ...] = ()
-        self._running = self._weights = torch.empty(0)
-        self._kept: list[Tensor] = []
+        self._running: list[Tensor] = []
+        self._goal = self._weight = torch.empty(0)
 
     def __call__(self, bn: Mapping[str, BnStats]) -> Tensor:
-        stats = list(bn.values())
-        key = tuple(id(s.running_mean) for s in stats)
-        if key != self._key:
-            self._kept = [s.running_mean for s in stats]
-            self._running = torch.cat([s.running_mean for s in stats] + [s.running_var for s in stats]).detach()
-            once = [torch.full_like(s.running_mean, 1 / (s.running_mean.numel() * len(stats))) for s in stats]
-            self._weights, self._key = torch.cat(once + once), key
-        flat = torch.cat([s.mean for s in stats] + [s.var for s in stats])
-        return torch.dot(self._weights, (flat - self._running).square())
+        """The distance (a scalar) for statistics by layer; differentiable in ``mean`` and ``var``."""
+        assert bn, "no BatchNorm statistics were captured"
+        layers = bn.values()
+        running = [s.running_mean for s in layers] + [s.running_var for s in layers]
+        if len(running) != len(self._running) or any(a is not b for a, b in zip(running, self._running, strict=True)):
+            weights = [torch.full_like(r, 1 / (len(layers) * r.numel()), dtype=torch.float32) for r in running]
+            self._goal, self._weight = torch.cat(running).detach().float(), torch.cat(weights)
+            self._running = running
+        off = torch.cat([s.mean for s in layers] + [s.var for s in layers]) - self._goal
+        return (off * off).dot(self._weight)
 
 
 def bns_distance(bn: Mapping[str, BnStats]) -> Tensor:
-    """:class:`BnsDistance` of one trace, without keeping anything."""
+    """:class:`BnsDistance` once, without keeping anything."""
     return BnsDistance()(bn)
 
 
-def _student(view: View) -> Tensor:
+def _student_logits(view: View) -> Tensor:
     assert view.student is not None
     return view.task.logits(view.student.output).float()
 
 
+def _teacher_logits(view: View) -> Tensor:
+    assert view.teacher is not None
+    return view.task.logits(view.teacher.output).float()
+
+
 def _targets(view: View) -> Tensor:
-    if view.batch.targets is None:
-        raise PlanError("the loss needs targets, but the batch has none", "the synthesizer", "choose one that provides targets")
+    assert view.batch.targets is not None
     return view.batch.targets
