@@ -227,7 +227,7 @@ class Manager:
 
     def _missing(self, role: Role, name: str, plain: str, searched: Iterable[Plugin]) -> ComponentError:
         """The most helpful thing to say about a name that was not found."""
-        assert self._builtin.status == "ok", self._builtin.trace
+        assert self._builtin.status != "broken", self._builtin.trace
         registry = known_plugins()
         givers = {key for key, entry in registry.items() if plain in entry.get("provides", {}).get(role.plural, ())}
         for plugin in searched:
