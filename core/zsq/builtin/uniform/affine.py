@@ -45,22 +45,21 @@ class FlatGrid(NamedTuple):
 def asymmetric(lo: Tensor, hi: Tensor, bits: int, with_zero: bool = False) -> Grid:
     """The grid of ``2**bits`` unsigned codes over ``[lo, hi]``: scale = (hi - lo) / (2**bits - 1), zero_point = round(-lo / scale).
 
+    A range so narrow and so far from zero that float32 could not hold its zero point (a channel with one value) gets a wider
+    step, at most 2**-22 of its largest value.
+
     Args:
         lo: Smallest value, any shape, float32.
-        hi: Largest value.
+        hi: Largest value, not below ``lo``.
         bits: 2 to 16.
-        with_zero: Widen the range to contain zero, so that ``zero_point`` is itself a code and zero is exact. A range so
-            far from zero that float32 could not hold its zero point (a channel with one value) is widened in any case.
+        with_zero: Widen the range to contain zero, so that ``zero_point`` is itself a code and zero is exact.
     """
     high = 2**bits - 1
-    far = torch.maximum(lo.abs(), hi.abs()) * high > (hi - lo).clamp_min(NARROWEST) * _FARTHEST
-    zero = torch.zeros_like(lo)
     if with_zero:
-        lo, hi = torch.minimum(lo, zero), torch.maximum(hi, zero)
-    else:
-        lo, hi = torch.where(far, torch.minimum(lo, zero), lo), torch.where(far, torch.maximum(hi, zero), hi)
-    scale = (hi - lo).clamp_min(NARROWEST) / high
-    return Grid(scale, torch.round(-lo * scale.reciprocal()) + 0.0, 0, high)  # + 0.0: no negative zero in files
+        lo, hi = lo.clamp_max(0), hi.clamp_min(0)
+    farthest = torch.maximum(hi, -lo).mul_(high / _FARTHEST)
+    scale = torch.maximum(hi - lo, farthest).clamp_min_(NARROWEST).div_(high)
+    return Grid(scale, 0.0 - (lo * scale.reciprocal()).round_(), 0, high)  # a difference: no negative zeros in files
 
 
 def symmetric(lo: Tensor, hi: Tensor, bits: int, signed: bool = True) -> Grid:
