@@ -15,7 +15,7 @@ from zsq.types import Context
 
 
 class Classify:
-    """Outputs are logits (N, classes); targets are class numbers (N,). ``ctx`` may be None: teachers build their task before there is one."""
+    """Outputs are logits (N, classes); targets are class numbers (N,). Teachers build their task before there is a context."""
 
     name = "classify"
 
@@ -23,13 +23,16 @@ class Classify:
         self.classes = options.classes
 
     def logits(self, output: Any) -> Tensor:
-        """The logits in a network's output: a tensor, or whatever carries one as ``logits``.
+        """The logits in a network's output: a tensor, what carries one as ``logits``, or the first of a tuple.
 
         Raises:
             ZsqError: When there is none.
         """
-        if not isinstance(output, Tensor):
-            output = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+        if isinstance(output, Mapping):
+            output = output.get("logits")
+        elif not isinstance(output, Tensor):
+            first = output[0] if isinstance(output, (tuple, list)) and output else None
+            output = getattr(output, "logits", first)
         if not isinstance(output, Tensor):
             raise ZsqError("the network's output holds no logits", "task classify", "return a tensor, or an object with `logits`")
         return output

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.builtin.options import KdOptions
+from zsq.errors import PlanError
 from zsq.options import Options
 from zsq.types import BnStats, Context, View
 
@@ -106,5 +107,6 @@ def _teacher_logits(view: View) -> Tensor:
 
 
 def _targets(view: View) -> Tensor:
-    assert view.batch.targets is not None
+    if view.batch.targets is None:
+        raise PlanError("the loss needs targets, but the batch has none", "synthesizer", "choose one that provides targets")
     return view.batch.targets

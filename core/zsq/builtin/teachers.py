@@ -1,24 +1,30 @@
-"""Teacher source ``py``: a local factory that the user names, with its weights, and its input spec from a sidecar or options."""
+"""Teacher source ``py``: a local factory that the user names; :func:`teacher_from` makes a teacher of any network."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zsq.builtin.classify import Classify
 from zsq.builtin.options import ClassifyOptions, PyOptions
 from zsq.builtin.weights import fingerprint, load_into, read_weights
 from zsq.errors import FileError, ZsqError, nearest
 from zsq.types import Context, InputSpec, Teacher
+
+_SIDECAR = 'it reads {"input": {"shape": [3, 32, 32], "mean": [.5, .5, .5], "std": [.2, .2, .2]}, "classes": 10}'
+_SET = "put a sidecar STEM.json beside the weights, or give --set teacher.shape=3,32,32, teacher.mean=… and teacher.std=…"
 
 
 class Py:
@@ -34,110 +40,246 @@ class Py:
             ZsqError: When the factory cannot be found or fails, or no input spec is to be had.
             FileError: When weights or sidecar are missing, damaged or do not fit.
         """
-        o = self.options
-        factory = find_factory(ref)
+        o, where = self.options, f"teacher py:{ref}"
         weights = Path(o.weights) if o.weights else None
+        tensors = read_weights(weights, self.ctx.trust_code) if weights else {}
         sidecar = read_sidecar(weights.with_suffix(".json")) if weights else {}
         classes = o.classes or sidecar.get("classes")
-        module = build(factory, f"py:{ref}", classes)
+        module = build(ref, where, classes)
         if weights:
-            load_into(module, read_weights(weights, self.ctx.trust_code), str(weights))
+            load_into(module, tensors, str(weights))
         spec = {key: getattr(o, key) or sidecar.get("input", {}).get(key) for key in ("shape", "mean", "std")}
-        return teacher_from(module, f"py:{ref}", spec, classes, where=str(weights.with_suffix(".json")) if weights else "teacher")
+        return teacher_from(module, f"py:{ref}", spec, classes, where=where)
 
 
-def teacher_from(module: nn.Module, ref: str, spec: dict[str, Any], classes: int | None, where: str = "teacher", **fields: Any) -> Teacher:
-    """A frozen teacher around a network: input spec checked, class count checked against one forward.
+def teacher_from(
+    module: nn.Module, ref: str, spec: Mapping[str, Any], classes: int | None, where: str = "teacher", **fields: Any
+) -> Teacher:
+    """A frozen teacher around a classifier: in eval mode and channels_last, its claims checked by one forward on random inputs.
 
     Args:
         module: The network with its weights.
         ref: Its reference.
         spec: ``shape``, ``mean`` and ``std``.
-        classes: As claimed, or None to take the network's word.
+        classes: As claimed, or None to go by the output.
         where: Where the spec came from, for messages.
-        fields: Further fields of :class:`zsq.types.Teacher`.
+        fields: Further fields of :class:`zsq.types.Teacher`; they win over what is found here.
+
+    Raises:
+        FileError: When the spec is incomplete, the network does not run on it, or has another number of classes.
     """
-    if missing := [key for key in ("shape", "mean", "std") if not spec.get(key)]:
-        raise ZsqError(f"the teacher's input {' and '.join(missing)} is not known", where,
-                       'put {"input": {"shape", "mean", "std"}, "classes"} in STEM.json beside the weights, or give --set teacher.shape=3,32,32 …')  # fmt: skip
-    inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
-    if {len(inputs.mean), len(inputs.std)} != {inputs.shape[0]}:
-        raise ZsqError(f"mean and std have {len(inputs.mean)} and {len(inputs.std)} values for {inputs.shape[0]} channels", where,
-                       "give one value per channel")  # fmt: skip
-    module = module.eval().requires_grad_(False)
-    task = Classify(ClassifyOptions(classes=classes or 2))
+    inputs = _input_spec(spec, where)
+    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = Classify(ClassifyOptions())
     noise = torch.randn((2, *inputs.shape), generator=torch.Generator().manual_seed(0))
+    stages, blocks = _stages(module)
+    shape = "x".join(map(str, inputs.shape))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _noting_calls(module, {*stages, *blocks}) as called:
             logits = task.logits(module(noise))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ZsqError(f"the teacher fails on an input of shape {inputs.shape}: {str(error).strip().splitlines()[0][:120]}", where,
-                       "check the input shape") from error  # fmt: skip
-    if logits.dim() != 2 or (classes is not None and logits.shape[1] != classes):
-        raise FileError(f"the teacher gives an output of shape {tuple(logits.shape[1:])}, but {classes} classes were said", where,
-                        "set classes to what the network tells apart")  # fmt: skip
-    task = Classify(ClassifyOptions(classes=logits.shape[1]))
-    stages = tuple(name for name, child in module.named_children() if isinstance(child, nn.Sequential))
-    found = {"head": head_of(module), "taps": stages, "blocks": stages, "fingerprint": fingerprint(module)}
-    return Teacher(module, inputs, task, ref=ref, **{**found, **fields})
-
-
-def head_of(module: nn.Module) -> str:
-    """Path of the last linear layer or 1x1 convolution, or an empty string."""
-    heads = [path for path, m in module.named_modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))]
-    return heads[-1] if heads else ""
+    except ZsqError:
+        raise
+    except Exception as error:  # whatever a network of the user's raises
+        raise FileError(
+            f"the network does not run on {shape} inputs: {_line(error)}", where, "is it the input shape it was trained with?"
+        ) from error
+    if logits.dim() != 2 or len(logits) != 2 or not torch.isfinite(logits).all():
+        what = f"outputs {tuple(logits.shape)} for 2 images" if logits.dim() != 2 or len(logits) != 2 else "values that are not finite"
+        raise FileError(f"the network gives {what}, but should give logits (2, classes)", where, "name a classifier")
+    if classes is not None and logits.shape[1] != classes:
+        hint = "correct `classes` in the sidecar or --set teacher.classes, or build the network with as many"
+        raise FileError(f"the network tells {logits.shape[1]} classes apart, but {classes} were announced", where, hint)
+    found = {
+        "head": _head(module, logits.shape[1]),
+        "taps": tuple(path for path in stages if path in called),
+        "blocks": tuple(path for path in blocks if path in called),
+        "fingerprint": fingerprint(module),
+    }
+    return Teacher(module, inputs, Classify(ClassifyOptions(classes=logits.shape[1])), ref=ref, **{**found, **fields})
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file beside the weights; empty where there is none."""
+    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file beside the weights; empty where there is none.
+
+    Raises:
+        FileError: When it is not JSON, or a field is not what it should be; fields may be missing.
+    """
     if not path.is_file():
         return {}
     try:
-        sidecar = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"the sidecar is not JSON: {error}", str(path), "mend it, or give the values with --set teacher.…") from None
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"the sidecar is not JSON: {_line(error)}", str(path), _SIDECAR) from None
     spec = sidecar.get("input", {}) if isinstance(sidecar, dict) else None
-    lists = spec.values() if isinstance(spec, dict) else [None]
-    if not all(isinstance(v, list) and all(isinstance(x, (int, float)) for x in v) for v in lists):
-        raise FileError("the sidecar has no usable 'input'", str(path), 'it reads {"input": {"shape": [3, 32, 32], "mean": […], "std": […]}, "classes": 10}')
-    return dict(sidecar)
+    if not isinstance(spec, dict):
+        raise FileError("the sidecar is not an object with an object 'input'", str(path), _SIDECAR)
+    for name in ("shape", "mean", "std"):
+        value = spec.get(name, [])
+        if not (isinstance(value, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)):
+            raise FileError(f"'{name}' in the sidecar is not a list of numbers", str(path), _SIDECAR)
+    classes = sidecar.get("classes")
+    if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
+        raise FileError(f"'classes' in the sidecar is {classes!r}, not a number of classes", str(path), _SIDECAR)
+    return sidecar
 
 
-def find_factory(ref: str) -> Callable[..., nn.Module]:
-    """The callable that ``module:callable`` or ``file.py:callable`` names."""
-    place, colon, name = ref.rpartition(":")
-    if not colon or not place or not name:
-        raise ZsqError(f"'py:{ref}' names no callable", "teacher", "write py:package.module:callable or py:path/to/file.py:callable")
-    try:
-        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except ZsqError:
-        raise
-    except Exception as error:
-        raise ZsqError(f"'{place}' cannot be imported: {type(error).__name__}: {error}", "teacher", "is it installed, and is the path right?") from error
-    if not callable(factory := getattr(module, name, None)):
-        raise ZsqError(f"'{place}' has no callable '{name}'", "teacher", nearest(name, [n for n in dir(module) if not n.startswith("_")]))
-    return factory  # type: ignore[no-any-return]
+def build(ref: str, where: str, classes: int | None) -> nn.Module:
+    """The network that ``module:callable`` or ``file.py:callable`` makes, from the same random numbers each time.
 
+    The callable gets no arguments, but ``classes`` (or ``num_classes``) where it takes one and the number is known.
 
-def build(factory: Callable[..., nn.Module], ref: str, classes: int | None) -> nn.Module:
-    """Call the factory, with ``classes`` (or ``num_classes``) where it takes one and the number is known."""
-    parameters = inspect.signature(factory).parameters
-    given = {name: classes for name in ("classes", "num_classes") if name in parameters and classes is not None}
-    try:
-        module = factory(**given)
-    except Exception as error:
-        raise ZsqError(f"the factory fails: {type(error).__name__}: {error}", ref, "it is called without arguments (or with classes)") from error
+    Raises:
+        ZsqError: When the callable is not there, fails, or gives something else.
+    """
+    place, _, name = ref.rpartition(":")
+    if not place or not name:
+        raise ZsqError("the reference names no callable", where, "write py:package.module:callable or py:path/to/file.py:callable")
+    with torch.random.fork_rng(devices=[]), _importing_from(Path(place).parent if place.endswith(".py") else Path()):
+        torch.manual_seed(0)
+        factory = _find(place, name, where)
+        if isinstance(factory, nn.Module):
+            return copy.deepcopy(factory)
+        try:
+            module = factory(**_accepted(factory, classes))
+        except (Exception, SystemExit) as error:
+            raise ZsqError(
+                f"'{name}' failed: {type(error).__name__}: {_line(error)}", where, "it must work without arguments; --debug shows it all"
+            ) from error
     if not isinstance(module, nn.Module):
-        raise ZsqError(f"the factory gives a {type(module).__name__}, not a torch module", ref, "name a callable that returns the network")
+        raise ZsqError(f"'{name}' gives a {type(module).__name__}, not a network", where, "name a callable that returns a torch.nn.Module")
     return module
 
 
-def _import_file(path: Path) -> Any:
+def _find(place: str, name: str, where: str) -> Callable[..., Any]:
+    """The attribute ``name`` of a module or file."""
+    try:
+        module = _import_file(Path(place), where) if place.endswith(".py") else importlib.import_module(place)
+    except ZsqError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{place}.".startswith(f"{error.name}."):
+            raise ZsqError(
+                f"there is no module '{error.name}'", where, "install it, or name its file: py:path/to/file.py:callable"
+            ) from None
+        raise ZsqError(f"importing '{place}' failed: {type(error).__name__}: {_line(error)}", where, "--debug shows it all") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        what = f"'{place}' has no callable '{name}'" if factory is None else f"'{name}' in '{place}' is not callable"
+        raise ZsqError(what, where, nearest(name, known) or f"it has: {', '.join(known[:8]) or 'none'}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path, where: str) -> Any:
     if not path.is_file():
-        raise FileError("the file of the factory does not exist", str(path), "check the path")
+        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise FileError(f"there is no file '{path}'", where, nearest(path.name, names) or "paths are relative to the current directory")
     spec = importlib.util.spec_from_file_location(f"zsq_local_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Inside, modules in ``folder`` are found, as they are by a script that lies there."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _accepted(factory: Callable[..., Any], classes: int | None) -> dict[str, int]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: classes for name in ("classes", "num_classes") if name in parameters and classes is not None}
+
+
+def _input_spec(spec: Mapping[str, Any], where: str) -> InputSpec:
+    shape, mean, std = (tuple(spec.get(key) or ()) for key in ("shape", "mean", "std"))
+    if missing := [key for key, value in (("shape", shape), ("mean", mean), ("std", std)) if not value]:
+        raise FileError(f"the teacher's input spec is incomplete: no {', no '.join(missing)}", where, _SET)
+    if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise FileError(f"the input shape is {shape}, not (channels, height, width)", where, _SET)
+    if len(mean) != shape[0] or len(std) != shape[0]:
+        raise FileError(
+            f"{len(mean)} means and {len(std)} standard deviations for {shape[0]} channels", where, "give one of each per channel"
+        )
+    if not all(math.isfinite(v) for v in (*mean, *std)) or min(std) <= 0:
+        raise FileError(f"mean {mean} or std {std} is not finite, or std is not positive", where, "give them for pixels in [0, 1]")
+    return InputSpec(shape, tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Paths of the stages, and of the blocks in them: children with children and parameters, without the one that holds the head."""
+
+    def compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+        return {
+            f"{prefix}{n}": c for n, c in owner.named_children() if any(True for _ in c.children()) and any(True for _ in c.parameters())
+        }
+
+    stages = compound(module)
+    if (
+        len(stages) > 1
+        and isinstance(stages[last := next(reversed(stages))], nn.Sequential)
+        and any(isinstance(m, nn.Linear) for m in stages[last])
+    ):
+        del stages[last]  # a classifier of several layers
+    while len(stages) == 1:
+        ((path, only),) = stages.items()
+        inner = compound(only, f"{path}.") if isinstance(only, (nn.Sequential, nn.ModuleList)) else {}
+        if not inner:
+            break
+        stages = inner
+    blocks = [block for path, stage in stages.items() for block in (compound(stage, f"{path}.") if _holds(stage) else {}) or {path: stage}]
+    return list(stages), blocks
+
+
+def _holds(stage: nn.Module) -> bool:
+    return isinstance(stage, (nn.Sequential, nn.ModuleList))
+
+
+def _head(module: nn.Module, classes: int) -> str:
+    """Path of the last linear layer or 1x1 convolution with one output per class, or an empty string."""
+    heads = [
+        path
+        for path, m in module.named_modules()
+        if (isinstance(m, nn.Linear) and m.out_features == classes)
+        or (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.out_channels == classes)
+    ]
+    return heads[-1] if heads else ""
+
+
+@contextmanager
+def _noting_calls(module: nn.Module, paths: set[str]) -> Iterator[set[str]]:
+    """Gives the set of those ``paths`` whose modules were called and gave a tensor: only they can be tapped."""
+    called: set[str] = set()
+
+    def hook(path: str) -> Any:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                called.add(path)
+
+        return note
+
+    handles = [module.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:160]

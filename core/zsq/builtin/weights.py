@@ -24,7 +24,7 @@ _SAVE = "save what `state_dict()` gives"
 _NEW_PICKLES = (b"\x80\x04", b"\x80\x05")
 
 
-def read_weights(path: Path | str, *, trust_code: bool = False) -> dict[str, Tensor]:
+def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
     Args:
