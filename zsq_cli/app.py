@@ -52,26 +52,39 @@ class RoleName(StrEnum):
     export = "export"
 
 
+#: Exit code of a program that was interrupted from the keyboard: 128 + SIGINT.
+_INTERRUPTED = 130
+
 # Flags that several commands share. Everything that is not a flag is `--set` or the recipe.
-TeacherArg = Annotated[str | None, typer.Argument(help="Teacher as SOURCE:REFERENCE, e.g. py:net.py:build; none means the embedded one.", metavar="TEACHER")]
+TeacherArg = Annotated[
+    str | None, typer.Argument(help="Teacher as SOURCE:REFERENCE, e.g. py:net.py:build; none means the embedded one.", metavar="TEACHER")
+]
 SynthFlag = Annotated[str | None, typer.Option("--synth", help="Synthesizer that makes the images.", metavar="NAME")]
 QuantFlag = Annotated[str | None, typer.Option("--quant", help="Quantizer, e.g. uniform4.", metavar="NAME")]
 CalibFlag = Annotated[list[str] | None, typer.Option("--calib", help="Calibrator; repeat to chain several, in this order.", metavar="NAME")]
-LossFlag = Annotated[list[str] | None, typer.Option("--loss", help="Loss, with a weight if need be: 0.5*ce. Repeat to sum.", metavar="[WEIGHT*]NAME")]
+LossFlag = Annotated[
+    list[str] | None, typer.Option("--loss", help="Loss, with a weight if need be: 0.5*ce. Repeat to sum.", metavar="[WEIGHT*]NAME")
+]
 TuneFlag = Annotated[str | None, typer.Option("--tune", help="Tuner; 'none' stops after calibration.", metavar="NAME")]
 SetFlag = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any option: synth.superpose=0.4, calib.aac.images=128, run.batch_size=16. Repeat.", metavar="KEY=VALUE"),
 ]
-EvalFlag = Annotated[list[str] | None, typer.Option("--eval", help="Evaluator, with its reference: npz:PATH, folder:PATH. Repeat.", metavar="NAME[:REF]")]
+EvalFlag = Annotated[
+    list[str] | None, typer.Option("--eval", help="Evaluator, with its reference: npz:PATH, folder:PATH. Repeat.", metavar="NAME[:REF]")
+]
 ExportFlag = Annotated[list[str] | None, typer.Option("--export", help="Exporter of the finished student. Repeat.", metavar="NAME")]
-WeightsFlag = Annotated[Path | None, typer.Option("--weights", help="Checkpoint of the teacher; short for --set teacher.weights=FILE.", metavar="FILE")]
+WeightsFlag = Annotated[
+    Path | None, typer.Option("--weights", help="Checkpoint of the teacher; short for --set teacher.weights=FILE.", metavar="FILE")
+]
 RecipeFlag = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; flags and --set go before it.", metavar="FILE")]
 BudgetFlag = Annotated[str | None, typer.Option("--budget", help="Time for the whole run: 300, 5m, 1h30m.", metavar="TIME")]
 SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of every random number.", metavar="INTEGER")]
 PrecisionFlag = Annotated[Precision | None, typer.Option("--precision", help="Arithmetic of training.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-PluginFileFlag = Annotated[list[Path] | None, typer.Option("--plugin-file", help="Python file to load as a plugin. Repeat.", metavar="FILE")]
+PluginFileFlag = Annotated[
+    list[Path] | None, typer.Option("--plugin-file", help="Python file to load as a plugin. Repeat.", metavar="FILE")
+]
 NoPluginsFlag = Annotated[bool, typer.Option("--no-plugins", help="Built-in components only.")]
 TrustFlag = Annotated[bool, typer.Option("--trust-code", help="Allow checkpoints that carry code. It runs on this machine.")]
 RoleFlag = Annotated[RoleName | None, typer.Option("--role", help="Components of this role only.")]
@@ -119,11 +132,30 @@ def run(
     trust_code: TrustFlag = False,
     help: HelpFlag = False,
 ) -> None:
-    """Quantize a teacher: synthesize, quantize, calibrate, tune, evaluate, export."""
+    """Quantize a teacher and save the run.
+
+    Synthesize images, quantize, calibrate, tune, evaluate, export.
+    """
     from zsq_cli.run import Flags, print_options, run_flags
 
-    flags = Flags(teacher=teacher, synth=synth, quant=quant, calib=calib, loss=loss, tune=tune, set=settings, eval=evaluate, export=export,
-                  weights=weights, recipe=recipe, budget=budget, seed=seed, precision=precision, plugin_files=plugin_file, no_plugins=no_plugins)  # fmt: skip
+    flags = Flags(
+        teacher=teacher,
+        synth=synth,
+        quant=quant,
+        calib=calib,
+        loss=loss,
+        tune=tune,
+        set=settings,
+        eval=evaluate,
+        export=export,
+        weights=weights,
+        recipe=recipe,
+        budget=budget,
+        seed=seed,
+        precision=precision,
+        plugin_files=plugin_file,
+        no_plugins=no_plugins,
+    )
     if help:
         typer.echo(ctx.get_help())
         print_options(flags)
@@ -153,11 +185,30 @@ def plan(
     no_plugins: NoPluginsFlag = False,
     help: HelpFlag = False,
 ) -> None:
-    """Show what a run would do, without doing it; fails when the chain is impossible."""
+    """Show what a run would do.
+
+    Imports no method, trains nothing; exit code 2 when the chain is impossible.
+    """
     from zsq_cli.run import Flags, plan_flags, print_options
 
-    flags = Flags(teacher=teacher, synth=synth, quant=quant, calib=calib, loss=loss, tune=tune, set=settings, eval=evaluate, export=export,
-                  weights=weights, recipe=recipe, budget=budget, seed=seed, precision=precision, plugin_files=plugin_file, no_plugins=no_plugins)  # fmt: skip
+    flags = Flags(
+        teacher=teacher,
+        synth=synth,
+        quant=quant,
+        calib=calib,
+        loss=loss,
+        tune=tune,
+        set=settings,
+        eval=evaluate,
+        export=export,
+        weights=weights,
+        recipe=recipe,
+        budget=budget,
+        seed=seed,
+        precision=precision,
+        plugin_files=plugin_file,
+        no_plugins=no_plugins,
+    )
     if help:
         typer.echo(ctx.get_help())
         print_options(flags)
@@ -173,7 +224,10 @@ def show(
     plugin_file: PluginFileFlag = None,
     no_plugins: NoPluginsFlag = False,
 ) -> None:
-    """Show a component: options with type, default and bounds, presets, needs, paper, provider."""
+    """Show a component and its options.
+
+    Type, default, bounds and help of every option; presets, needs, paper, provider.
+    """
     from zsq_cli.plugins import show_component
 
     show_component(name, role, json=json, files=plugin_file or (), third_party=not no_plugins)
@@ -183,22 +237,25 @@ def show(
 def eval(
     run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
     evaluate: EvalFlag = None,
-    settings: SetFlag = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
     no_plugins: NoPluginsFlag = False,
 ) -> None:
-    """Evaluate a saved student again, beside its teacher's own figures."""
+    """Evaluate a saved student.
+
+    Beside its teacher's own figures, as the run measured them.
+    """
     from zsq_cli.run import evaluate_run
 
-    evaluate_run(run, evaluate or [], settings or [], json=json, files=plugin_file or (), third_party=not no_plugins)
+    evaluate_run(run, evaluate or [], json=json, files=plugin_file or (), third_party=not no_plugins)
 
 
 @plugins_app.command("list")
-def list_(
-    role: RoleFlag = None, json: JsonFlag = False, plugin_file: PluginFileFlag = None, no_plugins: NoPluginsFlag = False
-) -> None:
-    """List plugins and what each provides; broken ones with the reason."""
+def list_(role: RoleFlag = None, json: JsonFlag = False, plugin_file: PluginFileFlag = None, no_plugins: NoPluginsFlag = False) -> None:
+    """List plugins: what each provides.
+
+    Broken and blocked ones with the reason.
+    """
     from zsq_cli.plugins import list_plugins
 
     list_plugins(role, json=json, files=plugin_file or (), third_party=not no_plugins)
@@ -206,9 +263,10 @@ def list_(
 
 @plugins_app.command()
 def install(
-    name: Annotated[str, typer.Argument(help="Plugin or component from the registry, or a plugin's folder.", metavar="NAME")], dry_run: DryRunFlag = False
+    name: Annotated[str, typer.Argument(help="Plugin or component from the registry, or a plugin's folder.", metavar="NAME")],
+    dry_run: DryRunFlag = False,
 ) -> None:
-    """Install a known plugin into this environment."""
+    """Install a known plugin."""
     from zsq_cli.plugins import install_plugin
 
     _exit(install_plugin(name, dry_run=dry_run))
@@ -218,7 +276,10 @@ def install(
 def uninstall(
     name: Annotated[str, typer.Argument(help="Plugin, or its distribution.", metavar="NAME")], dry_run: DryRunFlag = False
 ) -> None:
-    """Uninstall a plugin, also when it is broken: its code is not loaded."""
+    """Uninstall a plugin, broken or not.
+
+    Its code is not loaded.
+    """
     from zsq_cli.plugins import uninstall_plugin
 
     _exit(uninstall_plugin(name, dry_run=dry_run))
@@ -242,7 +303,10 @@ def check(
     all_: Annotated[bool, typer.Option("--all", help="Everything that is installed.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Run the conformance kit; exit code 1 when a check fails."""
+    """Run the conformance kit.
+
+    Exit code 1 when a check fails.
+    """
     from zsq_cli.check import check_plugins
 
     _exit(check_plugins(names or [], everything=all_, json=json))
@@ -250,9 +314,14 @@ def check(
 
 @plugins_app.command()
 def why(
-    name: Annotated[str, typer.Argument(help="Plugin or component.", metavar="NAME")], json: JsonFlag = False, plugin_file: PluginFileFlag = None
+    name: Annotated[str, typer.Argument(help="Plugin or component.", metavar="NAME")],
+    json: JsonFlag = False,
+    plugin_file: PluginFileFlag = None,
 ) -> None:
-    """Say who provides a name, how it was found, and why it does not work."""
+    """Say who provides a name.
+
+    How it was found, from which file, and why it does not work.
+    """
     from zsq_cli.plugins import explain
 
     explain(name, json=json, files=plugin_file or ())
@@ -273,9 +342,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app([word for word in words if word != "--debug"], prog_name="zsq", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        if code != _INTERRUPTED:
+            return code if isinstance(code, int) else 0
+        return _fail("interrupted", code=_INTERRUPTED)  # typer turns the interrupt into this code, without a word
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", code=130)
+        return _fail("interrupted", code=_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; the interpreter would complain of it once more at exit
         return 1
@@ -284,10 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors of usage; its classes are private
             return _usage(error)
-        return _fail(
-            f"unexpected {type(error).__name__}: {error}", _place(error), "this is a fault of zsq or of a plugin: --debug shows the traceback",
-            debug=debug, code=1,
-        )  # fmt: skip
+        what = f"unexpected {type(error).__name__}: {error}"
+        return _fail(what, _place(error), "a fault of zsq or of a plugin; --debug shows the traceback", debug=debug, code=1)
 
 
 def _usage(error: Any) -> int:

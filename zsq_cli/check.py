@@ -71,7 +71,7 @@ def _check_folder(folder: Path) -> Iterator[Row]:
     """The folder's own tests, in a process of their own."""
     tests = folder / "tests" if (folder / "tests").is_dir() else folder
     if not any(tests.rglob("test_*.py")):
-        raise FileError(f"'{folder}' holds no tests", "", "a plugin has tests/test_NAME.py with `test_NAME = conformance(\"NAME\")`")
+        raise FileError(f"'{folder}' holds no tests", "", 'a plugin has tests/test_NAME.py with `test_NAME = conformance("NAME")`')
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         flags = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--junitxml={report}"]

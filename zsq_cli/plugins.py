@@ -65,7 +65,9 @@ def find(manager: Manager, name: str, role: str | None = None) -> Found:
     components = manager.components()
     roles = sorted({found.role for found in components if plain in found.component.names})
     if len(roles) > 1:
-        raise ComponentError(f"'{name}' is the name of several components", "", f"say which: {' or '.join(f'{r.value}/{name}' for r in roles)}")
+        raise ComponentError(
+            f"'{name}' is the name of several components", "", f"say which: {' or '.join(f'{r.value}/{name}' for r in roles)}"
+        )
     if roles:
         return manager.get(roles[0], name)
     if state := _absent(manager, plain):
@@ -99,7 +101,11 @@ def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> Non
         rows.append(
             {
                 **render.plugin_dict(plugin),
-                "found": "with zsq itself" if plugin.name == "builtin" else f"entry point of {plugin.distribution}" if plugin.version else "--plugin-file",
+                "found": "with zsq itself"
+                if plugin.name == "builtin"
+                else f"entry point of {plugin.distribution}"
+                if plugin.version
+                else "--plugin-file",
                 "file": _entry_file(plugin),
                 "matches": [f"{found.role.value} {plain} -> {found.component.target}" for found in named],
                 "rivals": _rivals(plugin, named, everyone),
@@ -109,13 +115,18 @@ def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> Non
     if not rows:
         state = _absent(manager, plain)
         names = [p.name for p in everyone] + [n for p in everyone for f in p.components for n in f.component.names]
-        raise ComponentError(*(state or (f"nobody provides '{name}'", "", nearest(plain, names) or "`zsq plugins list` shows what there is")))
+        raise ComponentError(
+            *(state or (f"nobody provides '{name}'", "", nearest(plain, names) or "`zsq plugins list` shows what there is"))
+        )
     if json:
         render.print_json(rows)
         return
     out = render.console()
     for row in rows:
-        facts = [(key, ", ".join(row[key]) if isinstance(row[key], list) else row[key]) for key in ("found", "file", "status", "reason", "matches", "rivals")]
+        facts = [
+            (key, ", ".join(row[key]) if isinstance(row[key], list) else row[key])
+            for key in ("found", "file", "status", "reason", "matches", "rivals")
+        ]
         out.print(f"{row['name']}  {row['distribution']} {row['version']}", style="bold")
         out.print(render.indented(render.table([fact for fact in facts if fact[1]], "", "", styles=("dim", ""))))
         if row["trace"]:
@@ -292,8 +303,9 @@ def write_plugin(target: Path, values: dict[str, str]) -> None:
         package / f"{values['role']}.py": f"{values['role']}/impl.py",
         target / "tests" / f"test_{values['module']}.py": "test.py",
     }
-    texts = {path: Template((_TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8")).substitute(values) for path, source in files.items()}
+    texts = {
+        path: Template((_TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8")).substitute(values) for path, source in files.items()
+    }
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-

@@ -46,7 +46,9 @@ def print_json(value: Any) -> None:
 
 def table(rows: Iterable[Sequence[Any]], *headers: str, title: str = "", styles: Sequence[str] = ()) -> Table:
     """A table without lines; the first column is bold, empty cells stay empty."""
-    result = Table(*headers, title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(headers))
+    result = Table(
+        *headers, title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(headers)
+    )
     for index, column in enumerate(result.columns):
         column.style = styles[index] if index < len(styles) else ("bold" if index == 0 else "")
         column.overflow = "fold"
@@ -111,7 +113,14 @@ def component_dict(found: Found) -> dict[str, Any]:
         "suggests": dict(component.suggests),
         "target": component.target,
         "options": [
-            {"name": r.name, "type": r.type, "default": r.default, "value": found.values.get(r.name, r.default), "bounds": r.bounds, "help": r.help}
+            {
+                "name": r.name,
+                "type": r.type,
+                "default": r.default,
+                "value": found.values.get(r.name, r.default),
+                "bounds": r.bounds,
+                "help": r.help,
+            }
             for r in component.options.describe()
         ],
     }
@@ -166,7 +175,9 @@ def plan_table(plan: Plan) -> Group:
     for choice in plan.choices:
         name = f"{choice.weight:g} x {choice.name}" if choice.weight != 1 else choice.name
         settings = ", ".join(f"{key}={_value(value)}" for key, value in choice.settings.items())
-        rows.append((choice.role.value, name, choice.provider, ", ".join(sorted(choice.needs)), ", ".join(sorted(choice.provides)), settings))
+        rows.append(
+            (choice.role.value, name, choice.provider, ", ".join(sorted(choice.needs)), ", ".join(sorted(choice.provides)), settings)
+        )
     forwards = [f"{key}: {runs['teacher']} teacher, {runs['student']} student" for key, runs in plan.forwards().items()]
     facts = [
         ("teacher", (plan.recipe.teacher or {}).get("ref", "")),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json as json_
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zsq.component import Role
-from zsq.errors import FileError
+from zsq.errors import FileError, ZsqError
 from zsq.manager import Found, Manager
 from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
 
 if TYPE_CHECKING:
+    from zsq import types
     from zsq.compose import Plan
+    from zsq.types import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +105,71 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"{plan.synth.name}-{plan.quant.name}-{plan.run.seed}".replace("/", "-")
 
 
-def evaluate_run(folder: Path, evaluators: Sequence[str], settings: Sequence[str], *, json: bool = False, files: Sequence[Path] = (),
-                 third_party: bool = True) -> None:  # fmt: skip
-    """``zsq eval``: the saved student under evaluators that need no teacher, beside the teacher's own figures in its report."""
-    report = read_report(folder)
-    raise NotImplementedError
+def evaluate_run(
+    folder: Path, evaluators: Sequence[str], *, json: bool = False, files: Sequence[Path] = (), third_party: bool = True
+) -> None:
+    """``zsq eval``: the saved student on real images, beside the teacher's own figures in its report.
+
+    Without ``evaluators`` those of the run, else those that its teacher brings.
+    """
+    from zsq.compose import Choice, choose_evaluator
+    from zsq_cli import render
+
+    report, manager = read_report(folder), Manager.discover(third_party=third_party, files=files)
+    choices: list[Choice] = [choose_evaluator(text, manager) for text in evaluators]
+    from zsq.run.saved import load
+
+    module = load(folder)
+    ctx = saved_context(folder, module, report)
+    for text in () if choices else default_evaluators(report, manager, ctx):
+        choices.append(choose_evaluator(text, manager))
+    metrics: dict[str, float] = {}
+    for choice in choices:
+        evaluator = choice.component.implementation()(choice.options, ctx)
+        if getattr(evaluator, "compares", False):
+            raise ZsqError(
+                f"'{choice.name}' compares with the teacher, which a run folder does not hold", "--eval", "use e.g. --eval npz:PATH"
+            )
+        metrics |= evaluator.evaluate(module, ctx)
+    same = not evaluators or report["student"]["metrics"].keys() >= metrics.keys() - {"images"}
+    own = report["teacher"]["metrics"] if same else {}
+    if json:
+        render.print_json({"student": {"metrics": metrics}, "teacher": {"ref": report["teacher"]["ref"], "metrics": own}})
+    else:
+        render.console().print(render.metrics_table(metrics, own))
+
+
+def saved_context(folder: Path, module: Any, report: Mapping[str, Any]) -> Context:
+    """What an evaluator of a saved student gets: its input spec and number of classes; in the teacher's place stands the student."""
+    import torch
+
+    from zsq.builtin.classify import Classify
+    from zsq.builtin.options import ClassifyOptions
+    from zsq.run.precision import Precision
+    from zsq.types import Context, InputSpec, Teacher
+
+    spec = json_.loads((folder / "config.json").read_text(encoding="utf-8"))["inputs"]
+    inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
+    device, arithmetic = torch.device("cpu"), cast("types.Precision", Precision("fp32"))
+    ctx = Context(torch.Generator(device).manual_seed(0), device, arithmetic, folder, log=lambda message: print(message, file=sys.stderr))
+    with torch.no_grad():
+        classes = module(torch.zeros((1, *inputs.shape))).shape[1]
+    return ctx.with_(teacher=Teacher(module, inputs, Classify(ClassifyOptions(classes=classes), ctx), ref=report["teacher"]["ref"]))
+
+
+def default_evaluators(report: Mapping[str, Any], manager: Manager, ctx: Context) -> list[str]:
+    """Evaluations on real images: those that the run's recipe names, else the one that its teacher brings."""
+    recipe = report.get("recipe", {})
+    named = [f"{entry['name']}:{entry['ref']}" for entry in recipe.get("eval") or () if entry.get("ref")]
+    if named:
+        return named
+    values = dict(recipe.get("teacher") or {})
+    source, _, ref = str(values.pop("ref", "")).partition(":")
+    found = manager.get(Role.TEACHER, source)
+    teacher = found.component.implementation()(found.component.options.parse(values), ctx).load(ref)
+    if not teacher.evaluation:
+        raise ZsqError("the run names no real images", "report.json", "say which: --eval npz:PATH or --eval folder:PATH")
+    return [teacher.evaluation]
 
 
 def read_report(folder: Path) -> dict[str, Any]:

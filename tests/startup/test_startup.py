@@ -1,0 +1,50 @@
+"""Start-up is fast and imports nothing heavy. Processor time, not wall time, so that a busy machine does not decide."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "numpy", "PIL", "safetensors", "huggingface_hub"}
+CASES = {
+    "help": (["--help"], 0.3, HEAVY | {"pluggy", "yaml", "rich"}),
+    "run help": (["run", "--help"], 0.5, HEAVY),
+    "version": (["--version"], 0.3, HEAVY | {"pluggy", "yaml", "rich"}),
+    "plugins list": (["plugins", "list"], 0.5, HEAVY),
+    "plan": (["plan", "py:zsq.testing.teachers:tiny"], 0.6, {"torch"}),
+}
+MEASURE = """
+import sys, time
+from zsq_cli.app import main
+code = main(sys.argv[1:])
+spent = time.process_time()
+print(f"\\n{code} {spent}", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def measure(words: list[str]) -> tuple[int, float, set[str]]:
+    """Exit code, processor seconds since the interpreter's start, and top-level modules of one command."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, env=env, check=True)
+    code, spent, *modules = done.stdout.splitlines()[-1].split()
+    return int(code), float(spent), set(modules)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_light_and_fast(name: str) -> None:
+    words, limit, banned = CASES[name]
+    runs = [measure(words) for _ in range(3)]
+    code, _, modules = runs[0]
+    assert code == 0
+    assert not modules & banned
+    assert min(spent for _, spent, _ in runs) < limit, [spent for _, spent, _ in runs]
+
+
+@pytest.mark.parametrize(
+    "module", ["zsq", "zsq.builtin", "zsq.manager", "zsq.recipe", "zsq.compose", "zsq_cli.run", "zsq_cli.plugins", "zsq_cli.check"]
+)
+def test_a_light_module_imports_no_torch(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import sys, {module}; assert 'torch' not in sys.modules"], check=True)
