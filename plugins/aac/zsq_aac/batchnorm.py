@@ -1,0 +1,153 @@
+"""ABN: BatchNorm statistics of the quantized student, adapted to the shift that quantization brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsq.builtin.losses import bns_distance
+from zsq.errors import ZsqError
+from zsq.run.precision import Precision
+from zsq.run.probe import Probe, batch_norms, channel_stats
+from zsq.types import Batch, Beat, BnStats, Context, Student, Trace, View
+from zsq_aac import AbnOptions
+from zsq_aac.images import PixelPool
+
+#: Keeps the ratio of two variances finite where a channel is constant.
+_TINY = 1e-12
+
+#: What happens to a layer, given mean, biased variance and number of values of its input: (path, layer, mean, var, count).
+Visit = Callable[[str, Any, Tensor, Tensor, int], None]
+
+
+class Abn:
+    """Adaptive BatchNorm: no gradient, no parameter but running means and variances changes; ``num_batches_tracked`` stays.
+
+    Mode ``shift`` transfers only the difference between student and teacher *on the same images*, so that it depends little
+    on how those images differ from real ones. Mode ``ema`` replaces statistics, which only images with the teacher's
+    statistics survive. Layers are visited in the order of execution, within one forward: each is corrected just before it
+    normalises, so that later layers see corrected inputs.
+    """
+
+    def __init__(self, options: AbnOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
+        """Gather images, then correct. Closed before the images are done, it leaves the student as it was.
+
+        Raises:
+            ZsqError: When the student has none of the teacher's BatchNorm layers.
+        """
+        o = self.options
+        norms = corresponding_norms(student, self.ctx)
+        student.module.eval()
+        passes = o.passes if o.mode == "ema" else 1
+        parts: list[Tensor] = []
+        step = 0
+        if o.source == "bns":
+            pool = PixelPool(o, self.ctx, self.loss)
+            total = pool.steps + passes * len(pool.sizes)
+            for metrics in pool.make():
+                step += 1
+                yield Beat(step, total, metrics)
+            parts = list(pool.inputs.split(pool.sizes))
+        else:
+            count = -(-o.images // getattr(stream, "batch_size", o.batch))
+            total = count + passes * count
+            for batch, _ in islice(stream, count):
+                parts.append(batch.inputs)
+                step += 1
+                yield Beat(step, total)
+        correct = self.ema if o.mode == "ema" else self.shift
+        for _ in correct(student, norms, parts * passes):
+            step += 1
+            yield Beat(step, total)
+
+    def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """L_BNS + ce_weight * CE."""
+        assert view.teacher is not None and view.batch.targets is not None
+        loss = bns_distance(view.teacher.bn)
+        shown = {"bns": loss.detach()}
+        if self.options.ce_weight:
+            loss = loss + self.options.ce_weight * F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
+        return loss, shown
+
+    def shift(self, student: Student, norms: Mapping[str, Any], parts: list[Tensor]) -> Iterator[None]:
+        """running_mean += mean_q - mean_fp; running_var *= var_q / var_fp within [1 / limit, limit]; averaged over the parts."""
+        limit = self.options.limit
+        before = {path: (norm.running_mean.clone(), norm.running_var.clone()) for path, norm in norms.items()}
+        shifts: dict[str, tuple[Tensor, Tensor]] = {}
+        probe = Probe(self.ctx.teacher, Precision("fp32", self.ctx.device.type))  # as exact as the student's own forward here
+        for number, part in enumerate(parts, 1):
+            teacher = _statistics(probe, part)
+
+            def visit(path: str, norm: Any, mean: Tensor, var: Tensor, count: int, number: int = number, teacher: Any = teacher) -> None:
+                offset = mean - teacher[path].mean
+                factor = ((var + _TINY) / (teacher[path].var + _TINY)).clamp(1 / limit, limit)
+                if path in shifts:
+                    offset = shifts[path][0].lerp(offset, 1 / number)
+                    factor = shifts[path][1].lerp(factor, 1 / number)
+                shifts[path] = offset, factor
+                norm.running_mean.copy_(before[path][0] + offset)
+                norm.running_var.copy_(before[path][1] * factor)
+
+            _run(student.module, norms, part, visit)
+            yield
+
+    def ema(self, student: Student, norms: Mapping[str, Any], parts: list[Tensor]) -> Iterator[None]:
+        """running += momentum * (batch - running), with the unbiased variance, as BatchNorm itself does in training."""
+
+        def visit(path: str, norm: Any, mean: Tensor, var: Tensor, count: int) -> None:
+            norm.running_mean.lerp_(mean, self.options.momentum)
+            norm.running_var.lerp_(var * (count / max(count - 1, 1)), self.options.momentum)
+
+        for part in parts:
+            _run(student.module, norms, part, visit)
+            yield
+
+
+def corresponding_norms(student: Student, ctx: Context) -> dict[str, Any]:
+    """Teacher path to the student's BatchNorm layer that stands for it, for those that are still there."""
+    own = batch_norms(student.module)
+    pairs = {path: own.get(student.names.get(path, path)) for path in batch_norms(ctx.teacher.module)}
+    norms = {path: norm for path, norm in pairs.items() if norm is not None}
+    if not norms:
+        raise ZsqError("the student has no BatchNorm layer to adapt", "calibrator 'abn'", "leave out --calib abn")
+    return norms
+
+
+@torch.no_grad()
+def _statistics(probe: Probe, inputs: Tensor) -> Mapping[str, BnStats]:
+    teacher = probe(Batch(inputs), {"teacher.bn"}).teacher
+    assert teacher is not None
+    return teacher.bn
+
+
+@torch.no_grad()
+def _run(module: nn.Module, norms: Mapping[str, Any], inputs: Tensor, visit: Visit) -> None:
+    """One forward in float32; ``visit`` sees every layer's input statistics before the layer normalises."""
+    with _visited(norms, visit):
+        module(inputs.contiguous(memory_format=torch.channels_last))
+
+
+@contextmanager
+def _visited(norms: Mapping[str, Any], visit: Visit) -> Iterator[None]:
+    def hook(path: str) -> Any:
+        def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]
+            visit(path, norm, *channel_stats(x), x.numel() // x.shape[1])
+
+        return before
+
+    handles = [norm.register_forward_pre_hook(hook(path)) for path, norm in norms.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

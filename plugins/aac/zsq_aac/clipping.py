@@ -1,0 +1,115 @@
+"""AAC: ranges of the student's activations from the full-precision network's peaks on images that excite it (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsq.builtin.losses import bns_distance
+from zsq.builtin.ranges import Extremes, ImageExtremes, Percentiles, Tracker
+from zsq.errors import ZsqError
+from zsq.types import Batch, Beat, Context, Student, Trace, View
+from zsq_aac import AacOptions
+from zsq_aac.images import PixelPool, target_logits
+
+
+class Aac:
+    """Accurate activation clipping.
+
+    The paper's term is taken to be the class's own logit: behind a global average and a linear layer it is the class
+    activation map's weighted sum, so raising it raises activations, where cross-entropy stops at logit *differences*.
+    Without a bound it overshoots; hence the default, the distance to a target, with BatchNorm statistics.
+    """
+
+    def __init__(self, options: AacOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+        self.level: Tensor | float | None = options.target
+
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
+        """Make images, then set every range; closed early, set them from the images so far. The stream is not touched."""
+        pool = PixelPool(self.options, self.ctx, self.loss)
+        student.module.eval()
+        try:
+            for step, metrics in enumerate(pool.make(), 1):
+                yield Beat(step, pool.steps, metrics)
+        finally:
+            self.clip(student, pool.inputs)
+
+    def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Variant + bn_weight * L_BNS."""
+        o = self.options
+        assert view.teacher is not None and view.batch.targets is not None
+        own = target_logits(view)
+        shown = {"target_logit": own.detach().mean()}
+        leading = o.target is None and step < o.steps // 3
+        if o.variant == "ce" or (o.variant == "logit-target" and leading):
+            term = F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
+        elif o.variant == "logit":
+            term = -own.mean()
+        else:
+            if o.target is None and step == o.steps // 3:
+                self.level = shown["target_logit"]
+            term = (own - self.level).abs().mean()
+        if o.bn_weight:
+            bns = bns_distance(view.teacher.bn)
+            return term + o.bn_weight * bns, {**shown, "bns": bns.detach()}
+        return term, shown
+
+    @torch.no_grad()
+    def clip(self, student: Student, inputs: Tensor) -> None:
+        """One pass of ``inputs`` through the student without grids, in float32; what arrives at each activation point sets its range."""
+        trackers = {path: self._tracker() for path in student.acts}
+        with full_precision(student), watching(student, trackers):
+            for part in inputs.split(self.options.batch):
+                student.module(part)
+        for path, point in student.acts.items():
+            if not getattr(point, "frozen", False):
+                point.set_range(*trackers[path].read())
+
+    def _tracker(self) -> Tracker:
+        match self.options.reduction:
+            case "max":
+                return Extremes()
+            case "percentile":
+                return Percentiles(self.options.percent)
+            case _:
+                return ImageExtremes()
+
+
+@contextmanager
+def full_precision(student: Student) -> Iterator[None]:
+    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
+    modules = [point for point in student.points.values() if isinstance(point, nn.Module)]
+    handles = [module.register_forward_hook(lambda _module, inputs, _output: inputs[0]) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def watching(student: Student, trackers: Mapping[str, Tracker]) -> Iterator[None]:
+    """Inside, what arrives at each activation point also goes to its tracker."""
+
+    def hook(tracker: Tracker) -> Any:
+        def watch(_point: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            tracker.update(inputs[0])
+
+        return watch
+
+    handles = []
+    try:
+        for path, point in student.acts.items():
+            if not isinstance(point, nn.Module):
+                raise ZsqError(f"activation point '{path}' cannot be watched: it is not a module", "the quantizer", "use another --calib")
+            handles.append(point.register_forward_pre_hook(hook(trackers[path])))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
