@@ -109,16 +109,20 @@ class Case:
 
     def student(self, teacher: Teacher, bits: int = 8) -> Student:
         """A student of the built-in quantizer, its ranges calibrated on noise."""
+        uniform = self.manager.get(Role.QUANT, f"zsq/uniform{bits}")
+        quantizer = uniform.component.implementation()(uniform.component.options.parse(uniform.values), self.context(teacher))
+        student: Student = quantizer.quantize(teacher, None)
+        self.calibrate(teacher, student)
+        return student
+
+    def calibrate(self, teacher: Teacher, student: Student) -> None:
+        """Give the student the ranges that built-in ``minmax`` sees in 64 noise images."""
         from zsq.testing.world import make_stream
 
-        uniform = self.manager.get(Role.QUANT, f"zsq/uniform{bits}")
-        ctx = self.context(teacher)
-        student: Student = uniform.component.implementation()(uniform.component.options.parse(uniform.values), ctx).quantize(teacher, None)
         minmax = self.manager.get(Role.CALIB, "zsq/minmax").component
         calibrator = minmax.implementation()(minmax.options.parse({"batches": 4}), self.context(teacher, student))
-        for _ in calibrator.fit(student, make_stream(teacher, student)):
+        for _ in calibrator.fit(student, make_stream(teacher, student, batch_size=16)):
             pass
-        return student
 
 
 def checks_for(found: Found) -> dict[str, Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def zsq_manager(request: pytest.FixtureRequest) -> Manager:
 
 @pytest.fixture
 def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeDist]]:
-    """``fake_dist(name, source, ...)`` writes a distribution into a temporary folder that is importable during the test.
+    """``fake_dist(name, source, ...)`` writes a distribution into a temporary folder, importable in the test and its subprocesses.
 
     Arguments as in ``zsq.testing.write_fake_dist``. All distributions of one test share one folder, the ``path`` of each.
     """
@@ -48,6 +49,7 @@ def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))))
     before = set(sys.modules)
 
     def write(*values: Any, **named: Any) -> FakeDist:

@@ -138,7 +138,7 @@ class StagedNoise:
         self.teacher, self.pool, self.next = teacher, torch.empty(0), 0
 
     def prepare(self, probe: Any) -> Iterator[Beat]:
-        self.pool = make_batch(self.teacher, 32, seed=3).inputs
+        self.pool = make_batch(self.teacher, 64, seed=3).inputs
         yield Beat(1, 1)
 
     def sample(self, n: int) -> Batch:

@@ -26,7 +26,7 @@ def check_value_is_a_finite_scalar(case: Case) -> None:
     for scale in (1.0, 100.0):
         value = loss(make_view(case, teacher, scale=scale))
         assert value.dim() == 0 and value.is_floating_point(), f"the value has shape {tuple(value.shape)} and type {value.dtype}"
-        assert torch.isfinite(value), f"the value is {float(value)} for outputs scaled by {scale:g}"
+        assert torch.isfinite(value), f"the value is {value.item()} for outputs scaled by {scale:g}"
 
 
 def check_gradient_reaches_what_it_reads(case: Case) -> None:
@@ -54,7 +54,7 @@ def check_reads_only_its_needs(case: Case) -> None:
     teacher = make_teacher()
     loss = case.build(case.context(teacher))
     view = make_view(case, teacher)
-    assert float(loss(poisoned(view, case.component.needs))) == float(loss(view)), "the value differs when undeclared fields are hidden"
+    assert loss(poisoned(view, case.component.needs)).item() == loss(view).item(), "the value differs when undeclared fields are hidden"
 
 
 @applies_to(lambda found: "targets" not in found.component.needs and _pairs(found.component.needs))
@@ -63,7 +63,7 @@ def check_zero_at_equality(case: Case) -> None:
     from zsq.testing.world import make_teacher
 
     teacher = make_teacher()
-    value = float(case.build(case.context(teacher))(make_view(case, teacher, equal=True)))
+    value = case.build(case.context(teacher))(make_view(case, teacher, equal=True)).item()
     assert abs(value) < 1e-4, f"the value is {value:g} at equality"
 
 

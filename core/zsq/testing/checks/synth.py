@@ -60,14 +60,14 @@ def check_update_moves_only_its_own(case: Case) -> None:
     teacher = make_teacher()
     synth, stream = exercise.synth_stream(case, teacher)
     student = stream.student
-    ranges = {path: digest(point.range) for path, point in student.points.items()}
+    ranges = {path: digest(point.range) for path, point in student.acts.items()}
     own, network = _tensors(synth), module_state(student.module)
     next(stream)
     after = module_state(student.module)
     if getattr(synth, "observes", False):  # watching ranges is then what it asked for
         network.pop("values"), after.pop("values")
     else:
-        assert ranges == {path: digest(point.range) for path, point in student.points.items()}, "ranges of the student moved"
+        assert ranges == {path: digest(point.range) for path, point in student.acts.items()}, "ranges of the student moved"
     assert not (keys := changed(network, after)), f"changed in the student: {', '.join(keys)}"
     assert own != _tensors(synth), "update changed none of the synthesizer's tensors"
 
