@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import keyword
 import re
@@ -192,7 +193,15 @@ def uninstall_plugin(name: str, *, dry_run: bool = False) -> int:
         raise ComponentError(f"no plugin '{name}' is installed", "", nearest(name, known) or "`zsq plugins list` shows what is")
     if len(owners) > 1 and name not in owners:
         raise ComponentError(f"plugin '{name}' comes from {' and '.join(owners)}", "", f"say which: zsq plugins uninstall {owners[0]}")
-    return _call([*_installer("uninstall"), name if name in owners else owners[0]], dry_run)
+    owner = name if name in owners else owners[0]
+    code = _call([*_installer("uninstall"), owner], dry_run)
+    importlib.invalidate_caches()
+    left = [d for d in metadata.distributions() if d.metadata["Name"] == owner]
+    if code == 0 and left and not dry_run:  # pip does not touch what lies outside its environment, and calls that a success
+        raise ZsqError(
+            f"{owner} is still there", str(left[0].locate_file("")), "it was not installed into this environment: remove it there"
+        )
+    return code
 
 
 def _source(name: str) -> str:

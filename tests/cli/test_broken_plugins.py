@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +99,27 @@ def test_uninstall_maps_the_name_to_its_distribution(zsq_process: Any, site: Pat
         assert (site / f"zsq_{name}").is_dir()
 
 
-def test_uninstall_of_a_broken_plugin_removes_it(zsq_process: Any, tmp_path: Path) -> None:
-    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
+def test_uninstall_of_a_broken_plugin_removes_it(tmp_path: Path) -> None:
+    if importlib.util.find_spec("pip") is None:
         pytest.skip("no pip in this environment")
-    site = tmp_path / "site"
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = next(tmp_path / "venv" / folder / "python" for folder in ("bin", "Scripts") if (tmp_path / "venv" / folder).is_dir())
+    site = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip())
+    (site / "outer.pth").write_text("\n".join(path for path in sys.path if path and Path(path).is_dir()))
     write_fake_dist(site, "zsq-leaving", BROKEN["leaving"])
     write_fake_dist(site, "zsq-missing", BROKEN["missing"])
-    done = zsq_process("plugins", "uninstall", "leaving", path=site)
-    assert done.code == 0, done.err
+    done = subprocess.run([python, "-m", "zsq_cli.app", "plugins", "uninstall", "leaving"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert not (site / "zsq_leaving" / "__init__.py").exists() and (site / "zsq_missing" / "__init__.py").exists()
-    names = {row["name"] for row in json.loads(zsq_process("plugins", "list", "--json", path=site).out)}
-    assert "leaving" not in names and "missing" in names
+    rows = json.loads(subprocess.check_output([python, "-m", "zsq_cli.app", "plugins", "list", "--json"], text=True))
+    assert "missing" in {row["name"] for row in rows} and "leaving" not in {row["name"] for row in rows}
+
+
+def test_uninstall_says_when_pip_left_the_plugin_where_it_is(zsq_process: Any, site: Path) -> None:
+    done = zsq_process("plugins", "uninstall", "leaving", path=site)
+    if "No module named pip" in done.err:
+        pytest.skip("no pip in this environment")
+    assert done.code == 2 and "is still there" in done.err and str(site) in done.err
 
 
 def test_install_takes_the_source_beside_the_registry_and_keeps_torch(zsq: Any) -> None:
