@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Iterator
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from zsq.builtin.options import AgreementOptions, Top1Options
@@ -17,15 +20,18 @@ from zsq.errors import FileError, nearest
 from zsq.files import inside
 from zsq.types import Batch, Context, InputSpec
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"})
+_DAMAGED_NPZ = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGED_IMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 class Top1:
     """Share of images whose largest logit is the label's, in percent; FP32 forwards.
 
-    ``npz:PATH`` holds ``images`` uint8 (N, H, W, C) of the teacher's size and ``labels`` (N,). ``folder:PATH`` holds one
-    folder per class, in the order of their names, or a ``metadata.csv`` of ``file_name,label``; its photos are resized so
-    that a centre crop of ``crop`` of the short side is the teacher's size (bicubic).
+    ``npz:PATH`` holds ``images`` uint8 (N, H, W, C) of the teacher's size and ``labels`` (N,). ``folder:PATH`` holds a
+    ``metadata.csv`` of ``file_name,label``, or one folder per class, label 0 being the first in alphabetical order. Its photos
+    are resized (bicubic) so that the short side is the teacher's size / ``crop``, then cropped at the centre; images of
+    exactly the teacher's size are taken as they are.
     """
 
     compares = False
@@ -34,35 +40,40 @@ class Top1:
         self.options = options
 
     def check(self, ctx: Context) -> None:
-        """Refuse unusable data before any work is done on the student.
+        """Read the file, or list the folder, before any work is done on the student.
 
         Raises:
-            FileError: Missing or damaged files, wrong shapes, labels out of range.
+            FileError: When it is missing or damaged, images have another shape, or labels are out of range.
         """
         self._open(ctx)
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
         """``top1`` in percent and ``images``, the number evaluated."""
-        right = count = 0
-        for inputs, labels in self._open(ctx):
+        images, task, right = self._open(ctx), ctx.teacher.task, 0
+        for start in range(0, len(images.labels), self.options.batch_size):
+            part = slice(start, start + self.options.batch_size)
+            inputs = normalise(images.pixels(part), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
-                logits = ctx.teacher.task.logits(module(inputs.to(ctx.device, memory_format=torch.channels_last)))
-            right += int((logits.argmax(1).cpu() == labels).sum())
-            count += len(labels)
-        return {"top1": 100 * right / count, "images": count}
+                answers = task.logits(module(inputs)).argmax(1).cpu().numpy()
+            right += int((answers == images.labels[part]).sum())
+        return {"top1": 100 * right / len(images.labels), "images": len(images.labels)}
 
-    def _open(self, ctx: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    def _open(self, ctx: Context) -> _Npz | _Folder:
         o, path = self.options, Path(self.options.ref)
-        if not o.ref or not path.exists():
-            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if o.ref and path.parent.is_dir() else ""
-            raise FileError("the evaluation images do not exist", o.ref or "--eval", near or "write --eval npz:PATH or --eval folder:PATH")
+        if not o.ref:
+            raise FileError("no images to evaluate on were named", "evaluator top1", "write --eval npz:PATH or --eval folder:PATH")
+        if not path.exists():
+            names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise FileError("the evaluation images do not exist", str(path), nearest(path.name, names) or "check the path")
         kind = o.format if o.format != "auto" else "folder" if path.is_dir() else "npz"
-        reader = _Npz if kind == "npz" else _Folder
-        return reader(path, ctx.teacher.inputs, ctx.teacher.task.classes, o).batches()
+        return (_Npz if kind == "npz" else _Folder)(path, ctx.teacher.inputs, ctx.teacher.task.classes, o)
 
 
 class Agreement:
-    """How often the student's largest logit is the teacher's, in percent, and the mean squared logit error, on synthetic images."""
+    """How often the student's largest logit is the teacher's, in percent, and the mean squared difference of their logits.
+
+    The images are synthetic, from ``ctx.sampler``; Gaussian noise where there is none.
+    """
 
     compares = True
 
@@ -70,23 +81,22 @@ class Agreement:
         self.images = options.images
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
-        """``agreement``, ``logit_mse`` and ``agreement_images``."""
+        """``agreement``, ``logit_mse`` (mean over images and classes) and ``agreement_images``."""
         task, same, error, done = ctx.teacher.task, 0, 0.0, 0
         while done < self.images:
-            n = min(ctx.batch_size, self.images - done)
-            inputs = (ctx.sampler(n) if ctx.sampler else self._noise(n, ctx)).inputs
-            if inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = _draw(min(ctx.batch_size, self.images - done), ctx).inputs
             with torch.no_grad():
-                theirs, ours = (task.logits(m(inputs)).float() for m in (ctx.teacher.module, module))
+                theirs, ours = (task.logits(network(inputs)).float() for network in (ctx.teacher.module, module))
             same += int((theirs.argmax(1) == ours.argmax(1)).sum())
             error += float((theirs - ours).square().mean(1).sum())
-            done += n
+            done += len(inputs)
         return {"agreement": 100 * same / done, "logit_mse": error / done, "agreement_images": done}
 
-    @staticmethod
-    def _noise(n: int, ctx: Context) -> Batch:
-        return Batch(torch.randn((n, *ctx.teacher.inputs.shape), generator=ctx.rng, device=ctx.device))
+
+def normalise(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
+    """uint8 (N, H, W, C) to the teacher's input space: float32 (N, C, H, W) in channels_last."""
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.mean, spec.std))
+    return torch.from_numpy(pixels).float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 class _Npz:
@@ -95,87 +105,111 @@ class _Npz:
     def __init__(self, path: Path, spec: InputSpec, classes: int, options: Top1Options) -> None:
         try:
             with np.load(path, allow_pickle=False) as stored:
-                missing = {"images", "labels"} - set(stored.files)
-                if missing:
-                    raise FileError(f"the file has no '{sorted(missing)[0]}' (it has: {', '.join(stored.files)})", str(path), "it needs images and labels")
-                images, labels = stored["images"], stored["labels"]
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError) as error:
-            raise FileError(f"the file cannot be read as .npz: {str(error)[:100]}", str(path), "arrays only, without pickled objects") from None
+                keys = set(stored.files)
+                arrays = [stored[key] for key in ("images", "labels")] if {"images", "labels"} <= keys else []
+        except _DAMAGED_NPZ as error:
+            raise FileError(
+                "not an .npz file of plain arrays, or damaged", str(path), "write it with numpy.savez, images and labels"
+            ) from error
+        if not arrays:
+            gone = " and ".join(sorted({"images", "labels"} - keys))
+            raise FileError(f"the file has no {gone}", str(path), f"it has: {', '.join(sorted(keys)) or 'nothing'}")
+        images, labels = arrays
         channels, height, width = spec.shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
-            raise FileError(f"images are {images.dtype} {images.shape}, but the teacher reads uint8 (N, {height}, {width}, {channels})", str(path),
-                            "store them in the teacher's size, channels last")  # fmt: skip
-        check_labels(labels, len(images), classes, str(path))
-        end = options.limit or len(images)
-        self.images, self.labels, self.spec, self.batch_size = images[:end], labels[:end], spec, options.batch_size
+            what = f"images are {images.dtype} {images.shape}, but the teacher reads uint8 (N, {height}, {width}, {channels})"
+            raise FileError(what, str(path), "store them at the teacher's size, or give a folder of image files")
+        _check_labels(labels, len(images), classes, str(path))
+        self.images: NDArray[np.uint8]
+        self.images, self.labels = images[: options.limit], labels[: options.limit]
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield normalise(self.images[part], self.spec), torch.from_numpy(self.labels[part].astype(np.int64))
+    def pixels(self, part: slice) -> NDArray[np.uint8]:
+        return self.images[part]
 
 
 class _Folder:
-    """Photos of a folder, listed and checked on opening, decoded batch by batch."""
+    """Image files of a folder, listed and checked on opening, decoded batch by batch."""
 
     def __init__(self, path: Path, spec: InputSpec, classes: int, options: Top1Options) -> None:
         if not path.is_dir():
             raise FileError("this is a file, not a folder", str(path), f"write --eval npz:{path} for an .npz file")
-        pairs = self._listed(path) if (path / "metadata.csv").is_file() else self._by_class(path)
-        if not pairs:
-            raise FileError("the folder has no images", str(path), "it needs one folder per class, or a metadata.csv of file_name,label")
-        check_labels(np.asarray([label for _, label in pairs]), len(pairs), classes, str(path))
-        if gone := next((file for file, _ in pairs if not file.is_file()), None):
-            raise FileError(f"'{gone.name}' is listed but not there", str(path), "mend metadata.csv")
-        self.pairs, self.spec, self.options = pairs[: options.limit or len(pairs)], spec, options
+        rows = _listed(path / "metadata.csv") if (path / "metadata.csv").is_file() else _by_class(path, classes)
+        labels = np.array([label for _, label in rows], dtype=np.int64)
+        _check_labels(labels, len(rows), classes, str(path))
+        self.files, self.labels = [file for file, _ in rows][: options.limit], labels[: options.limit]
+        self.size, self.crop = spec.shape, options.crop
 
-    @staticmethod
-    def _listed(path: Path) -> list[tuple[Path, int]]:
-        with (path / "metadata.csv").open(newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"file_name", "label"} <= set(rows.fieldnames or ()):
-                raise FileError("metadata.csv lacks the columns file_name and label", str(path), "its first line reads file_name,label")
-            try:
-                return [(inside(path, row["file_name"]), int(row["label"])) for row in rows]
-            except (TypeError, ValueError):
-                raise FileError(f"metadata.csv has no whole number as label in line {rows.line_num}", str(path), "labels are 0, 1, 2 …") from None
+    def pixels(self, part: slice) -> NDArray[np.uint8]:
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(self._decode, self.files[part])))
 
-    @staticmethod
-    def _by_class(path: Path) -> list[tuple[Path, int]]:
-        folders = sorted(p for p in path.iterdir() if p.is_dir())
-        return [(f, label) for label, folder in enumerate(folders) for f in sorted(folder.rglob("*")) if f.suffix.lower() in _IMAGES]
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self.options.batch_size
-        for start in range(0, len(self.pairs), size):
-            part = self.pairs[start : start + size]
-            pixels = np.stack([self._decode(file) for file, _ in part])
-            yield normalise(pixels, self.spec), torch.tensor([label for _, label in part])
-
-    def _decode(self, file: Path) -> np.ndarray:
-        channels, height, width = self.spec.shape
+    def _decode(self, file: Path) -> NDArray[np.uint8]:
+        channels, height, width = self.size
         try:
             with Image.open(file) as opened:
-                image = opened.convert("RGB" if channels == 3 else "L")
-        except (UnidentifiedImageError, OSError) as error:
-            raise FileError(f"'{file.name}' cannot be read as an image: {str(error)[:100]}", str(file.parent), "remove or mend it") from None
-        scale = max(height, width) / self.options.crop / min(image.size)
-        image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.BICUBIC)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        pixels = np.asarray(image.crop((left, top, left + width, top + height)))
-        return pixels if channels == 3 else pixels[..., None]
+                image: Image.Image = opened.convert("RGB" if channels == 3 else "L")
+        except _DAMAGED_IMAGE as error:
+            raise FileError(f"'{file.name}' cannot be read as an image", str(file.parent), "remove it or copy it again") from error
+        if image.size != (width, height):
+            scale = max(round(height / self.crop) / image.height, round(width / self.crop) / image.width)
+            tall, wide = max(height, round(image.height * scale)), max(width, round(image.width * scale))
+            left, top = round((wide - width) / 2), round((tall - height) / 2)
+            image = image.resize((wide, tall), Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+        return np.array(image, dtype=np.uint8).reshape(height, width, -1)
 
 
-def check_labels(labels: np.ndarray, count: int, classes: int, where: str) -> None:
-    """Refuse labels that are not ``count`` whole numbers below ``classes``."""
+def _listed(table: Path) -> list[tuple[Path, int]]:
+    """Files and labels of a ``metadata.csv``; every file lies inside its folder."""
+    rows: list[tuple[Path, int]] = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            if not {"file_name", "label"} <= set(reader.fieldnames or ()):
+                raise FileError("the table has no columns file_name and label", str(table), "its first line reads file_name,label")
+            for row in reader:
+                rows.append((inside(table.parent, row["file_name"]), _label(row["label"], reader.line_num, table)))
+                if not rows[-1][0].is_file():
+                    raise FileError(f"line {reader.line_num}: there is no file '{row['file_name']}'", str(table), "correct the table")
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise FileError("the table cannot be read as CSV in UTF-8", str(table), "write file_name,label lines") from error
+    return rows
+
+
+def _label(text: Any, line: int, table: Path) -> int:
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        raise FileError(f"line {line}: label {text!r} is not a whole number", str(table), "labels are 0, 1, 2, …") from None
+
+
+def _by_class(path: Path, classes: int) -> list[tuple[Path, int]]:
+    """Files and labels by class folder, the classes taking turns, so that a limit leaves something of each."""
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(folders) != classes:
+        what = f"{len(folders)} class folders, but the teacher tells {classes} classes apart"
+        raise FileError(what, str(path), "give one folder per class, or a metadata.csv of file_name,label")
+    turns = [
+        (turn, label, file)
+        for label, folder in enumerate(folders)
+        for turn, file in enumerate(sorted(f for f in folder.rglob("*") if f.suffix.lower() in _SUFFIXES))
+    ]
+    return [(file, label) for _, label, file in sorted(turns)]
+
+
+def _check_labels(labels: NDArray[Any], count: int, classes: int, where: str) -> None:
+    """Refuse labels that are not one whole number below ``classes`` for each of ``count`` images."""
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise FileError(f"labels are {labels.dtype} {labels.shape} for {count} images", where, "one whole number per image")
-    if count == 0 or labels.min() < 0 or labels.max() >= classes:
-        found = f"{labels.min()} to {labels.max()}" if count else "none at all"
-        raise FileError(f"labels run from {found}, but the teacher tells {classes} classes apart (0 to {classes - 1})", where, "is this its data set?")
+        raise FileError(f"labels are {labels.dtype} {labels.shape} for {count} images", where, "give one whole number per image")
+    if count == 0:
+        raise FileError("there are no images", where, "nothing to evaluate on")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= classes:
+        raise FileError(
+            f"labels run from {low} to {high}, but the teacher's from 0 to {classes - 1}", where, "is it the teacher's data set?"
+        )
 
 
-def normalise(pixels: np.ndarray, spec: InputSpec) -> Tensor:
-    """uint8 (N, H, W, C) to the teacher's input space (N, C, H, W)."""
-    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.mean, spec.std))
-    return ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+def _draw(n: int, ctx: Context) -> Batch:
+    if ctx.sampler is not None:
+        return ctx.sampler(n)
+    return Batch(torch.randn((n, *ctx.teacher.inputs.shape), generator=ctx.rng, device=ctx.device))

@@ -91,7 +91,7 @@ def teacher_from(
         raise FileError(f"the network tells {logits.shape[1]} classes apart, but {classes} were announced", where, hint)
     found = {
         "head": _head(module, logits.shape[1]),
-        "taps": tuple(path for path in stages if path in called),
+        "taps": tuple(path for path in stages if path in called) or tuple(path for path in blocks if path in called),
         "blocks": tuple(path for path in blocks if path in called),
         "fingerprint": fingerprint(module),
     }
@@ -120,7 +120,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     classes = sidecar.get("classes")
     if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
         raise FileError(f"'classes' in the sidecar is {classes!r}, not a number of classes", str(path), _SIDECAR)
-    return sidecar
+    return dict(sidecar)
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:
@@ -222,32 +222,32 @@ def _input_spec(spec: Mapping[str, Any], where: str) -> InputSpec:
 
 
 def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Paths of the stages, and of the blocks in them: children with children and parameters, without the one that holds the head."""
-
-    def compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-        return {
-            f"{prefix}{n}": c for n, c in owner.named_children() if any(True for _ in c.children()) and any(True for _ in c.parameters())
-        }
-
-    stages = compound(module)
-    if (
-        len(stages) > 1
-        and isinstance(stages[last := next(reversed(stages))], nn.Sequential)
-        and any(isinstance(m, nn.Linear) for m in stages[last])
-    ):
-        del stages[last]  # a classifier of several layers
-    while len(stages) == 1:
-        ((path, only),) = stages.items()
-        inner = compound(only, f"{path}.") if isinstance(only, (nn.Sequential, nn.ModuleList)) else {}
-        if not inner:
-            break
+    """Paths of the stages, and of the blocks in them: compound children, but for a last one that only classifies."""
+    stages = _compound(module)
+    if len(stages) > 1 and _is_list(last := list(stages.values())[-1]) and any(isinstance(m, nn.Linear) for m in last.children()):
+        del stages[list(stages)[-1]]
+    while len(stages) == 1 and (inner := _inside(stages)):
         stages = inner
-    blocks = [block for path, stage in stages.items() for block in (compound(stage, f"{path}.") if _holds(stage) else {}) or {path: stage}]
-    return list(stages), blocks
+    blocks = {path: block for name, stage in stages.items() for path, block in (_inside({name: stage}) or {name: stage}).items()}
+    return list(stages), list(blocks)
 
 
-def _holds(stage: nn.Module) -> bool:
-    return isinstance(stage, (nn.Sequential, nn.ModuleList))
+def _compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    """Children that have children and parameters of their own, by path."""
+    return {
+        f"{prefix}{n}": c
+        for n, c in owner.named_children()
+        if next(c.children(), None) is not None and next(c.parameters(), None) is not None
+    }
+
+
+def _inside(stages: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The compound children of plain lists of modules."""
+    return {path: m for name, stage in stages.items() if _is_list(stage) for path, m in _compound(stage, f"{name}.").items()}
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Sequential, nn.ModuleList))
 
 
 def _head(module: nn.Module, classes: int) -> str:
