@@ -1,4 +1,7 @@
-"""Small teachers: ``zoo:resnet20-cifar10`` comes with weights and evaluation images; the CIFAR ResNet family takes yours."""
+"""Small teachers: ``zoo:resnet20-cifar10`` comes with weights and evaluation images; the CIFAR ResNet family takes yours.
+
+Light: descriptors and options only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ from zsq import Component, Options, hookimpl, opt
 
 @dataclass(frozen=True, kw_only=True)
 class ZooOptions(Options):
-    weights: str | None = opt(None, "Checkpoint for zoo:resnet20, resnet32, resnet44 or resnet56; its sidecar STEM.json gives the input spec.")
+    weights: str | None = opt(
+        None, "Checkpoint for zoo:resnet20, resnet32, resnet44 or resnet56: safetensors, or a torch file without code in it."
+    )
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar STEM.json.")
+    std: tuple[float, ...] | None = opt(
+        None, "Standard deviation per channel that inputs were normalised with; else from the sidecar.", gt=0
+    )
+    classes: int | None = opt(None, "Number of classes; else from the sidecar, else 10.", ge=2)
 
 
 @hookimpl

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from zsq.builtin.teachers import read_sidecar, teacher_from
 from zsq.builtin.weights import load_into, read_weights
-from zsq.errors import ZsqError, nearest
+from zsq.errors import OptionError, ZsqError, nearest
 from zsq.types import Context, Teacher
 from zsq_zoo import ZooOptions, resnet
 
 ARCHITECTURES = {"resnet20": resnet.resnet20, "resnet32": resnet.resnet32, "resnet44": resnet.resnet44, "resnet56": resnet.resnet56}
 EMBEDDED = "resnet20-cifar10"
+ASSETS = Path(__file__).parent / "assets"
+#: CIFAR-10's classes in the order of their labels.
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -26,24 +28,29 @@ class Zoo:
         """The teacher of that name.
 
         Raises:
-            ZsqError: When the name is unknown, or an architecture is asked for without weights.
+            ZsqError: When the name is unknown, an architecture is asked for without weights, or weights do not fit.
         """
+        where = f"teacher zoo:{ref}"
         if ref == EMBEDDED:
-            if self.options.weights:
-                raise ZsqError(f"zoo:{ref} brings its own weights", "--weights", f"use zoo:{ref.partition('-')[0]} for yours")
-            folder = Path(str(resources.files("zsq_zoo"))) / "assets"
-            evaluation = f"npz:{folder / 'cifar10-eval-2k.npz'}"
-            return self._teacher(ref, "resnet20", folder / f"{EMBEDDED}.safetensors", labels=LABELS, evaluation=evaluation)
+            if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
+                raise OptionError(
+                    f"zoo:{EMBEDDED} comes complete, so option '{given}' has no effect", where, "for weights of yours: zoo:resnet20"
+                )
+            evaluation = f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"
+            return self._teacher(ref, "resnet20", ASSETS / f"{EMBEDDED}.safetensors", labels=LABELS, evaluation=evaluation)
         if ref not in ARCHITECTURES:
             known = [EMBEDDED, *ARCHITECTURES]
-            raise ZsqError(f"the zoo has no '{ref}'", "teacher", nearest(ref, known) or f"it has: {', '.join(known)}")
+            raise ZsqError(f"the zoo has no '{ref}'", where, nearest(ref, known) or f"it has: {', '.join(known)}")
         if not self.options.weights:
-            raise ZsqError(f"zoo:{ref} is an architecture without weights", "teacher", "give --weights FILE, or use zoo:resnet20-cifar10")
+            raise ZsqError(f"'{ref}' is an architecture without weights", where, f"give --weights FILE, or use zoo:{EMBEDDED}")
         return self._teacher(ref, ref, Path(self.options.weights))
 
-    def _teacher(self, ref: str, architecture: str, weights: Path, **fields: object) -> Teacher:
-        tensors = read_weights(weights, self.ctx.trust_code)
+    def _teacher(self, ref: str, architecture: str, weights: Path, **fields: Any) -> Teacher:
+        o = self.options
+        tensors = read_weights(weights, trust_code=self.ctx.trust_code)
         sidecar = read_sidecar(weights.with_suffix(".json"))
-        module = ARCHITECTURES[architecture](int(sidecar.get("classes", 10)))
+        classes = o.classes or sidecar.get("classes") or 10
+        module = ARCHITECTURES[architecture](classes)
         load_into(module, tensors, str(weights))
-        return teacher_from(module, f"zoo:{ref}", sidecar.get("input", {}), sidecar.get("classes"), where=str(weights.with_suffix(".json")), **fields)
+        spec = {"shape": (3, 32, 32), **sidecar.get("input", {}), **{k: v for k, v in (("mean", o.mean), ("std", o.std)) if v}}
+        return teacher_from(module, f"zoo:{ref}", spec, classes, where=str(weights), **fields)
