@@ -102,17 +102,17 @@ def task(case: Case, teacher: Teacher, seed: int) -> Any:
 
 
 def evaluate(case: Case, teacher: Teacher, seed: int) -> Any:
-    """The metrics of the 8-bit student."""
-    from zsq.testing.world import make_stream
+    """The metrics of the 8-bit student; an evaluator whose option ``ref`` was left open is given a small ``.npz`` of images."""
+    from zsq.testing.world import make_stream, write_images
 
     student = case.student(teacher)
     ctx = case.context(teacher, student, seed=seed).with_(sampler=make_stream(teacher, student).sample)
-    try:
+    if getattr(case.options(), "ref", None) != "":
         return dict(case.build(ctx).evaluate(student.module, ctx))
+    try:
+        return dict(case.build(ctx, ref=str(write_images(case.folder / "images.npz", teacher))).evaluate(student.module, ctx))
     except ZsqError as error:
-        if getattr(case.options(), "ref", None):
-            raise
-        raise Skip(f"nothing to evaluate on: call conformance with options={{'ref': ...}} ({error.what})") from None
+        raise Skip(f"it does not evaluate on .npz files: call conformance with options={{'ref': ...}} ({error.what})") from None
 
 
 def export(case: Case, teacher: Teacher, seed: int) -> Any:

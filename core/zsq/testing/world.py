@@ -66,6 +66,15 @@ def make_batch(teacher: Teacher, n: int = 4, *, soft: bool = False, seed: int = 
     return Batch(inputs, nn.functional.one_hot(targets, teacher.task.classes).float() if soft else targets)
 
 
+def write_images(path: Path, teacher: Teacher, n: int = 12) -> Path:
+    """An ``.npz`` of ``images`` (n, H, W, C) uint8 and ``labels`` (n,), noise in the teacher's shape."""
+    rng = np.random.default_rng(1)
+    channels, height, width = teacher.inputs.shape
+    images = rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(n) % teacher.task.classes)
+    return path
+
+
 def make_stream(teacher: Teacher, student: Student, synth: Any = None, batch_size: int = 4) -> Stream:
     """The engine's stream over ``synth`` (staged noise by default), its staged work done."""
     probe = Probe(teacher, Precision("fp32"), student)
