@@ -199,7 +199,9 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
             drop = own[name] - value
             rows += [(f"teacher {name}", f"{own[name]:.2f}"), (f"student {name}", f"{value:.2f}"), ("drop", f"{drop:.2f}")]
         else:
-            rows.append((name.replace("_", " "), f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"))
+            rows.append(
+                (name.replace("_", " "), f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
+            )
     bits = f"weights {student['weight_bits']}, activations {student['act_bits']}"
     rows += [("bits", bits), ("protocol", student["protocol"])]
     if student.get("size_bytes"):

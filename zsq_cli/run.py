@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from zsq.component import Role
 from zsq.errors import FileError, ZsqError
 from zsq.manager import Found, Manager
+from zsq.options import Options
 from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
 
 if TYPE_CHECKING:
@@ -108,35 +109,48 @@ def default_folder(plan: Plan) -> Path:
 def evaluate_run(
     folder: Path, evaluators: Sequence[str], *, json: bool = False, files: Sequence[Path] = (), third_party: bool = True
 ) -> None:
-    """``zsq eval``: the saved student on real images, beside the teacher's own figures in its report.
+    """``zsq eval``: the saved student on real images.
 
-    Without ``evaluators`` those of the run, else those that its teacher brings.
+    Without ``evaluators`` those of the run, else the one that its teacher brings. The teacher's own figures stand beside only
+    where the run measured them in the same way: no figures of different images are ever compared.
     """
-    from zsq.compose import Choice, choose_evaluator
     from zsq_cli import render
 
     report, manager = read_report(folder), Manager.discover(third_party=third_party, files=files)
-    choices: list[Choice] = [choose_evaluator(text, manager) for text in evaluators]
+    asked = [_evaluator(parse_entry("eval", text, "--eval"), manager) for text in evaluators]
+    ran = [_evaluator(entry, manager) for entry in report.get("recipe", {}).get("eval") or ()]
     from zsq.run.saved import load
 
     module = load(folder)
     ctx = saved_context(folder, module, report)
-    for text in () if choices else default_evaluators(report, manager, ctx):
-        choices.append(choose_evaluator(text, manager))
+    if not (chosen := asked or [e for e in ran if not _compares(e)]):
+        ran = chosen = [_evaluator(parse_entry("eval", _brought(report, manager, ctx)), manager)]
     metrics: dict[str, float] = {}
-    for choice in choices:
-        evaluator = choice.component.implementation()(choice.options, ctx)
-        if getattr(evaluator, "compares", False):
-            raise ZsqError(
-                f"'{choice.name}' compares with the teacher, which a run folder does not hold", "--eval", "use e.g. --eval npz:PATH"
-            )
-        metrics |= evaluator.evaluate(module, ctx)
-    same = not evaluators or report["student"]["metrics"].keys() >= metrics.keys() - {"images"}
+    for evaluator in chosen:
+        if _compares(evaluator):
+            what = f"'{evaluator[0].component.name}' compares with the teacher, which a run folder does not hold"
+            raise ZsqError(what, "--eval", "use e.g. --eval npz:PATH")
+        found, options = evaluator
+        metrics |= found.component.implementation()(options, ctx).evaluate(module, ctx)
+    images = int(metrics.pop("images", 0))
+    same = all(e in ran for e in chosen) and images == report.get("images_evaluated")
     own = report["teacher"]["metrics"] if same else {}
     if json:
-        render.print_json({"student": {"metrics": metrics}, "teacher": {"ref": report["teacher"]["ref"], "metrics": own}})
+        teacher = {"ref": report["teacher"]["ref"], "metrics": own}
+        render.print_json({"student": {"metrics": metrics}, "teacher": teacher, "images_evaluated": images})
     else:
-        render.console().print(render.metrics_table(metrics, own))
+        render.console().print(render.metrics_table({**metrics, "images": images}, own))
+
+
+def _evaluator(entry: Mapping[str, Any], manager: Manager) -> tuple[Found, Options]:
+    """The component and options of one entry of the section ``eval``."""
+    found = manager.get(Role.EVAL, entry["name"])
+    values = {**found.values, **{key: value for key, value in entry.items() if key != "name"}}
+    return found, found.component.options.parse(values, f"evaluator '{entry['name']}'")
+
+
+def _compares(evaluator: tuple[Found, Options]) -> bool:
+    return bool(getattr(evaluator[0].component.implementation(), "compares", False))
 
 
 def saved_context(folder: Path, module: Any, report: Mapping[str, Any]) -> Context:
@@ -157,19 +171,15 @@ def saved_context(folder: Path, module: Any, report: Mapping[str, Any]) -> Conte
     return ctx.with_(teacher=Teacher(module, inputs, Classify(ClassifyOptions(classes=classes), ctx), ref=report["teacher"]["ref"]))
 
 
-def default_evaluators(report: Mapping[str, Any], manager: Manager, ctx: Context) -> list[str]:
-    """Evaluations on real images: those that the run's recipe names, else the one that its teacher brings."""
-    recipe = report.get("recipe", {})
-    named = [f"{entry['name']}:{entry['ref']}" for entry in recipe.get("eval") or () if entry.get("ref")]
-    if named:
-        return named
-    values = dict(recipe.get("teacher") or {})
+def _brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
+    """The evaluation on real images that the run's teacher brings with it."""
+    values = dict(report.get("recipe", {}).get("teacher") or {})
     source, _, ref = str(values.pop("ref", "")).partition(":")
     found = manager.get(Role.TEACHER, source)
     teacher = found.component.implementation()(found.component.options.parse(values), ctx).load(ref)
     if not teacher.evaluation:
         raise ZsqError("the run names no real images", "report.json", "say which: --eval npz:PATH or --eval folder:PATH")
-    return [teacher.evaluation]
+    return str(teacher.evaluation)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
