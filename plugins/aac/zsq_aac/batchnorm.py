@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.losses import bns_distance
+from zsq.builtin.losses import BnsDistance
 from zsq.errors import ZsqError
 from zsq.run.precision import Precision
 from zsq.run.probe import Probe, batch_norms, channel_stats
@@ -36,7 +36,7 @@ class Abn:
     """
 
     def __init__(self, options: AbnOptions, ctx: Context) -> None:
-        self.options, self.ctx = options, ctx
+        self.options, self.ctx, self.bns_distance = options, ctx, BnsDistance()
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         """Gather images, then correct. Closed before the images are done, it leaves the student as it was.
@@ -72,7 +72,7 @@ class Abn:
     def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         """L_BNS + ce_weight * CE."""
         assert view.teacher is not None and view.batch.targets is not None
-        loss = bns_distance(view.teacher.bn)
+        loss = self.bns_distance(view.teacher.bn)
         shown = {"bns": loss.detach()}
         if self.options.ce_weight:
             loss = loss + self.options.ce_weight * F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.losses import bns_distance
+from zsq.builtin.losses import BnsDistance
 from zsq.builtin.ranges import Extremes, ImageExtremes, Percentiles, Tracker
 from zsq.errors import ZsqError
 from zsq.types import Batch, Beat, Context, Student, Trace, View
@@ -27,7 +27,7 @@ class Aac:
     """
 
     def __init__(self, options: AacOptions, ctx: Context) -> None:
-        self.options, self.ctx = options, ctx
+        self.options, self.ctx, self.bns_distance = options, ctx, BnsDistance()
         self.level: Tensor | float | None = options.target
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
@@ -56,7 +56,7 @@ class Aac:
                 self.level = shown["target_logit"]
             term = (own - self.level).abs().mean()
         if o.bn_weight:
-            bns = bns_distance(view.teacher.bn)
+            bns = self.bns_distance(view.teacher.bn)
             return term + o.bn_weight * bns, {**shown, "bns": bns.detach()}
         return term, shown
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.losses import bns_distance
+from zsq.builtin.losses import BnsDistance
 from zsq.types import Batch, Beat, Cadence, Context, Probe, Update
 from zsq_gdfq import GdfqOptions, GeneratorOptions
 from zsq_gdfq.generator import Generator, Labels, initialising_from
@@ -35,6 +35,7 @@ class GeneratorSynth:
         self.generator = generator.to(ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, options.lr, options.betas, fused=True)  # type: ignore[arg-type]
+        self.bns_distance = BnsDistance()
         self.steps = 0
 
     def build(self) -> nn.Module:
@@ -66,7 +67,7 @@ class GeneratorSynth:
         view = probe(batch, {"teacher.output", "teacher.bn"})
         assert view.teacher is not None and batch.targets is not None
         ce = F.cross_entropy(view.task.logits(view.teacher.output), batch.targets)
-        bns = bns_distance(view.teacher.bn)
+        bns = self.bns_distance(view.teacher.bn)
         (ce + self.options.bns_weight * bns).backward(inputs=self.parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * self.options.gamma ** sum(self.steps >= m for m in self.options.milestones)
