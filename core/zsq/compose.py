@@ -108,20 +108,25 @@ class Plan:
             "teacher": (self.recipe.teacher or {})["ref"],
             "components": [choice.describe() for choice in self.choices],
             "run": self.run.to_dict(),
+            "needs": {key: sorted(names) for key, names in self.needs.items()},
             "forwards": self.forwards(),
             "default_eval": self.default_eval,
             "notes": list(self.notes),
             "recipe": self.recipe.to_dict(),
         }
 
+    @property
+    def needs(self) -> dict[str, frozenset[str]]:
+        """What is captured in a step of the synthesizer, and in one of the tuner with the losses that it runs."""
+        losses = self.losses if _uses_losses(self.tuner) else ()
+        return {"synth": self.synth.needs, "tune": self.tuner.needs.union(*(loss.needs for loss in losses))}
+
     def forwards(self) -> dict[str, dict[str, int]]:
         """Forwards of teacher and student per step of the synthesizer and of the tuner, as the needs say.
 
         A synthesizer that hands its batch on hands the teacher's answer on with it; the tuner's teacher forward then falls away.
         """
-        read = frozenset[str]().union(*(loss.needs for loss in self.losses)) if _uses_losses(self.tuner) else frozenset()
-        needs = {"synth": self.synth.needs, "tune": read | self.tuner.needs}
-        return {key: {"teacher": int(bool(names & _TEACHER)), "student": int(bool(names & _STUDENT))} for key, names in needs.items()}
+        return {key: {"teacher": int(bool(names & _TEACHER)), "student": int(bool(names & _STUDENT))} for key, names in self.needs.items()}
 
 
 def compose(recipe: Recipe, manager: Manager) -> Plan:
@@ -177,7 +182,9 @@ def _choose(role: Role, entry: Mapping[str, Any], manager: Manager) -> Choice:
     weight = 1.0
     if role is Role.LOSS:
         try:
-            weight = float(settings.pop("weight", 1.0))
+            if isinstance(given := settings.pop("weight", 1.0), bool):
+                raise TypeError(given)
+            weight = float(given)
         except (TypeError, ValueError):
             raise OptionError(f"weight {entry['weight']!r} is not a number", where, "write e.g. --loss 0.5*ce") from None
         if not abs(weight) < float("inf"):
@@ -327,6 +334,7 @@ def _resolved(plan: Plan, recipe: Recipe) -> Recipe:
         export=[c.entry() for c in plan.exporters],
         run=asked,
         pins=recipe.pins,
+        settings=tuple(s for s in recipe.settings if s[0] == "eval" and plan.default_eval),
     )
 
 

@@ -58,6 +58,8 @@ class Plugin:
         trace: The traceback, where there is one.
         components: What it yields.
         load: Gives its entry module.
+        hooks: Its hooks alone, once it is activated.
+        one_off: Whether the user named its file.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Plugin:
     components: list[Found] = field(default_factory=list)
     load: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     hooks: pluggy.HookRelay | None = field(default=None, repr=False, compare=False)
+    one_off: bool = False
 
     @property
     def provider(self) -> str:
@@ -231,7 +234,8 @@ class Manager:
         registry = known_plugins()
         givers = {key for key, entry in registry.items() if plain in entry.get("provides", {}).get(role.plural, ())}
         for plugin in searched:
-            if plugin.status in ("broken", "blocked") and (plugin.name in {plain, *givers} or "/" in name):
+            likely = plugin.name in {plain, *givers} or "/" in name or (plugin.one_off and plugin.status == "broken")
+            if likely and plugin.status in ("broken", "blocked"):
                 what = f"{role.words} '{name}' is not available: {plugin.provider} is {plugin.status}"
                 return ComponentError(
                     what, f"plugin '{plugin.name}': {plugin.reason}", "`zsq plugins list` shows the state of every plugin"
@@ -315,7 +319,7 @@ def _one_off(path: Path | str) -> Plugin:
             raise
         return module
 
-    return Plugin(path.stem, path.name, load=load)
+    return Plugin(path.stem, path.name, load=load, one_off=True)
 
 
 def _register(module: Any) -> pluggy.HookRelay:
@@ -332,6 +336,8 @@ def _register(module: Any) -> pluggy.HookRelay:
 
 def _check_suggestions(component: Component) -> None:
     """A recipe fragment that no recipe could hold is the plugin's error, not the user's."""
+    if unread := component.suggests.keys() & {"teacher", "pins", "set", "zsq"}:
+        raise ValueError(f"component '{component.name}' suggests '{min(unread)}', which nobody reads")
     RunOptions.parse(Recipe.from_dict(component.suggests, f"the suggestions of '{component.name}'").run)
 
 

@@ -69,7 +69,7 @@ class Recipe:
 
     ``teacher`` holds ``ref`` and options of its source; ``synth``, ``quant`` and ``tune`` a ``name`` and options; ``calib``,
     ``loss``, ``eval`` and ``export`` lists of such; ``run`` the values of :class:`RunOptions`. ``settings`` are ``--set`` values
-    of chains, ``(section, path, value)``, applied once the chain is known.
+    of chains, ``(section, path, value)``, applied once the chain is known; in a file they stand under ``set``.
     """
 
     teacher: Entry | None = None
@@ -98,9 +98,9 @@ class Recipe:
             raise FileError(f"the recipe is of format {version!r}; this zsq reads format {FORMAT}", where, "update zsq, or write `zsq: 1`")
         parsed: dict[str, Any] = {}
         for key, value in values.items():
-            if key not in (*SECTIONS, "pins", "zsq"):
+            if key not in (*SECTIONS, "pins", "set", "zsq"):
                 raise OptionError(f"unknown section '{key}'", where, nearest(str(key), SECTIONS) or f"sections: {', '.join(SECTIONS)}")
-            if value is None or key == "zsq":
+            if value is None or key in ("zsq", "set"):
                 continue
             if key in CHAINS:
                 items = [value] if isinstance(value, (str, Mapping)) else value
@@ -109,15 +109,20 @@ class Recipe:
                 parsed[key] = [parse_entry(key, item, where) for item in items]
             else:
                 parsed[key] = parse_entry(key, value, where)
-        return cls(**parsed)
+        lines = values.get("set") or []
+        if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines)):
+            raise OptionError("section 'set' is a list of SECTION.OPTION=VALUE", where, "e.g. set: [calib.images=128]")
+        return apply_settings(cls(**parsed), lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the order of a recipe file, without what was left open; :meth:`from_dict` reads them back."""
         named = ((key, getattr(self, key)) for key in (*SECTIONS, "pins"))
         filled = {key: value for key, value in named if value is not None and not (key in ("run", "pins") and not value)}
+        lines = [f"{section}.{path}={value}" for section, path, value in self.settings]
         return {
             "zsq": FORMAT,
             **{key: [dict(e) for e in value] if isinstance(value, list) else dict(value) for key, value in filled.items()},
+            **({"set": lines} if lines else {}),
         }
 
 

@@ -220,6 +220,11 @@ def test_a_missing_need_is_named_as_word_and_in_words_with_who_gives_it(sections
     assert next((hint for name, hint in givers.items() if name in sections.values()), "") in message.splitlines()[-1]
 
 
+@pytest.mark.parametrize("weight", [None, True, "x", [1]])
+def test_a_weight_is_a_number(weight: Any, manager: Manager) -> None:
+    assert "is not a number" in refusal(OptionError, manager, loss=[{"name": "kd", "weight": weight}])
+
+
 def test_a_need_that_nobody_installed_gives() -> None:
     message = refusal(PlanError, Manager.discover(third_party=False), loss=["kd", "ce"])
     assert message.endswith("no installed component gives it")
@@ -248,6 +253,13 @@ def test_forwards_follow_from_the_needs(manager: Manager) -> None:
     assert only_student == {"synth": {"teacher": 1, "student": 0}, "tune": {"teacher": 0, "student": 1}}
 
 
+def test_needs_are_the_union_of_what_a_step_reads(manager: Manager) -> None:
+    chosen = plan(manager, synth="targets", loss=["kd", "ce"])
+    assert chosen.needs == {"synth": {"teacher.output"}, "tune": {"targets", "teacher.output", "student.output"}}
+    assert plan(manager, loss=["kd"], tune="none").needs["tune"] == frozenset()
+    assert chosen.describe()["needs"]["tune"] == ["student.output", "targets", "teacher.output"]
+
+
 def test_describe_is_plain(manager: Manager) -> None:
     row = plan(manager, synth="pushy").describe()
     assert json.loads(json.dumps(row)) == row
@@ -263,6 +275,12 @@ def test_the_resolved_recipe_gives_the_same_plan_again(manager: Manager) -> None
     assert dump_recipe(second.recipe) == dump_recipe(first.recipe)
     asked = plan(manager, eval=["npz:x", "agreement"], loss=["0.5*kd"])
     assert compose(asked.recipe, manager).choices == asked.choices
+
+
+def test_settings_of_the_default_evaluation_survive_in_the_recipe(manager: Manager) -> None:
+    first = plan(manager, "eval.images=32")
+    again = compose(Recipe.from_dict(first.recipe.to_dict()), manager)
+    assert again.default_eval and again.evaluators == first.evaluators and again.evaluators[0].settings == {"images": 32}
 
 
 def test_composing_leaves_the_recipe_alone(manager: Manager) -> None:

@@ -57,6 +57,7 @@ def zoo_of_broken_ones(fake_dist: Fake) -> list[FakeDist]:
         fake_dist("zsq-type", f"{HEAD}@hookimpl\ndef zsq_losses():\n    yield 'kd'\n"),
         fake_dist("zsq-repeats", f"{HEAD}@hookimpl\ndef zsq_losses():\n    yield Component('i', 'x:Y')\n    yield Component('i', 'x:Y')\n"),
         fake_dist("zsq-suggests", f"{HEAD}@hookimpl\ndef zsq_losses():\n    yield Component('j', 'x:Y', suggests={{'clib': ['ema']}})\n"),
+        fake_dist("zsq-unread", f"{HEAD}@hookimpl\ndef zsq_losses():\n    yield Component('k', 'x:Y', suggests={{'teacher': 'zoo:x'}})\n"),
         fake_dist("zsq-object", "", entry_points={"object": "zsq_object:absent"}),
         fake_dist("zsq-good", yields("good") + yields("better", "zsq_tuners"), entry_points={"good": "zsq_good"}),
     ]
@@ -76,6 +77,7 @@ def test_each_broken_plugin_is_listed_with_its_reason_and_the_others_work(zoo_of
         "type": "yields str, not zsq.Component",
         "repeats": "yields 'i' twice",
         "suggests": "unknown section 'clib'",
+        "unread": "suggests 'teacher', which nobody reads",
         "object": "cannot be imported",
     }
     assert set(broken) == set(words)
@@ -218,6 +220,14 @@ def test_files_that_are_no_plugins(tmp_path: Path) -> None:
     assert found["json"].status == "broken" and "rename the file" in found["json"].reason
     assert found["faulty_one_off"].status == "broken" and "SyntaxError" in found["faulty_one_off"].reason
     assert "faulty_one_off" not in sys.modules
+
+
+def test_a_broken_file_is_named_whatever_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "faulty_one_off.py").write_text("1 +")
+    found = Manager.discover(third_party=False, files=[tmp_path / "faulty_one_off.py"])
+    message = refusal(found, "synth", "noisy")
+    assert "faulty_one_off.py is broken" in message and "SyntaxError" in message
+    assert found.get("synth", "noise").component.name == "noise"
 
 
 def test_events_reach_everyone_and_a_failing_listener_is_reported_once(fake_dist: Fake, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,6 +95,8 @@ def test_left_open_differs_from_empty() -> None:
         ("calib: [{batches: 7}]", OptionError, "no name"),
         ("teacher: {ref: [a]}", OptionError, "'ref' in section 'teacher'"),
         ("run: fast", OptionError, "section 'run' holds text"),
+        ("set: synth.std=2", OptionError, "section 'set' is a list"),
+        ("set: [{synth: 2}]", OptionError, "section 'set' is a list"),
         ("[" * 20000, FileError, "not a YAML file"),
     ],
 )
@@ -149,6 +151,12 @@ def test_settings_are_laid_over_and_the_last_one_counts() -> None:
     assert recipe.synth == {"name": "noise", "std": "4"} and recipe.run == {"seed": "1"}
     assert recipe.teacher == {**WHOLE["teacher"], "classes": "4"}
     assert before.synth == {"name": "noise", "std": 2.0}, "the recipe before was changed"
+
+
+def test_settings_of_chains_are_kept_in_the_file(tmp_path: Path) -> None:
+    recipe = apply_settings(Recipe.from_dict(WHOLE), ["calib.ema.batches=7", "loss.kd.temperature=a=b", "synth.std=3"])
+    assert recipe.to_dict()["set"] == ["calib.ema.batches=7", "loss.kd.temperature=a=b"]
+    assert read_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
 
 
 def test_a_value_may_hold_equals_signs() -> None:
