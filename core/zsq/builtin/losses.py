@@ -84,8 +84,8 @@ class BnsDistance:
         layers = bn.values()
         running = [s.running_mean for s in layers] + [s.running_var for s in layers]
         if len(running) != len(self._running) or any(a is not b for a, b in zip(running, self._running, strict=True)):
-            weights = [torch.full_like(r, 1 / (len(layers) * r.numel()), dtype=torch.float32) for r in running]
-            self._goal, self._weight = torch.cat(running).detach().float(), torch.cat(weights)
+            weights = [torch.full_like(r, 1 / (len(layers) * r.numel())) for r in running]
+            self._goal, self._weight = torch.cat(running).detach(), torch.cat(weights)
             self._running = running
         off = torch.cat([s.mean for s in layers] + [s.var for s in layers]) - self._goal
         return (off * off).dot(self._weight)

@@ -73,9 +73,9 @@ def test_architecture_with_weights(tmp_path: Path, name: str) -> None:
 
 
 def test_errors_name_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(ZsqError, match="resnet2O") as unknown:
-        load("resnet2O")
-    assert "did you mean 'resnet20'?" in str(unknown.value)
+    with pytest.raises(ZsqError, match="resnet20-cifar") as unknown:
+        load("resnet20-cifar")
+    assert "did you mean 'resnet20-cifar10'?" in str(unknown.value)
     with pytest.raises(ZsqError, match="--weights FILE"):
         load("resnet56")
     with pytest.raises(OptionError, match="'classes' has no effect"):
