@@ -117,9 +117,9 @@ def test_bns_distance_follows_the_running_statistics_it_is_given() -> None:
     distance, first, second = BnsDistance(), statistics(0), statistics(1)
     again = {k: BnStats(s.mean * 2, s.var, s.running_mean, s.running_var) for k, s in first.items()}
     for bn in (first, again, second, statistics(2, (4,)), first):
-        assert float(distance(bn)) == pytest.approx(float(plain(bn)), rel=1e-5)
+        assert distance(bn).item() == pytest.approx(plain(bn).item(), rel=1e-5)
 
 
 def test_bns_loss_reads_the_teacher() -> None:
     bn = statistics(0)
-    assert float(Bns(Options(), None)(view(logits(2, 3), bn=bn))) == pytest.approx(float(plain(bn)), rel=1e-5)  # type: ignore[arg-type]
+    assert Bns(Options(), None)(view(logits(2, 3), bn=bn)).item() == pytest.approx(plain(bn).item(), rel=1e-5)  # type: ignore[arg-type]

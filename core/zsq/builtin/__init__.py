@@ -46,11 +46,15 @@ def zsq_quantizers() -> Iterator[Component]:
 
 @hookimpl
 def zsq_calibrators() -> Iterator[Component]:
-    ranges = {"needs": {"act.range"}}
-    yield Component("minmax", "zsq.builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation seen.", **ranges)
-    yield Component("ema", "zsq.builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch extremes.", **ranges)
-    yield Component("percentile", "zsq.builtin.ranges:Percentile", o.PercentileOptions, "Ranges that hold a share of the values.", **ranges)
-    yield Component("mean-image-max", "zsq.builtin.ranges:MeanImageMax", o.RangeOptions, "Mean over images of each image's extremes.", **ranges)
+    ranges = {"act.range"}
+    yield Component("minmax", "zsq.builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation seen.", needs=ranges)
+    yield Component("ema", "zsq.builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch extremes.", needs=ranges)
+    yield Component(
+        "percentile", "zsq.builtin.ranges:Percentile", o.PercentileOptions, "Ranges that hold a share of the values.", needs=ranges
+    )
+    yield Component(
+        "mean-image-max", "zsq.builtin.ranges:MeanImageMax", o.RangeOptions, "Mean over images of each image's extremes.", needs=ranges
+    )
 
 
 @hookimpl
@@ -64,7 +68,8 @@ def zsq_losses() -> Iterator[Component]:
 
 @hookimpl
 def zsq_tuners() -> Iterator[Component]:
-    yield Component("finetune", "zsq.builtin.finetune:Finetune", o.FinetuneOptions, "Gradient descent on the objective.", needs={"student.output"})
+    gradient = {"student.output"}
+    yield Component("finetune", "zsq.builtin.finetune:Finetune", o.FinetuneOptions, "Gradient descent on the objective.", needs=gradient)
     yield Component("none", "zsq.builtin.finetune:NoTuning", summary="Calibration only.")
 
 
@@ -82,4 +87,5 @@ def zsq_evaluators() -> Iterator[Component]:
 
 @hookimpl
 def zsq_exporters() -> Iterator[Component]:
-    yield Component("safetensors", "zsq.builtin.safetensors:Safetensors", summary="Packed integer codes, scales, zero points and configuration.")
+    summary = "Packed integer codes, scales, zero points and configuration."
+    yield Component("safetensors", "zsq.builtin.safetensors:Safetensors", summary=summary)

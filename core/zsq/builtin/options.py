@@ -16,9 +16,13 @@ class ClassifyOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class PyOptions(Options):
     weights: str | None = opt(None, "Checkpoint of the teacher: safetensors, or a torch file without code in it.")
-    shape: tuple[int, ...] | None = opt(None, "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights.", ge=1)
+    shape: tuple[int, ...] | None = opt(
+        None, "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights.", ge=1
+    )
     mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar.")
-    std: tuple[float, ...] | None = opt(None, "Standard deviation per channel that inputs were normalised with; else from the sidecar.", gt=0)
+    std: tuple[float, ...] | None = opt(
+        None, "Standard deviation per channel that inputs were normalised with; else from the sidecar.", gt=0
+    )
     classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
 
 
@@ -63,7 +67,8 @@ class PercentileOptions(RangeOptions):
 class KdOptions(Options):
     temperature: float = opt(4.0, "Temperature of both softmaxes; the loss is multiplied by its square.", gt=0)
     reduction: Literal["batchmean", "mean"] = opt(
-        "batchmean", "batchmean: mean over images of the divergence; mean: also divided by the number of classes, as the GDFQ line publishes."
+        "batchmean",
+        "batchmean: mean over images of the divergence; mean: also divided by the number of classes, as the GDFQ line publishes.",
     )
 
 
@@ -75,7 +80,9 @@ class FinetuneOptions(Options):
     momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
     nesterov: bool = opt(True, "Nesterov momentum for SGD.")
     weight_decay: float = opt(0.0, "Weight decay on every parameter.", ge=0)
-    schedule: Literal["constant", "cosine", "step"] = opt("cosine", "How the learning rate falls: to zero along a cosine, or by gamma at each milestone.")
+    schedule: Literal["constant", "cosine", "step"] = opt(
+        "cosine", "How the learning rate falls: to zero along a cosine, or by gamma at each milestone."
+    )
     milestones: tuple[int, ...] = opt((), "Steps at which the step schedule multiplies the rate by gamma.", ge=1)
     gamma: float = opt(0.1, "Factor of the step schedule.", gt=0, le=1)
     batch_norm: Literal["frozen", "train"] = opt("frozen", "BatchNorm statistics during tuning: frozen, or updated from synthetic batches.")
