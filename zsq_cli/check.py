@@ -11,12 +11,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from zsq.errors import ComponentError, FileError, ZsqError
-from zsq.manager import Found, Manager
+from zsq.manager import Found, Manager, Plugin
 from zsq_cli import render
 from zsq_cli.plugins import find
 
 #: Component or folder, check, ``passed`` / ``failed`` / ``skipped``, reason.
 Row = tuple[str, str, str, str]
+Job = Found | Plugin | Path
 
 
 def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool = False) -> int:
@@ -27,7 +28,7 @@ def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool 
     jobs = list(_jobs(manager, names, everything))
     out, rows = render.console(), list[Row]()
     for job in jobs:
-        done = list(_check_folder(job) if isinstance(job, Path) else _check_component(manager, job))
+        done = list(_check(manager, job))
         rows += done
         if not json:
             out.print(render.check_table(done))
@@ -40,12 +41,10 @@ def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool 
     return 1 if counts["failed"] or not rows else 0
 
 
-def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[Found | Path]:
+def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[Job]:
     """What the names stand for: folders, whole plugins, single components."""
     if everything:
-        broken = [plugin for plugin in manager.plugins() if plugin.status == "broken"]
-        if broken:
-            raise ComponentError(f"plugin '{broken[0].name}' is broken", broken[0].distribution, broken[0].reason)
+        yield from (plugin for plugin in manager.plugins() if plugin.status == "broken")
         yield from manager.components()
     for name in names:
         plugin = next((p for p in manager.plugins() if p.name == name), None)
@@ -57,6 +56,15 @@ def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[
             yield from plugin.components
         else:
             yield find(manager, name)
+
+
+def _check(manager: Manager, job: Job) -> Iterator[Row]:
+    if isinstance(job, Path):
+        yield from _check_folder(job)
+    elif isinstance(job, Plugin):
+        yield job.name, "loads", "failed", job.reason
+    else:
+        yield from _check_component(manager, job)
 
 
 def _check_component(manager: Manager, found: Found) -> Iterator[Row]:

@@ -239,13 +239,11 @@ def progress() -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield Lines()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description:<22}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:>12}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}", style="dim"),
-    )  # fmt: skip
-    with Progress(*columns, console=console(error=True), refresh_per_second=4) as bars:
+    steps = TextColumn("{task.fields[steps]:>9}")
+    columns = (TextColumn("{task.description:<20.20}"), BarColumn(10), steps, TextColumn("{task.fields[rate]:>13}"), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[metrics]}", style="dim"), console=console(error=True), refresh_per_second=4) as bars:
         yield Bars(bars)
 
 
@@ -275,7 +273,10 @@ class Lines:
 
 
 class Bars:
-    """One bar per phase: step of total, images/s, time spent and left, losses."""
+    """One bar per phase: step of total, images/s, time left, and as many losses as there is room for."""
+
+    #: Columns that stand before the losses.
+    width = 65
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
@@ -285,17 +286,19 @@ class Bars:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.PhaseStarted):
             self.began, self.drawn = event.seconds, 0.0
-            self.task = self.bars.add_task(event.phase, total=None, rate="", metrics="")
+            self.task = self.bars.add_task(event.phase, total=None, steps="", rate="", metrics="")
         elif isinstance(event, events.Stepped) and self.task is not None:
             now = time.monotonic()
             if now - self.drawn >= _REFRESH or event.step == event.total:
                 self.drawn = now
-                rate, metrics = _rate(event, event.seconds - self.began), _metrics(event.metrics)
-                self.bars.update(self.task, completed=event.step, total=event.total, rate=rate, metrics=metrics)
+                rate = _rate(event, event.seconds - self.began)
+                metrics = _metrics(event.metrics, self.bars.console.width - self.width)
+                steps = f"{event.step}/{event.total}"
+                self.bars.update(self.task, completed=event.step, total=event.total, steps=steps, rate=rate, metrics=metrics)
         elif isinstance(event, events.PhaseEnded) and self.task is not None:
             bar = self.bars.tasks[self.bars.task_ids.index(self.task)]
             if bar.total is None:
-                self.bars.update(self.task, total=1, completed=1)
+                self.bars.update(self.task, total=1, completed=1)  # a phase without steps is a full bar
             elif event.stopped:
                 self.bars.update(self.task, rate="stopped early")
             self.bars.stop_task(self.task)
@@ -307,8 +310,15 @@ def _rate(event: events.Stepped, seconds: float) -> str:
     return f"{event.images * event.step / seconds:.0f} images/s" if event.images and seconds > 0 else ""
 
 
-def _metrics(metrics: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
+def _metrics(metrics: Mapping[str, Any], room: int = 1000) -> str:
+    """As many metrics as fit into ``room`` columns, none of them cut."""
+    text = ""
+    for name, value in metrics.items():
+        longer = f"{text}  {name} {float(value):.4g}".strip()
+        if len(longer) > room:
+            break
+        text = longer
+    return text
 
 
 # -- small texts -------------------------------------------------------------------------------------------------------

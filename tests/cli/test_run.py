@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from zsq import events
-from zsq_cli.render import Lines
+from zsq_cli.render import Bars, Lines
 
 TINY = (
     "py:zsq.testing.teachers:tiny", "--set", "teacher.shape=3,8,8", "--set", "teacher.mean=0,0,0", "--set", "teacher.std=1,1,1",
@@ -98,3 +101,17 @@ def test_lines_tell_of_early_stops_and_messages(capsys: pytest.CaptureFixture[st
     lines(events.Message(3.0, "a word"))
     lines(events.PhaseEnded(3.0, "tune:x", stopped=True))
     assert capsys.readouterr().err.splitlines() == ["a word", "tune:x  4/9  2.0 s  32 images/s  loss 0.5  (stopped early)"]
+
+
+def test_bars_show_steps_rate_and_the_metrics_that_fit() -> None:
+    progress = Progress("{task.fields[metrics]}", console=Console(file=StringIO(), width=85, force_terminal=True))
+    with progress:
+        bars = Bars(progress)
+        bars(events.PhaseStarted(0.0, "quantize"))
+        bars(events.PhaseEnded(1.0, "quantize"))
+        bars(events.PhaseStarted(1.0, "tune:x"))
+        bars(events.Stepped(3.0, "tune:x", 4, 4, {"loss": 0.5, "a_long_name_of_a_loss": 0.25}, 16))
+        bars(events.PhaseEnded(3.0, "tune:x"))
+    quantize, tune = progress.tasks
+    assert quantize.finished and (tune.completed, tune.total) == (4, 4)
+    assert tune.fields == {"steps": "4/4", "rate": "32 images/s", "metrics": "loss 0.5"}
