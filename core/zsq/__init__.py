@@ -1,7 +1,7 @@
 """zsq: zero-shot quantization from chains of plugins.
 
-This module is the light door: it imports neither torch, pluggy nor yaml. ``hookimpl``, ``run`` and
-``load`` are resolved on first use.
+This module is the light door: it imports neither torch, pluggy nor yaml. ``hookimpl`` and
+``load`` are resolved on first use; a run is started with ``zsq.run.engine.run``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from zsq.options import Options, opt
 
 if TYPE_CHECKING:
     from zsq.hookspecs import hookimpl as hookimpl
-    from zsq.run.engine import run as run
     from zsq.run.saved import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Component", "Options", "ZsqError", "hookimpl", "load", "opt", "run"]
+__all__ = ["Component", "Options", "ZsqError", "hookimpl", "load", "opt"]
 
-_LAZY = {"hookimpl": "zsq.hookspecs", "run": "zsq.run.engine", "load": "zsq.run.saved"}
+_LAZY = {"hookimpl": "zsq.hookspecs", "load": "zsq.run.saved"}
 
 
 def __getattr__(name: str) -> Any:
