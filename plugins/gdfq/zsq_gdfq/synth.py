@@ -51,7 +51,7 @@ class GeneratorSynth:
         inputs, targets = self.draw(max(n, 2))
         with self.ctx.precision.autocast():
             images = self.generator(*inputs)
-        return Batch(images[:n], targets[:n])
+        return Batch(images, targets) if n > 1 else Batch(images[:n], targets[:n])  # a slice's gradient would leave channels_last
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
         """The warm-up: only the generator learns. May be closed after any beat."""
