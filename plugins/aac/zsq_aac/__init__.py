@@ -32,7 +32,7 @@ class AacOptions(ImageOptions):
         "What images are driven to. logit-target: their class's logit to a target; logit: that logit without bound; ce: cross-entropy.",
     )
     target: float | None = opt(None, "Target of logit-target; by default the mean logit that a third of the steps with ce reaches.")
-    bn_weight: float = opt(1.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
+    bn_weight: float = opt(3.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
     reduction: Literal["mean-image-max", "max", "percentile"] = opt(
         "mean-image-max",
         "From activations to a range. mean-image-max: mean over images of each image's extremes; max: extremes of all; "
@@ -47,7 +47,7 @@ class AbnOptions(ImageOptions):
         "bns",
         "Images to compare teacher and student on. bns: own ones that match the teacher's BatchNorm statistics; stream: the synthesizer's.",
     )
-    ce_weight: float = opt(1.0, "Weight of the cross-entropy beside the statistics for own images.", ge=0)
+    ce_weight: float = opt(0.3, "Weight of the cross-entropy beside the statistics for own images.", ge=0)
     mode: Literal["shift", "ema"] = opt(
         "shift",
         "shift: add to every BatchNorm what quantization changes in its input; ema: replace its statistics by a moving average.",
