@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from zsq.builtin.teachers import read_sidecar, teacher_from
 from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import OptionError, ZsqError, nearest
@@ -50,7 +51,8 @@ class Zoo:
         tensors = read_weights(weights, trust_code=self.ctx.trust_code)
         sidecar = read_sidecar(weights.with_suffix(".json"))
         classes = o.classes or sidecar.get("classes") or 10
-        module = ARCHITECTURES[architecture](classes)
+        with torch.random.fork_rng(devices=[]):  # initial values are drawn, and overwritten next
+            module = ARCHITECTURES[architecture](classes)
         load_into(module, tensors, str(weights))
         spec = {"shape": (3, 32, 32), **sidecar.get("input", {}), **{k: v for k, v in (("mean", o.mean), ("std", o.std)) if v}}
         return teacher_from(module, f"zoo:{ref}", spec, classes, where=str(weights), **fields)
