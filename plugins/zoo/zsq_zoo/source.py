@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from zsq.builtin.teachers import read_sidecar, teacher_from
 from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import OptionError, ZsqError, nearest
