@@ -32,12 +32,12 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True)
 class Stepped(Event):
-    """One beat of a phase."""
+    """One beat of a phase. Metrics may still be tensors on a device: read them as seldom as they are shown."""
 
     phase: str
     step: int
     total: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     images: int = 0
 
 

@@ -28,9 +28,11 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> P
             beside.write_bytes(content.encode() if isinstance(content, str) else content)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
-        raise FileError(f"cannot write {path.name}: {error.strerror or error}", str(path.parent), "free some space or choose another --out") from error
+        raise FileError(
+            f"cannot write {path.name}: {error.strerror or error}", str(path.parent), "free some space or choose another --out"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
     return path

@@ -30,6 +30,7 @@ def zsq_teachers() -> Iterable[Component]:
         def zsq_teachers():
             yield Component("lab", "zsq_lab.teacher:Lab", summary="Networks of our lab: lab:NAME.")
     """
+    return ()
 
 
 @hookspec
@@ -44,6 +45,7 @@ def zsq_tasks() -> Iterable[Component]:
         def zsq_tasks():
             yield Component("depth", "zsq_depth.task:Depth", summary="Depth per pixel.")
     """
+    return ()
 
 
 @hookspec
@@ -58,6 +60,7 @@ def zsq_synthesizers() -> Iterable[Component]:
         def zsq_synthesizers():
             yield Component("fractal", "zsq_fractal.synth:Fractal", summary="Fractal images.")
     """
+    return ()
 
 
 @hookspec
@@ -72,6 +75,7 @@ def zsq_quantizers() -> Iterable[Component]:
         def zsq_quantizers():
             yield Component("log2", "zsq_log2.quant:Log2", summary="Powers of two.", provides={"act.range"})
     """
+    return ()
 
 
 @hookspec
@@ -86,6 +90,7 @@ def zsq_calibrators() -> Iterable[Component]:
         def zsq_calibrators():
             yield Component("median", "zsq_median.calib:Median", summary="Median of image maxima.", needs={"act.range"})
     """
+    return ()
 
 
 @hookspec
@@ -100,6 +105,7 @@ def zsq_losses() -> Iterable[Component]:
         def zsq_losses():
             yield Component("l2", "zsq_l2.loss:L2", summary="Squared logit error.", needs={"teacher.output", "student.output"})
     """
+    return ()
 
 
 @hookspec
@@ -114,6 +120,7 @@ def zsq_tuners() -> Iterable[Component]:
         def zsq_tuners():
             yield Component("swa", "zsq_swa.tune:Swa", summary="Averaged weights.", needs={"student.output"})
     """
+    return ()
 
 
 @hookspec
@@ -128,6 +135,7 @@ def zsq_evaluators() -> Iterable[Component]:
         def zsq_evaluators():
             yield Component("top5", "zsq_top5.eval:Top5", summary="Top-5 accuracy: top5:PATH.")
     """
+    return ()
 
 
 @hookspec
@@ -142,6 +150,7 @@ def zsq_exporters() -> Iterable[Component]:
         def zsq_exporters():
             yield Component("npz", "zsq_npz.export:Npz", summary="Codes and scales as a NumPy archive.")
     """
+    return ()
 
 
 @hookspec

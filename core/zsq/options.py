@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from zsq.errors import OptionError, nearest
 
-_BOUNDS = {"ge": ("at least", lambda v, b: v >= b), "gt": ("greater than", lambda v, b: v > b),
-           "le": ("at most", lambda v, b: v <= b), "lt": ("less than", lambda v, b: v < b)}  # fmt: skip
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least", operator.ge),
+    "gt": ("greater than", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("less than", operator.lt),
+}
 
 
 def opt(default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None,
@@ -72,7 +76,9 @@ class Options:
         rows = []
         for name, field in _fields(cls).items():
             bounds = ", ".join(f"{_BOUNDS[k][0]} {v:g}" for k, v in field.metadata["bounds"].items())
-            rows.append(OptionRow(name=name, type=_type_name(_hints(cls)[name]), default=field.default, bounds=bounds, help=field.metadata["help"]))
+            rows.append(
+                OptionRow(name=name, type=_type_name(_hints(cls)[name]), default=field.default, bounds=bounds, help=field.metadata["help"])
+            )
         return rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,12 +95,10 @@ def validate_class(cls: type[Options]) -> None:
             raise TypeError(f"option '{field.name}' of {cls.__name__} needs a default and a help text: write it with zsq.opt()")
 
 
-@cache
 def _fields(cls: type[Options]) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(cls)}
 
 
-@cache
 def _hints(cls: type[Options]) -> dict[str, Any]:
     return get_type_hints(cls)
 

@@ -212,8 +212,8 @@ class Log(Protocol):
 class Precision(Protocol):
     """The arithmetic of training: ``with precision.autocast():`` around forwards."""
 
-    name: str
-
+    @property
+    def name(self) -> str: ...
     def autocast(self) -> AbstractContextManager[Any]: ...
 
 
@@ -222,7 +222,8 @@ class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
     ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
-    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators. ``rng`` is the component's own generator, seeded from ``seed`` and its role.
+    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators. ``rng`` is the
+    component's own generator, seeded from ``seed`` and its role.
     """
 
     rng: torch.Generator

@@ -114,5 +114,13 @@ def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
 
 def test_phases_stand_in_the_report_in_their_order() -> None:
     report = tiny_run(ALTERNATING).report
-    assert [p["name"] for p in report["phases"]] == ["teacher", "quantize", "prepare", "calibrate:aac", "calibrate:abn", "tune:finetune", "evaluate"]
+    assert [p["name"] for p in report["phases"]] == [
+        "teacher",
+        "quantize",
+        "prepare",
+        "calibrate:aac",
+        "calibrate:abn",
+        "tune:finetune",
+        "evaluate",
+    ]
     assert report["wall_s"] >= sum(p["seconds"] for p in report["phases"]) * 0.99

@@ -35,7 +35,7 @@ def test_a_failed_run_leaves_the_run_before_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="No space left"), RunFolder(tmp_path / "run"):
+    with pytest.raises(FileError, match="No space left"), RunFolder(tmp_path / "runs" / "deep" / "run"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert listing(tmp_path) == []
 

@@ -27,7 +27,7 @@ class Finetune:
         if o.batch_norm == "train":
             for norm in batch_norms(module).values():
                 norm.train()
-        parameters = [p.requires_grad_() for p in module.parameters() if p.is_floating_point()]
+        parameters = [p for p in module.requires_grad_().parameters() if p.is_floating_point()]
         optimizer = self._optimizer(parameters)
         try:
             for step in range(o.steps):

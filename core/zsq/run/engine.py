@@ -233,4 +233,3 @@ class _Engine:
 def _rng(seed: int, key: str, device: torch.device) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -26,17 +25,22 @@ class RunFolder:
 
     def __init__(self, target: Path | None) -> None:
         self.target, self.scratch = target, None if target is None else Path()
+        self._made: list[Path] = []
         if target is not None and target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
             raise FileError(f"'{target}' exists and is not a run", "--out", "choose another folder, or remove this one yourself")
 
     def __enter__(self) -> RunFolder:
         if self.target is not None:
+            self._made = [p for p in self.target.absolute().parents if not p.exists()]
             self.scratch = scratch_folder(self.target.absolute())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)
+            for parent in self._made:  # folders made for a run that never came
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
             raise FileError(f"cannot write the run: {reason}", str(self.target), "free some space or choose another --out") from error
@@ -48,7 +52,7 @@ class RunFolder:
         old = None
         if self.target.exists():
             old = scratch_folder(self.target.absolute())
-            os.replace(self.target, old)
-        os.replace(self.scratch, self.target)
+            self.target.replace(old)
+        self.scratch.replace(self.target)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.run.precision import Precision
-from zsq.types import Batch, BnStats, Student, Teacher, Trace, View
+from zsq.types import Batch, BnStats, Precision, Student, Teacher, Trace, View
 
 TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
 STUDENT_NEEDS = frozenset({"student.output", "student.features"})

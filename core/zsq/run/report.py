@@ -99,7 +99,11 @@ def card(report: dict[str, Any]) -> str:
     """A short model card: what it is, what was measured beside the teacher's own figures, how to load it."""
     teacher, student, recipe = report["teacher"], report["student"], report["recipe"]
     chain = " ".join(f"--{key} {recipe[key]['name']}" for key in ("synth", "quant", "tune"))
-    rows = [f"| {k} | {teacher['metrics'].get(k, float('nan')):.2f} | {v:.2f} |" for k, v in student["metrics"].items() if k in teacher["metrics"]]
+    rows = [
+        f"| {k} | {teacher['metrics'].get(k, float('nan')):.2f} | {v:.2f} |"
+        for k, v in student["metrics"].items()
+        if k in teacher["metrics"]
+    ]
     rows += [f"| {k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
     return "\n".join(
         [

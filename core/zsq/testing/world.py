@@ -30,7 +30,7 @@ def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None,
     ctx = Context(
         rng=torch.Generator().manual_seed(seed),
         device=torch.device("cpu"),
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         workdir=folder,
         log=lambda message: None,
         seed=seed,
