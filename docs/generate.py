@@ -43,7 +43,8 @@ def hooks() -> str:
     )
     for name in hook_names():
         text, _, code = inspect.getdoc(getattr(hookspecs, name)).partition(".. code-block:: python")  # type: ignore[union-attr]
-        parts += [f"## `{signature(name)}`", text.strip().replace("``", "`"), f"```python\n{textwrap.dedent(code).strip()}\n```"]
+        example = textwrap.dedent(code).strip().replace("\n\n@hookimpl", "\n\n\n@hookimpl")  # as ruff formats a module
+        parts += [f"## `{signature(name)}`", text.strip().replace("``", "`"), f"```python\n{example}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
