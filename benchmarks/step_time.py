@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from zsq_gdfq.generator import Generator, Labels
+from zsq_zoo.resnet import resnet20
 
 from zsq import events
 from zsq.compose import compose
@@ -27,8 +29,6 @@ from zsq.manager import Manager
 from zsq.recipe import Recipe
 from zsq.run.engine import run
 from zsq.run.report import hardware
-from zsq_gdfq.generator import Generator, Labels
-from zsq_zoo.resnet import resnet20
 
 
 class Floor:

@@ -39,6 +39,7 @@ def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, synth: dict[str, Any], h
         "steps": STEPS,
         "optimizer": "sgd",
         "lr": LR,
+        "range_lr": 0,
         "momentum": 0.9,
         "nesterov": True,
         "weight_decay": 1e-4,

@@ -15,8 +15,9 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 
 
 class Finetune:
-    """One optimizer over every parameter of the student: weights through the straight-through estimator, BatchNorm
-    affine, biases. The optimizer's last step is what is kept; nothing is selected on the way."""
+    """One optimizer over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
+    biases), and Adam over the activation ranges of points that can learn them. The last step is what is kept; nothing is
+    selected on the way."""
 
     def __init__(self, options: FinetuneOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -28,22 +29,37 @@ class Finetune:
             for norm in batch_norms(module).values():
                 norm.train()
         parameters = [p for p in module.requires_grad_().parameters() if p.is_floating_point()]
-        optimizer = self._optimizer(parameters)
+        ranges = self._ranges(student)
+        optimizers = [(self._optimizer(parameters), o.lr)]
+        if ranges:
+            optimizers.append((torch.optim.Adam([point.log_range for point in ranges]), o.range_lr))
         try:
             for step in range(o.steps):
                 batch, trace = next(stream)
-                for group in optimizer.param_groups:
-                    group["lr"] = o.lr * self._rate(step)
+                for optimizer, lr in optimizers:
+                    optimizer.param_groups[0]["lr"] = lr * self._rate(step)
+                    optimizer.zero_grad(set_to_none=True)
                 with torch.enable_grad():
                     loss, metrics = objective(self.ctx.probe(batch, objective.needs, teacher=trace, step=step))
-                    optimizer.zero_grad(set_to_none=True)
                     loss.backward()
-                optimizer.step()
+                for optimizer, _ in optimizers:
+                    optimizer.step()
+                for point in ranges:
+                    point.apply_learned()
                 yield Beat(step + 1, o.steps, {"loss": loss.detach(), **metrics, **getattr(stream, "metrics", {})})
         finally:
             module.eval().requires_grad_(False)
             for parameter in parameters:
                 parameter.grad = None
+            for point in ranges:
+                point.learn_range(False)
+
+    def _ranges(self, student: Student) -> list[Any]:
+        """The activation points whose range is to be learned, each with its parameter."""
+        points = [point for point in student.acts.values() if self.options.range_lr and hasattr(point, "learn_range")]
+        for point in points:
+            point.learn_range(True)
+        return [point for point in points if getattr(point, "log_range", None) is not None]
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         o = self.options

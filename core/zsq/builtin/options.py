@@ -75,8 +75,11 @@ class KdOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Options):
     steps: int = opt(400, "Student steps.", ge=1)
-    optimizer: Literal["sgd", "adam"] = opt("sgd", "SGD with momentum, or Adam.")
+    optimizer: Literal["sgd", "adam"] = opt("adam", "SGD with momentum, or Adam.")
     lr: float = opt(1e-4, "Learning rate at the start.", gt=0)
+    range_lr: float = opt(
+        0.01, "Learning rate at the start for the logarithm of every activation range; 0 keeps ranges as they were calibrated.", ge=0
+    )
     momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
     nesterov: bool = opt(True, "Nesterov momentum for SGD.")
     weight_decay: float = opt(0.0, "Weight decay on every parameter.", ge=0)

@@ -55,6 +55,7 @@ class ActPoint(_Point):
     The range is widened to contain zero, so that zero is exact; after a ReLU its lower end is zero anyhow. While
     ``observing``, the extremes of everything that passes are gathered on the device and the present range, if any, stays
     in use; when observing ends they become the range. They add up over several spells until ``set_range`` is called.
+    With ``learn_range`` a tuner moves the range by gradient.
     """
 
     kind: Literal["weight", "act"] = "act"
@@ -64,6 +65,7 @@ class ActPoint(_Point):
         self._grid: FlatGrid | None = None
         self._observing = False
         self._seen: tuple[Tensor, Tensor] | None = None
+        self.log_range: nn.Parameter | None = None
 
     @property
     def observing(self) -> bool:
@@ -108,10 +110,24 @@ class ActPoint(_Point):
         self.observing = False
         self.frozen = True
 
+    def learn_range(self, on: bool) -> None:
+        """Give the range a parameter ``log_range``, to be moved by an optimizer and applied by ``apply_learned``; or take it away."""
+        self.log_range = nn.Parameter(torch.zeros_like(self.lo)) if on and self.ranged and not self.frozen else None
+
+    @torch.no_grad()
+    def apply_learned(self) -> None:
+        """Stretch the range by what an optimizer step made of ``log_range``, and set that back to zero."""
+        assert self.log_range is not None
+        factor = self.log_range.exp()
+        self.set_range(self.lo * factor, self.hi * factor)
+        self.log_range.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         if self._observing:
             self._observe(x.detach())
-        return x if self._grid is None else affine.straight_through(x, self._grid)
+        if self._grid is None:
+            return x
+        return affine.straight_through(x, self._grid) if self.log_range is None else affine.learned(x, self.log_range, self._grid)
 
     def _observe(self, x: Tensor) -> None:
         lo, hi = torch.aminmax(x)
