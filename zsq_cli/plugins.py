@@ -104,9 +104,9 @@ def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> Non
                 **render.plugin_dict(plugin),
                 "found": "with zsq itself"
                 if plugin.name == "builtin"
-                else f"entry point of {plugin.distribution}"
-                if plugin.version
-                else "--plugin-file",
+                else "--plugin-file"
+                if plugin.one_off
+                else f"entry point of {plugin.distribution}",
                 "file": _entry_file(plugin),
                 "matches": [f"{found.role.value} {plain} -> {found.component.target}" for found in named],
                 "rivals": _rivals(plugin, named, everyone),
@@ -148,8 +148,8 @@ def _entry_file(plugin: Plugin) -> str:
     """The file of the entry module, found without importing it where it cannot be imported."""
     if plugin.name == "builtin":
         return str(importlib.util.find_spec("zsq.builtin").origin)  # type: ignore[union-attr]
-    for distribution, point in entry_points():
-        if point.name == plugin.name and distribution.metadata["Name"] == plugin.distribution:
+    for owner, point in entry_points():
+        if point.name == plugin.name and (owner or "unknown") == plugin.distribution:
             try:
                 spec = importlib.util.find_spec(point.module)
             except (Exception, SystemExit):  # finding a submodule imports its parents, which may be what is broken
@@ -169,9 +169,27 @@ def _builtin(manager: Manager) -> Plugin:
 # -- installing -------------------------------------------------------------------------------------------------------
 
 
-def entry_points() -> list[tuple[metadata.Distribution, metadata.EntryPoint]]:
-    """Every entry point of any version of the plugin API, with its distribution; nothing is imported."""
-    return [(d, point) for d in metadata.distributions() for point in d.entry_points if _GROUPS.fullmatch(point.group)]
+def entry_points() -> list[tuple[str, metadata.EntryPoint]]:
+    """Every entry point of any version of the plugin API, after the name of its distribution; nothing is imported.
+
+    The name is empty where the metadata has none; a distribution whose entry points cannot be read has none here.
+    """
+    found = []
+    for distribution in metadata.distributions():
+        try:
+            points = [point for point in distribution.entry_points if _GROUPS.fullmatch(point.group)]
+        except Exception:  # whatever a damaged file makes the parser raise
+            continue
+        found += [(_name(distribution), point) for point in points]
+    return found
+
+
+def _name(distribution: metadata.Distribution) -> str:
+    """The name in a distribution's metadata; empty where that is damaged."""
+    try:
+        return distribution.metadata["Name"] or ""
+    except Exception:
+        return ""
 
 
 def install_plugin(name: str, *, dry_run: bool = False) -> int:
@@ -185,18 +203,23 @@ def install_plugin(name: str, *, dry_run: bool = False) -> int:
 
 def uninstall_plugin(name: str, *, dry_run: bool = False) -> int:
     """Uninstall the distribution behind an entry point, without loading it. The exit code of pip."""
-    owners = sorted({d.metadata["Name"] for d, point in entry_points() if name in (point.name, d.metadata["Name"])})
     if name in ("zsq", "builtin"):
         raise ComponentError("zsq does not uninstall itself", "", "pip uninstall zsq")
+    installed = entry_points()
+    owners = sorted({owner for owner, point in installed if owner and name in (point.name, owner)})
+    nameless = next((point for owner, point in installed if not owner and point.name == name), None)
+    if not owners and nameless is not None and nameless.dist is not None:
+        what = f"plugin '{name}' has no distribution name in its metadata, so pip cannot remove it"
+        raise ComponentError(what, str(nameless.dist.locate_file("")), "remove its package and its .dist-info folder there yourself")
     if not owners:
-        known = {n for d, point in entry_points() for n in (point.name, d.metadata["Name"])}
+        known = {n for owner, point in installed for n in (point.name, owner)}
         raise ComponentError(f"no plugin '{name}' is installed", "", nearest(name, known) or "`zsq plugins list` shows what is")
     if len(owners) > 1 and name not in owners:
         raise ComponentError(f"plugin '{name}' comes from {' and '.join(owners)}", "", f"say which: zsq plugins uninstall {owners[0]}")
     owner = name if name in owners else owners[0]
     code = _call([*_installer("uninstall"), owner], dry_run)
     importlib.invalidate_caches()
-    left = [d for d in metadata.distributions() if d.metadata["Name"] == owner]
+    left = [d for d in metadata.distributions() if _name(d) == owner]
     if code == 0 and left and not dry_run:  # pip does not touch what lies outside its environment, and calls that a success
         raise ZsqError(
             f"{owner} is still there", str(left[0].locate_file("")), "it was not installed into this environment: remove it there"
@@ -264,7 +287,11 @@ def new_plugin(name: str, role: str, parent: Path) -> None:
         raise FileError(f"'{target}' exists", "--dir", "choose another name or folder, or remove it yourself")
     if not parent.is_dir():
         raise FileError(f"there is no folder '{parent}'", "--dir", "make it first")
-    write_plugin(target, names)
+    try:
+        write_plugin(target, names)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise FileError(f"cannot write the plugin: {error.strerror or error}", str(target), "choose another --dir") from error
     package = f"zsq_{names['module']}"
     rows = [
         (f"edit {target / package}", f"{role}.py is the method, __init__.py its options"),
@@ -288,6 +315,9 @@ def template_values(name: str, role: Role) -> dict[str, str]:
     module = name.replace("-", "_")
     if keyword.iskeyword(module):
         raise OptionError(f"'{name}' is a word of Python", "NAME", f"e.g. my-{name}")
+    spec = importlib.util.find_spec(f"zsq_{module}")
+    if spec is not None and spec.origin:  # installing it would write over that package: zsq_cli is one of them
+        raise OptionError(f"the name '{name}' is taken by the package zsq_{module}", "NAME", f"e.g. my-{name}")
     taken = [found for found in Manager.discover().components() if name in found.component.names]
     if taken or any(name == key for key in known_plugins()):
         owner = taken[0].provider if taken else "the registry"
@@ -298,8 +328,16 @@ def template_values(name: str, role: Role) -> dict[str, str]:
     }.get(role, f"zsq run --{role.value} {name}")
     return {
         "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook, "group": GROUP,
-        "Class": "".join(part.capitalize() for part in name.split("-")), "usage": usage,
+        "Class": _class_name(name, role), "usage": usage,
     }  # fmt: skip
+
+
+def _class_name(name: str, role: Role) -> str:
+    """``my-noise`` as ``MyNoise``; with the role after it where the template itself uses that word (Batch, F) or Python does."""
+    plain = "".join(part.capitalize() for part in name.split("-"))
+    text = "".join((_TEMPLATES / role.value / f"{file}.py.tmpl").read_text(encoding="utf-8") for file in ("__init__", "impl"))
+    words = set(re.findall(r"(?<![$\w])\w+", text))
+    return plain + role.value.capitalize() if keyword.iskeyword(plain) or {plain, f"{plain}Options"} & words else plain
 
 
 def write_plugin(target: Path, values: dict[str, str]) -> None:

@@ -16,9 +16,10 @@ from zsq.testing import write_fake_dist
 
 GOOD = """
 from zsq import Component, hookimpl
+from zsq.builtin.options import NoiseOptions
 @hookimpl
 def zsq_synthesizers():
-    yield Component("{name}", "zsq.builtin.noise:Noise", summary="Noise.")
+    yield Component("{name}", "zsq.builtin.noise:Noise", NoiseOptions, "Noise.")
 """
 BROKEN = {
     "missing": "import a_module_that_nobody_has",
@@ -71,6 +72,14 @@ def test_commands_that_use_none_of_them_work(zsq_process: Any, site: Path) -> No
         assert done.code == 0 and not done.err, done.err
 
 
+def test_a_run_goes_through_with_all_of_them_installed(zsq_process: Any, site: Path, tmp_path: Path) -> None:
+    small = [word for pair in ("teacher.shape=3,8,8", "tune.steps=2", "run.batch_size=4") for word in ("--set", pair)]
+    norm = ["--set", "teacher.mean=0,0,0", "--set", "teacher.std=1,1,1", "--set", "teacher.classes=4"]
+    done = zsq_process("run", "py:zsq.testing.teachers:tiny", "--synth", "fine", *small, *norm, "--out", "r", "--json", path=site)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["recipe"]["synth"]["name"] == "fine" and (tmp_path / "r" / "model.safetensors").is_file()
+
+
 def test_a_name_of_two_providers_is_an_error_with_the_way_out(zsq_process: Any, site: Path) -> None:
     done = zsq_process("plan", "py:zsq.testing.teachers:tiny", "--synth", "double", path=site)
     assert done.code == 2 and "zsq-triplet" in done.err and "zsq-twin/double" in done.err and len(done.err.splitlines()) <= 3
@@ -97,6 +106,24 @@ def test_uninstall_maps_the_name_to_its_distribution(zsq_process: Any, site: Pat
         done = zsq_process("plugins", "uninstall", name, "--dry-run", path=site)
         assert done.code == 0 and done.out.split()[-1] == f"zsq-{name}", done.err
         assert (site / f"zsq_{name}").is_dir()
+
+
+def test_damaged_metadata_stops_neither_uninstall_nor_why(zsq_process: Any, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    write_fake_dist(site, "zsq-missing", BROKEN["missing"])
+    for folder, points in {
+        "zsq_nameless-1.dist-info": "[zsq.v1]\nnameless = zsq_nameless\n",
+        "worse-1.dist-info": "[zsq.v1]\nno sense\n",
+    }.items():
+        (site / folder).mkdir()
+        (site / folder / "entry_points.txt").write_text(points)
+    done = zsq_process("plugins", "uninstall", "missing", "--dry-run", path=site)
+    assert done.code == 0 and done.out.split()[-1] == "zsq-missing", done.err
+    assert zsq_process("plugins", "why", "missing", path=site).code == 0
+    done = zsq_process("plugins", "uninstall", "nameless", path=site)
+    assert done.code == 2 and "no distribution name" in done.err and str(site) in done.err and len(done.err.splitlines()) <= 3
+    (row,) = json.loads(zsq_process("plugins", "why", "nameless", "--json", path=site).out)
+    assert row["status"] == "broken" and row["found"].startswith("entry point")
 
 
 def test_uninstall_of_a_broken_plugin_removes_it(tmp_path: Path) -> None:

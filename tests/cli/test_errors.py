@@ -40,6 +40,7 @@ MISTAKES = {
     "name that leaves the folder": (("plugins", "new", "../x", "--role", "synth"), "not a name"),
     "name that is taken": (("plugins", "new", "noise", "--role", "synth"), "is taken by zsq"),
     "name that is a keyword": (("plugins", "new", "lambda", "--role", "loss"), "word of Python"),
+    "name of zsq's own package": (("plugins", "new", "cli", "--role", "synth"), "taken by the package zsq_cli"),
     "folder of another project": (("plugins", "new", "made", "--role", "synth"), "exists"),
     "eval of a folder that is no run": (("eval", "full"), "not a run"),
     "eval of nothing": (("eval", "nowhere"), "not a run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -29,6 +30,30 @@ def test_makes_a_complete_folder_that_compiles(role: Role, zsq: Any, tmp_path: P
         assert "$" not in path.read_text()
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == f"zsq-{NAMES[role]}" and project["entry-points"] == {GROUP: {NAMES[role]: module}}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"), [("batch", "synth"), ("true", "synth"), ("f", "loss"), ("teacher", "teacher"), ("context", "calib")]
+)
+def test_a_class_never_takes_a_name_that_its_module_uses(name: str, role: str, zsq: Any, tmp_path: Path) -> None:
+    assert zsq("plugins", "new", name, "--role", role).code == 0
+    for path in (tmp_path / f"zsq-{name}" / f"zsq_{name}").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        imported = {a.asname or a.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
+        assert not imported & {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def test_a_full_disk_leaves_no_half_a_plugin(zsq: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def refuse(path: Path, *rest: Any, **more: Any) -> int:
+        if path.name == "synth.py":
+            raise OSError(28, "No space left on device")
+        return write(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    done = zsq("plugins", "new", "mynoise", "--role", "synth")
+    assert done.code == 2 and "No space left on device" in done.err and not list(tmp_path.iterdir())
 
 
 def test_the_folder_can_be_chosen(zsq: Any, tmp_path: Path) -> None:
