@@ -49,7 +49,7 @@ def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, synth: dict[str, Any], h
     result = tiny_run(
         {
             "teacher": teacher,
-            "synth": {"channels": plain.CHANNELS, "warmup": WARMUP, **synth},
+            "synth": {"channels": plain.CHANNELS, "warmup": WARMUP, "bns_weight": 0.1, **synth},
             "quant": "uniform4",
             "calib": [{"name": "ema", "batches": WATCHED, "decay": 0.9}],
             "loss": [{"name": "kd", "temperature": 20.0, "reduction": "mean"}, "ce" if hard else "soft-ce"],

@@ -116,11 +116,11 @@ def test_mapping_before_mixing_equals_mixing_before_mapping() -> None:
 
 def test_embeddings_start_as_the_teachers_rows() -> None:
     teacher = make_teacher()
-    synth = qimera(teacher)
+    synth = qimera(teacher, embedding="teacher")
     assert torch.equal(synth.generator.embeddings.weight, teacher.module.linear.weight)
     assert synth.generator.embeddings.weight is not teacher.module.linear.weight
     assert synth.generator.embeddings.weight.requires_grad and not teacher.module.linear.weight.requires_grad
-    assert not torch.equal(qimera(teacher, embedding="random").generator.embeddings.weight, teacher.module.linear.weight)
+    assert not torch.equal(qimera(teacher).generator.embeddings.weight, teacher.module.linear.weight)
 
 
 def test_embeddings_from_a_1x1_convolution() -> None:
@@ -130,8 +130,8 @@ def test_embeddings_from_a_1x1_convolution() -> None:
 
 def test_without_a_fitting_head_embeddings_are_random_unless_asked_for() -> None:
     teacher = replace(make_teacher(), head="")
-    assert qimera(teacher).generator.embeddings.weight.shape == (4, 100)
-    assert qimera(teacher, latent_dim=7).generator.embeddings.weight.shape == (4, 7)
+    assert qimera(teacher, embedding="auto").generator.embeddings.weight.shape == (4, 100)
+    assert qimera(teacher, embedding="auto", latent_dim=7).generator.embeddings.weight.shape == (4, 7)
     with pytest.raises(ZsqError, match="last layer"):
         qimera(teacher, embedding="teacher")
     with pytest.raises(ZsqError, match="input width is 8"):

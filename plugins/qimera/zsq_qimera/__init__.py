@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from zsq_gdfq import PAPER_SCHEDULE, GeneratorOptions
+from zsq_gdfq import PAPER_SCHEDULE, SHORT, GeneratorOptions
 
 from zsq import Component, hookimpl, opt
 
@@ -22,7 +22,8 @@ class QimeraOptions(GeneratorOptions):
     )
     noise: float = opt(1.0, "Standard deviation of the noise added to a class's embedding.", ge=0)
     embedding: Literal["auto", "teacher", "random"] = opt(
-        "auto", "How class embeddings start: the weight rows of the teacher's last layer, or random; auto takes the teacher's where it can."
+        "random",
+        "How class embeddings start: the weight rows of the teacher's last layer, or random; auto takes the teacher's where it can.",
     )
     freeze_embedding: bool = opt(False, "Keep the class embeddings as they started.")
     latent_dim: int | None = opt(None, "Length of an embedding; by default the input width of the teacher's last layer, else 100.", ge=1)
@@ -58,9 +59,5 @@ def zsq_synthesizers() -> Iterator[Component]:
         needs={"teacher.output", "teacher.bn"},
         provides={"targets"},
         paper="NeurIPS 2021, arXiv 2111.02625",
-        suggests={
-            "calib": [{"name": "ema", "batches": 100}],
-            "loss": [{"name": "kd", "temperature": 4.0}, {"name": "soft-ce", "weight": 0.5}],
-            "tune": {"name": "finetune", "steps": 400},
-        },
+        suggests=SHORT,
     )
