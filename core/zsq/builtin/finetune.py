@@ -32,7 +32,7 @@ class Finetune:
         ranges = self._ranges(student)
         optimizers = [(self._optimizer(parameters), o.lr)]
         if ranges:
-            optimizers.append((torch.optim.Adam([point.log_range for point in ranges]), o.range_lr))
+            optimizers.append((torch.optim.Adam([point.log_range for point in ranges], fused=True), o.range_lr))
         try:
             for step in range(o.steps):
                 batch, trace = next(stream)

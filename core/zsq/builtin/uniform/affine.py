@@ -118,8 +118,8 @@ class _Learned(torch.autograd.Function):
 
     With value = step * code, d value / d log(step) is the quantization error (value - x) inside the range and the value
     itself outside (LSQ, Esser et al., 2020, equation 3, in logarithmic form); ``x`` takes no gradient outside the range.
-    The range's gradient is estimated from the first eighth of the batch: it is one number, and a full pass in float32
-    would cost as much as the layer.
+    The range's gradient is estimated from the first eighth of the batch: it is one number, and full passes would cost as
+    much as the layer.
     """
 
     @staticmethod
@@ -135,11 +135,11 @@ class _Learned(torch.autograd.Function):
         grid: FlatGrid = ctx.grid
         low = (grid.low - grid.zero_point - 0.5) * grid.scale
         high = (grid.high - grid.zero_point + 0.5) * grid.scale
-        inner = torch.ops.aten.hardtanh_backward(grads[0], x, low, high)
+        inner = torch.ops.aten.hardtanh_backward(grads[0], x, low, high)  # the first argument where low < x < high, else 0
         part = slice(0, -(-len(x) // 8))
-        some = x[part].float()
-        error = y[part].float() - some * ((some > low) & (some < high))  # not in place: in float32 both are views of what is saved
-        slope = (grads[0][part].float() * error).sum() * (len(x) / len(some))
+        some = x[part]
+        error = y[part] - torch.ops.aten.hardtanh_backward(some, some, low, high)
+        slope = (grads[0][part] * error).sum(dtype=torch.float32) * (len(x) / len(some))
         return inner, slope, None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -112,15 +113,22 @@ class ActPoint(_Point):
 
     def learn_range(self, on: bool) -> None:
         """Give the range a parameter ``log_range``, to be moved by an optimizer and applied by ``apply_learned``; or take it away."""
+        if not on and self.log_range is not None:
+            self._refresh()
         self.log_range = nn.Parameter(torch.zeros_like(self.lo)) if on and self.ranged and not self.frozen else None
 
     @torch.no_grad()
     def apply_learned(self) -> None:
-        """Stretch the range by what an optimizer step made of ``log_range``, and set that back to zero."""
-        assert self.log_range is not None
-        factor = self.log_range.exp()
-        self.set_range(self.lo * factor, self.hi * factor)
+        """Stretch the range by what an optimizer step made of ``log_range``, and set that back to zero.
+
+        It runs at every step for every point, so it stretches the cached numbers; ``learn_range(False)`` derives them anew.
+        """
+        assert self.log_range is not None and self._grid is not None
+        factor = math.exp(self.log_range.item())
+        self.lo.mul_(factor)
+        self.hi.mul_(factor)
         self.log_range.zero_()
+        self._grid = self._grid._replace(inverse=self._grid.inverse / factor, scale=self._grid.scale * factor)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._observing:
