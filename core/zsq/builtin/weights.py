@@ -120,7 +120,8 @@ def _starts_with(path: Path, signs: tuple[bytes, ...]) -> bool:
 
 def _unreadable(path: Path, error: OSError) -> FileError:
     reason = os.strerror(error.errno) if error.errno else "no such file"
-    return FileError(f"cannot read the weights: {reason}", str(path), "name an existing file with --weights")
+    near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    return FileError(f"cannot read the weights: {reason}", str(path), near or "name an existing file with --weights")
 
 
 def _dtype(tensor: Tensor) -> str:

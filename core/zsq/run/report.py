@@ -91,14 +91,15 @@ def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> 
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     picture = Image.fromarray(sheet.squeeze())
-    scale = max(1, 512 // picture.width)
+    scale = max(1, round(512 / picture.width))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def card(report: dict[str, Any]) -> str:
     """A short model card: what it is, what was measured beside the teacher's own figures, how to load it."""
     teacher, student, recipe = report["teacher"], report["student"], report["recipe"]
-    chain = " ".join(f"--{key} {recipe[key]['name']}" for key in ("synth", "quant", "tune"))
+    sections = {key: recipe[key] if isinstance(recipe[key], list) else [recipe[key]] for key in ("synth", "quant", "calib", "loss", "tune")}
+    chain = " ".join(f"--{key} {entry['name']}" for key, entries in sections.items() for entry in entries)
     rows = [
         f"| {k} | {teacher['metrics'].get(k, float('nan')):.2f} | {v:.2f} |"
         for k, v in student["metrics"].items()

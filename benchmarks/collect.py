@@ -1,0 +1,107 @@
+"""Keep the reports of finished runs as records, and write RESULTS.md from all records. Nothing else writes RESULTS.md.
+
+python benchmarks/collect.py [--name PREFIX] [RUN_FOLDER ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RECORDS, PAGE = HERE / "results", HERE.parent / "RESULTS.md"
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The report of a run without its layers; paths are cut to file names, so that no machine shows."""
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    report["student"].pop("layers")
+    recipe = report["recipe"]
+    if weights := recipe["teacher"].get("weights"):
+        recipe["teacher"]["weights"] = Path(weights).name
+    for entry in recipe.get("eval") or []:
+        if "ref" in entry:
+            entry["ref"] = Path(entry["ref"]).name
+    return {"benchmark": "run", **report}
+
+
+def chain(recipe: dict[str, Any]) -> str:
+    """The chain as it is typed."""
+    parts = [f"{recipe['synth']['name']}", f"{recipe['quant']['name']}", *(c["name"] for c in recipe["calib"])]
+    return " + ".join([*parts, recipe["tune"]["name"] if recipe["tune"]["name"] != "none" else "no tuning"])
+
+
+def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
+    """One line per run, teacher beside student."""
+    lines = [
+        "| teacher | images | chain | bits | protocol | seed | teacher top-1 | student top-1 | drop | steps | time | arithmetic |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in records:
+        teacher, student = r["teacher"], r["student"]
+        own, top1 = teacher["metrics"]["top1"], student["metrics"]["top1"]
+        name = Path(r["recipe"]["teacher"].get("weights", teacher["ref"])).stem
+        data = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
+        lines.append(
+            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | W{student['weight_bits']}A{student['act_bits']} "
+            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
+            f"| {r['precision']} |"
+        )
+    return lines
+
+
+def rows_of_steps(records: list[dict[str, Any]]) -> list[str]:
+    """One line per batch size and arithmetic."""
+    lines = ["| synthesizer | batch | arithmetic | step | floor | ratio |", "|---|---|---|---|---|---|"]
+    for r in records:
+        for row in r["rows"]:
+            lines.append(
+                f"| {row['synth']} | {row['batch']} | {row['precision']} | {row['chain_s']:.3f} s | {row['floor_s']:.3f} s | {row['ratio']:.2f} |"
+            )
+    return lines
+
+
+def render() -> str:
+    """RESULTS.md from every record there is."""
+    records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
+    machines = sorted({f"{r['hardware']['cores']} cores, {r['hardware']['cpu']}, {r['hardware']['isa']}" for r in records})
+    runs = [r for r in records if r["benchmark"] == "run"]
+    steps = [r for r in records if r["benchmark"] == "step_time"]
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            "Only what was measured: written by `benchmarks/collect.py` from the records in `benchmarks/results`. Top-1 in percent, of the",
+            "last step; nothing is selected on test images. Real images are used for evaluation only. Never compare across protocols or teachers.",
+            "",
+            f"Machines: {'; '.join(machines)}.",
+            "",
+            "## Accuracy",
+            "",
+            *rows_of_runs(runs),
+            "",
+            "## Time of one generator step and one student step",
+            "",
+            "Medians; the floor is the same forwards and backwards without any quantizer, statistics or bookkeeping, in the same run",
+            "(`benchmarks/step_time.py`).",
+            "",
+            *rows_of_steps(steps),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders to keep")
+    parser.add_argument("--name", default="", help="prefix of the records' names")
+    options = parser.parse_args()
+    for folder in options.runs:
+        (RECORDS / f"{options.name}{folder.name}.json").write_text(json.dumps(record(folder), indent=1) + "\n")
+    PAGE.write_text(render())
+
+
+if __name__ == "__main__":
+    main()
