@@ -13,6 +13,9 @@ from zsq.options import Options
 from zsq.run.probe import batch_norms
 from zsq.types import Batch, Beat, Context, Student, Trace
 
+#: Grids of so many bits or fewer are tuned at the full rate.
+_COARSEST = 4
+
 
 class Finetune:
     """One optimizer over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
@@ -30,9 +33,11 @@ class Finetune:
                 norm.train()
         parameters = [p for p in module.requires_grad_().parameters() if p.is_floating_point()]
         ranges = self._ranges(student)
-        optimizers = [(self._optimizer(parameters), o.lr)]
+        default = default_lr(min((point.bits for point in student.weights.values()), default=_COARSEST))
+        optimizers: list[tuple[torch.optim.Optimizer, float]] = [(self._optimizer(parameters), o.lr or default)]
         if ranges:
-            optimizers.append((torch.optim.Adam([point.log_range for point in ranges], fused=True), o.range_lr))
+            range_lr = 100 * default if o.range_lr is None else o.range_lr
+            optimizers.append((torch.optim.Adam([point.log_range for point in ranges], fused=True), range_lr))
         try:
             for step in range(o.steps):
                 batch, trace = next(stream)
@@ -56,17 +61,17 @@ class Finetune:
 
     def _ranges(self, student: Student) -> list[Any]:
         """The activation points whose range is to be learned, each with its parameter."""
-        points = [point for point in student.acts.values() if self.options.range_lr and hasattr(point, "learn_range")]
+        points = [point for point in student.acts.values() if self.options.range_lr != 0 and hasattr(point, "learn_range")]
         for point in points:
             point.learn_range(True)
         return [point for point in points if getattr(point, "log_range", None) is not None]
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        o = self.options
+        o, lr = self.options, self.options.lr or 1.0  # the loop sets the rate before every step
         if o.optimizer == "adam":
-            return torch.optim.Adam(parameters, o.lr, (o.momentum, 0.999), weight_decay=o.weight_decay, fused=True)
+            return torch.optim.Adam(parameters, lr, (o.momentum, 0.999), weight_decay=o.weight_decay, fused=True)
         nesterov = o.nesterov and o.momentum > 0
-        return torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay, nesterov=nesterov, fused=True)
+        return torch.optim.SGD(parameters, lr, o.momentum, weight_decay=o.weight_decay, nesterov=nesterov, fused=True)
 
     def _rate(self, step: int) -> float:
         o = self.options
@@ -75,6 +80,11 @@ class Finetune:
         if o.schedule == "step":
             return float(o.gamma ** sum(step >= m for m in o.milestones))
         return 1.0
+
+
+def default_lr(bits: int) -> float:
+    """The learning rate for the finest grid there is among the weights: steps of 2^-bits ask for updates of that order."""
+    return 1e-4 * 2.0 ** min(0, _COARSEST - bits)
 
 
 class NoTuning:

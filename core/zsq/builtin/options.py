@@ -76,9 +76,14 @@ class KdOptions(Options):
 class FinetuneOptions(Options):
     steps: int = opt(400, "Student steps.", ge=1)
     optimizer: Literal["sgd", "adam"] = opt("adam", "SGD with momentum, or Adam.")
-    lr: float = opt(1e-4, "Learning rate at the start.", gt=0)
-    range_lr: float = opt(
-        0.01, "Learning rate at the start for the logarithm of every activation range; 0 keeps ranges as they were calibrated.", ge=0
+    lr: float | None = opt(
+        None, "Learning rate at the start; by default 1e-4 up to 4 bits and half of it for every bit more, as the grid's steps halve.", gt=0
+    )
+    range_lr: float | None = opt(
+        None,
+        "Learning rate at the start for the logarithm of every activation range; by default 100 times that of the weights; "
+        "0 keeps ranges as they were calibrated.",
+        ge=0,
     )
     momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
     nesterov: bool = opt(True, "Nesterov momentum for SGD.")
