@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -97,20 +97,25 @@ class Probe:
 
 
 @contextmanager
-def _watching_statistics(norms: Mapping[str, _BatchNorm], into: dict[str, BnStats]) -> Iterator[None]:
+def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
+    """Inside, ``watch(path, module, input)`` is called before each of the modules runs; outside, no hook is left."""
+
     def hook(path: str) -> Any:
-        def watch(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-            assert norm.running_mean is not None and norm.running_var is not None
-            into[path] = BnStats(*channel_stats(inputs[0]), norm.running_mean, norm.running_var)
+        return lambda module, inputs: watch(path, module, inputs[0])
 
-        return watch
-
-    handles = [norm.register_forward_pre_hook(hook(path)) for path, norm in norms.items()]
+    handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _watching_statistics(norms: Mapping[str, _BatchNorm], into: dict[str, BnStats]) -> AbstractContextManager[None]:
+    def watch(path: str, norm: Any, x: Tensor) -> None:
+        into[path] = BnStats(*channel_stats(x), norm.running_mean, norm.running_var)
+
+    return watching_inputs(norms, watch)
 
 
 @contextmanager

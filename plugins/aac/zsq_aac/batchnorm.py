@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from zsq.builtin.losses import BnsDistance
 from zsq.errors import ZsqError
 from zsq.run.precision import Precision
-from zsq.run.probe import Probe, batch_norms, channel_stats
+from zsq.run.probe import Probe, batch_norms, channel_stats, watching_inputs
 from zsq.types import Batch, Beat, BnStats, Context, Student, Trace, View
 from zsq_aac import AbnOptions
 from zsq_aac.images import PixelPool
@@ -132,22 +131,9 @@ def _statistics(probe: Probe, inputs: Tensor) -> Mapping[str, BnStats]:
 @torch.no_grad()
 def _run(module: nn.Module, norms: Mapping[str, Any], inputs: Tensor, visit: Visit) -> None:
     """One forward in float32; ``visit`` sees every layer's input statistics before the layer normalises."""
-    with _visited(norms, visit):
+
+    def watch(path: str, norm: Any, x: Tensor) -> None:
+        visit(path, norm, *channel_stats(x), x.numel() // x.shape[1])
+
+    with watching_inputs(norms, watch):
         module(inputs.contiguous(memory_format=torch.channels_last))
-
-
-@contextmanager
-def _visited(norms: Mapping[str, Any], visit: Visit) -> Iterator[None]:
-    def hook(path: str) -> Any:
-        def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            visit(path, norm, *channel_stats(x), x.numel() // x.shape[1])
-
-        return before
-
-    handles = [norm.register_forward_pre_hook(hook(path)) for path, norm in norms.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
