@@ -45,7 +45,7 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
         name = Path(r["recipe"]["teacher"].get("weights", teacher["ref"])).stem
         data = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
         lines.append(
-            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | W{student['weight_bits']}A{student['act_bits']} "
+            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | W{student['weight_bits']}A{student['act_bits'] or 32} "
             f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
             f"| {r['precision']} |"
         )

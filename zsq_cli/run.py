@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zsq.component import Role
 from zsq.errors import FileError, ZsqError
+from zsq.files import cache_folder
 from zsq.manager import Found, Manager
 from zsq.options import Options
 from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
@@ -74,7 +75,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
     from zsq.run.engine import run
 
     with render.progress() as listener:
-        result = run(plan, out or default_folder(plan), manager=manager, listeners=(listener,), trust_code=trust_code)
+        result = run(plan, out or default_folder(plan), manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder())
     if json:
         render.print_json(result.report)
     else:

@@ -62,8 +62,11 @@ NEEDS: Mapping[str, str] = {
     "teacher.bn": "BatchNorm layers in the teacher",
     "student.output": "the student's output",
     "student.features": "the student's features at the teacher's taps",
+    "images": "batches of images",
     "pool": "a pool of images made before quantization",
     "act.range": "activation points with a settable range",
+    "graph": "a student whose module is a graph of layers",
+    "weights.live": "weights that may still change before they are put on their grid",
     "rounding": "weight points with learnable rounding",
 }
 

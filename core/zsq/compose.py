@@ -25,6 +25,8 @@ DEFAULTS: Mapping[str, Any] = {
     "eval": ["agreement"],
     "export": ["safetensors"],
 }
+#: The name that stands for nothing, in roles where nothing is a choice.
+NOTHING = "none"
 #: Every teacher gives these; whether it has BatchNorm is seen when it is loaded.
 _TEACHER = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
 _STUDENT = frozenset({"student.output", "student.features"})
@@ -58,7 +60,9 @@ class Choice:
 
     @property
     def provides(self) -> frozenset[str]:
-        return frozenset(self.component.provides)
+        """What it declares; and images, of every synthesizer but ``none``."""
+        images = {"images"} if self.role is Role.SYNTH and self.component.name != NOTHING else set()
+        return frozenset(self.component.provides) | images
 
     def __str__(self) -> str:
         return f"{self.role.words} '{self.name}'"
@@ -132,8 +136,8 @@ class Plan:
 def compose(recipe: Recipe, manager: Manager) -> Plan:
     """Choose every component and check that the chain can run; imports no component's code.
 
-    What is left open is filled by the ``suggests`` of the chosen synthesizer, quantizer and calibrators, in this order, then
-    by :data:`DEFAULTS`. Precedence: field default < preset < suggestion < recipe < flag and ``--set``.
+    What is left open is filled by the ``suggests`` of the chosen synthesizer, quantizer, calibrators and tuner, in this order,
+    then by :data:`DEFAULTS`. Precedence: field default < preset < suggestion < recipe < flag and ``--set``.
 
     Raises:
         ComponentError: For a component that cannot be had.
@@ -149,6 +153,11 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     calibrators = draft.chain("calib")
     for choice in calibrators:
         draft.suggest(choice)
+    tuner = draft.single("tune")
+    draft.suggest(tuner)
+    evaluators = draft.chain("eval")
+    if recipe.eval is None:  # the default is left out where it cannot be had
+        evaluators = tuple(choice for choice in evaluators if choice.needs <= chosen["synth"].provides)
     plan = Plan(
         teacher=teacher,
         ref=ref,
@@ -156,8 +165,8 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
         quant=chosen["quant"],
         calibrators=calibrators,
         losses=draft.chain("loss"),
-        tuner=draft.single("tune"),
-        evaluators=draft.chain("eval"),
+        tuner=tuner,
+        evaluators=evaluators,
         exporters=draft.chain("export"),
         run=RunOptions.parse(draft.run, "run"),
         recipe=recipe,
@@ -311,6 +320,8 @@ def _uses_losses(tuner: Choice) -> bool:
 
 
 def _givers(need: str, manager: Manager) -> str:
+    if need == "images":
+        return "choose a synthesizer: --synth noise, or components without that need (`zsq show NAME`)"
     givers = [f for f in manager.components() if need in f.component.provides]
     return f"given by: {', '.join(f'--{f.role} {f.component.name}' for f in givers)}" if givers else "no installed component gives it"
 

@@ -46,6 +46,13 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """Where things are kept for later runs: ``$ZSQ_CACHE``, else ``zsq`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
+    if own := os.environ.get("ZSQ_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsq"
+
+
 def scratch_folder(beside: Path) -> Path:
     """A new hidden folder next to ``beside``, on the same file system, to be renamed into place."""
     try:

@@ -166,6 +166,7 @@ class Student:
         names: Teacher module path to student module path, for every tap, block and BatchNorm.
         layers: One row per layer of the teacher: what was wrapped, what stayed in float.
         protocol: The name of the placement rules, e.g. ``paper`` or ``deploy``.
+        details: What the quantizer has to say beyond that, as JSON values: ``student.details`` of the report.
     """
 
     module: nn.Module
@@ -173,6 +174,7 @@ class Student:
     names: Mapping[str, str]
     layers: Sequence[Mapping[str, Any]] = ()
     protocol: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def acts(self) -> dict[str, QuantPoint]:
@@ -223,17 +225,20 @@ class Context:
 
     ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
     where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators. ``rng`` is the
-    component's own generator, seeded from ``seed`` and its role.
+    component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
+    nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
+    ``zsq.run.cache``.
     """
 
     rng: torch.Generator
     device: torch.device
     precision: Precision
-    workdir: Path
+    workdir: Path | None
     log: Log
     seed: int = 0
     batch_size: int = 64
     trust_code: bool = False
+    cache: Path | None = None
     teacher: Teacher = None  # type: ignore[assignment]
     student: Student | None = None
     objective: Any = None

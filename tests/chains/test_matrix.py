@@ -31,7 +31,8 @@ def _sections(chain: Chain) -> dict[str, object]:
     synth, quant, calib, loss = (column[name] for column, name in zip(COLUMNS, chain, strict=True))
     student = any(need.startswith("student.") for need in loss.component.needs)
     losses = [loss.component.name] if student else [loss.component.name, "kd"]  # a loss on the teacher alone has nothing to teach a student
-    return {"synth": _typed(synth), "quant": _typed(quant), "calib": [calib.component.name], "loss": losses}
+    sections: dict[str, object] = {"synth": _typed(synth), "quant": _typed(quant), "calib": [calib.component.name], "loss": losses}
+    return sections | ({"tune": "none", "eval": []} if chain[0] == "none" else {})  # without images nothing is tuned or compared
 
 
 def _refusal(chain: Chain) -> str:
@@ -62,9 +63,10 @@ COMPOSED = [chain for chain in product(*COLUMNS) if chain not in REFUSED]
 @pytest.mark.parametrize("chain", _covering(COMPOSED), ids="-".join)
 def test_composed_chain_runs(chain: Chain) -> None:
     result = tiny_run(_sections(chain), steps=2, manager=MANAGER)
-    assert result.report["steps"] == 2
     assert result.student.points
-    assert 0 <= result.report["student"]["metrics"]["agreement"] <= 100
+    if chain[0] != "none":
+        assert result.report["steps"] == 2
+        assert 0 <= result.report["student"]["metrics"]["agreement"] <= 100
 
 
 @pytest.mark.parametrize("chain", REFUSED, ids="-".join)

@@ -255,9 +255,9 @@ def test_forwards_follow_from_the_needs(manager: Manager) -> None:
 
 def test_needs_are_the_union_of_what_a_step_reads(manager: Manager) -> None:
     chosen = plan(manager, synth="targets", loss=["kd", "ce"])
-    assert chosen.needs == {"synth": {"teacher.output"}, "tune": {"targets", "teacher.output", "student.output"}}
+    assert chosen.needs == {"synth": {"teacher.output"}, "tune": {"images", "targets", "teacher.output", "student.output"}}
     assert plan(manager, loss=["kd"], tune="none").needs["tune"] == frozenset()
-    assert chosen.describe()["needs"]["tune"] == ["student.output", "targets", "teacher.output"]
+    assert chosen.describe()["needs"]["tune"] == ["images", "student.output", "targets", "teacher.output"]
 
 
 def test_describe_is_plain(manager: Manager) -> None:
@@ -265,7 +265,8 @@ def test_describe_is_plain(manager: Manager) -> None:
     assert json.loads(json.dumps(row)) == row
     assert row["teacher"] == TEACHER and row["recipe"]["quant"] == {"name": "uniform4", "first_bits": 8}
     quant = next(c for c in row["components"] if c["role"] == "quant")
-    assert (quant["name"], quant["component"], quant["provider"], quant["provides"]) == ("uniform4", "uniform", "zsq 0.1.0", ["act.range"])
+    assert (quant["name"], quant["component"], quant["provider"]) == ("uniform4", "uniform", "zsq 0.1.0")
+    assert quant["provides"] == ["act.range", "graph", "weights.live"]
 
 
 def test_the_resolved_recipe_gives_the_same_plan_again(manager: Manager) -> None:

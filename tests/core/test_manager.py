@@ -155,7 +155,7 @@ def test_an_unknown_name_gets_the_nearest_of_its_role() -> None:
     found = Manager.discover(third_party=False)
     assert refusal(found, "quant", "unifrom4") == "quantizer 'unifrom4' not found\ndid you mean 'uniform4'?"
     assert refusal(found, "calib", "kd") == "calibrator 'kd' not found\n'kd' is a loss: --loss kd"
-    assert refusal(found, "synth", "zzz") == "synthesizer 'zzz' not found\nthere are: noise"
+    assert refusal(found, "synth", "zzz") == "synthesizer 'zzz' not found\nthere are: noise, none"
     assert refusal(found, "quant", "zsq-elsewhere/uniform4").endswith("did you mean 'zsq/uniform4'?")
 
 

@@ -30,6 +30,12 @@ def zsq_tasks() -> Iterator[Component]:
 @hookimpl
 def zsq_synthesizers() -> Iterator[Component]:
     yield Component("noise", "zsq.builtin.noise:Noise", o.NoiseOptions, "Gaussian noise images.")
+    yield Component(
+        "none",
+        "zsq.builtin.noise:NoImages",
+        summary="No images at all: for quantizers and calibrators that need none.",
+        suggests={"tune": {"name": "none"}},
+    )
 
 
 @hookimpl
@@ -40,13 +46,13 @@ def zsq_quantizers() -> Iterator[Component]:
         o.UniformOptions,
         "Uniform affine grids for weights and activations.",
         presets={f"uniform{b}": {"weight_bits": b, "act_bits": b} for b in _BITS},
-        provides={"act.range"},
+        provides={"act.range", "graph", "weights.live"},
     )
 
 
 @hookimpl
 def zsq_calibrators() -> Iterator[Component]:
-    ranges = {"act.range"}
+    ranges = {"act.range", "images"}
     yield Component("minmax", "zsq.builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation seen.", needs=ranges)
     yield Component("ema", "zsq.builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch extremes.", needs=ranges)
     yield Component(
@@ -68,7 +74,7 @@ def zsq_losses() -> Iterator[Component]:
 
 @hookimpl
 def zsq_tuners() -> Iterator[Component]:
-    gradient = {"student.output"}
+    gradient = {"student.output", "images"}
     yield Component("finetune", "zsq.builtin.finetune:Finetune", o.FinetuneOptions, "Gradient descent on the objective.", needs=gradient)
     yield Component("none", "zsq.builtin.finetune:NoTuning", summary="Calibration only.")
 
@@ -82,7 +88,8 @@ def zsq_evaluators() -> Iterator[Component]:
         "Top-1 accuracy on real images: npz:PATH or folder:PATH.",
         presets={"npz": {"format": "npz"}, "folder": {"format": "folder"}},
     )
-    yield Component("agreement", "zsq.builtin.evaluators:Agreement", o.AgreementOptions, "Agreement with the teacher on synthetic images.")
+    summary = "Agreement with the teacher on synthetic images."
+    yield Component("agreement", "zsq.builtin.evaluators:Agreement", o.AgreementOptions, summary, needs={"images"})
 
 
 @hookimpl

@@ -8,16 +8,15 @@ weights; a later one sees them on the grids set before it. Any :class:`~zsq.type
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsq.builtin.options import EmaOptions, PercentileOptions, RangeOptions
-from zsq.errors import ZsqError
-from zsq.types import Batch, Beat, Context, QuantPoint, Student, Trace
+from zsq.run.probe import act_modules, watching_inputs
+from zsq.types import Batch, Beat, Context, Student, Trace
 
 #: Values of one activation and batch that a percentile is taken from; beyond, an evenly spread sample of them.
 _SAMPLE = 2**18
@@ -119,44 +118,25 @@ class _Watching:
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         """Watch ``options.batches`` batches, then set every range; closed early, set them from what was seen."""
         trackers: dict[str, Tracker] = {}
-        module = student.module.eval()
+        points, module = act_modules(student), student.module.eval()
+
+        def watch(path: str, _point: Any, x: Tensor) -> None:
+            if path not in trackers:
+                trackers[path] = self.tracker()
+            trackers[path].update(x.detach())
+
         try:
             for step in range(self.options.batches):
                 inputs = next(stream)[0].inputs
                 if inputs.dim() == 4:
                     inputs = inputs.contiguous(memory_format=torch.channels_last)
-                with torch.no_grad(), self.ctx.precision.autocast(), self._watched(student.acts, trackers):
+                with torch.no_grad(), self.ctx.precision.autocast(), watching_inputs(points, watch):
                     module(inputs)
                 yield Beat(step + 1, self.options.batches)
         finally:
             for path, tracker in trackers.items():
                 if not getattr(student.points[path], "frozen", False):
                     student.points[path].set_range(*tracker.read())
-
-    @contextmanager
-    def _watched(self, points: Mapping[str, QuantPoint], trackers: dict[str, Tracker]) -> Iterator[None]:
-        """Inside, whatever arrives at a point goes to its tracker."""
-
-        def watch(path: str) -> Any:
-            def hook(_point: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                if path not in trackers:
-                    trackers[path] = self.tracker()
-                trackers[path].update(inputs[0].detach())
-
-            return hook
-
-        handles = []
-        try:
-            for path, point in points.items():
-                if not isinstance(point, nn.Module):
-                    raise ZsqError(
-                        f"activation point '{path}' cannot be watched: it is not a module", "the quantizer", "use another --calib"
-                    )
-                handles.append(point.register_forward_pre_hook(watch(path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 class MinMax(_Watching):

@@ -44,7 +44,7 @@ class Result:
 
 
 def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manager | None = None, listeners: Sequence[Listener] = (),
-        trust_code: bool = False) -> Result:  # fmt: skip
+        trust_code: bool = False, cache: Path | None = None) -> Result:  # fmt: skip
     """Run a plan (or compose a recipe first) and write its run folder.
 
     Args:
@@ -53,6 +53,7 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
         manager: Where event implementations are found; discovered anew when None.
         listeners: Called with every event.
         trust_code: Allow checkpoints that carry code.
+        cache: Where pools and the like are kept for later runs; None keeps nothing.
 
     Raises:
         ZsqError: With what, where and a hint; ``folder`` is then as it was before.
@@ -64,13 +65,14 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
     if isinstance(plan, Recipe):
         plan = compose(plan, manager)
     with RunFolder(Path(folder) if folder is not None else None) as out:
-        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code).run()
+        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache).run()
 
 
 class _Engine:
     """State of one run: the clock, the events, the context that components are built with."""
 
-    def __init__(self, plan: Plan, out: RunFolder, manager: Manager, listeners: Sequence[Listener], trust_code: bool) -> None:
+    def __init__(self, plan: Plan, out: RunFolder, manager: Manager, listeners: Sequence[Listener], trust_code: bool,
+                 cache: Path | None) -> None:  # fmt: skip
         self.plan, self.out, self.manager, self.listeners = plan, out, manager, listeners
         self.began = time.monotonic()
         self.phases: list[dict[str, Any]] = []
@@ -79,16 +81,17 @@ class _Engine:
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
-        bits = min((getattr(plan.quant.options, name, 8) for name in ("weight_bits", "act_bits")), default=8)
+        bits = max(getattr(plan.quant.options, name, 8) or 16 for name in ("weight_bits", "act_bits"))
         self.ctx = Context(
             rng=_rng(options.seed, "run", device),
             device=device,
             precision=choose_precision(options.precision, device, bits),
-            workdir=out.scratch or Path.cwd(),
+            workdir=out.scratch,
             log=lambda text: self.emit(events.Message(self.seconds, text)),
             seed=options.seed,
             batch_size=options.batch_size,
             trust_code=trust_code,
+            cache=cache,
         )
 
     @property
@@ -191,7 +194,8 @@ class _Engine:
         assert folder is not None
         for choice in self.plan.exporters:
             self.build(choice, f"export:{choice.name}").export(student, reporting.manifest(report), folder)
-        reporting.write_files(folder, self.plan, report, self.ctx.teacher.inputs, stream.sample(64))
+        images = stream.sample(64) if "images" in self.plan.synth.provides else None
+        reporting.write_files(folder, self.plan, report, self.ctx.teacher.inputs, images)
 
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         """Run ``work`` as a timed phase."""

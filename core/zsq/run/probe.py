@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zsq.errors import ZsqError
 from zsq.types import Batch, BnStats, Precision, Student, Teacher, Trace, View
 
 TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
@@ -109,6 +110,29 @@ def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any,
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def full_precision(student: Student) -> Iterator[None]:
+    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
+    modules = [point for point in student.points.values() if isinstance(point, nn.Module)]
+    handles = [module.register_forward_hook(lambda _module, inputs, _output: inputs[0]) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def act_modules(student: Student) -> dict[str, nn.Module]:
+    """The student's activation points by path, as modules to be watched.
+
+    Raises:
+        ZsqError: When one of them is no module.
+    """
+    if odd := next((path for path, point in student.acts.items() if not isinstance(point, nn.Module)), None):
+        raise ZsqError(f"activation point '{odd}' cannot be watched: it is not a module", "the quantizer", "use another --calib")
+    return {path: point for path, point in student.acts.items() if isinstance(point, nn.Module)}
 
 
 def _watching_statistics(norms: Mapping[str, _BatchNorm], into: dict[str, BnStats]) -> AbstractContextManager[None]:

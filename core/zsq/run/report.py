@@ -40,6 +40,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
             "weight_bits": _bits(p.bits for p in student.weights.values()),
             "act_bits": _bits(p.bits for p in student.acts.values()),
             "size_bytes": 0,
+            "details": dict(student.details),
             "layers": [dict(row) for row in student.layers],
         },
         "steps": engine.steps,
@@ -71,10 +72,10 @@ def manifest(report: dict[str, Any]) -> dict[str, Any]:
     return {"teacher": teacher, "protocol": report["student"]["protocol"], "recipe": report["recipe"], "versions": report["versions"]}
 
 
-def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch) -> None:
-    """The recipe with its pins, and a picture of synthetic images."""
+def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch | None) -> None:
+    """The recipe with its pins, and a picture of synthetic images where there are any."""
     write_atomic(folder / "recipe.yaml", dump_recipe(plan.recipe, {**report["versions"], "teacher": report["teacher"]["fingerprint"]}))
-    if len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
+    if images is not None and len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
         write_atomic(folder / "images.png", lambda path: gallery(images, inputs).save(path, "PNG"))
 
 
@@ -108,9 +109,9 @@ def card(report: dict[str, Any]) -> str:
     rows += [f"| {k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
     return "\n".join(
         [
-            f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits']}",
+            f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits'] or 32}",
             "",
-            f"Quantized from synthetic images only (`{chain}`), protocol `{student['protocol']}`, seed {report['seed']}.",
+            f"Quantized without real images (`{chain}`), protocol `{student['protocol']}`, seed {report['seed']}.",
             "",
             f"| metric ({report['images_evaluated']} real images) | teacher | student |",
             "|---|---|---|",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsq.builtin.losses import BnsDistance
 from zsq.builtin.ranges import Extremes, ImageExtremes, Percentiles, Tracker
-from zsq.errors import ZsqError
+from zsq.run.probe import act_modules, full_precision, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace, View
 from zsq_aac import AacOptions
 from zsq_aac.images import PixelPool, target_logits
@@ -64,7 +62,7 @@ class Aac:
     def clip(self, student: Student, inputs: Tensor) -> None:
         """One pass of ``inputs`` through the student without grids, in float32; what arrives at each activation point sets its range."""
         trackers = {path: self._tracker() for path in student.acts}
-        with full_precision(student), watching(student, trackers):
+        with full_precision(student), watching_inputs(act_modules(student), lambda path, _point, x: trackers[path].update(x)):
             for part in inputs.split(self.options.batch):
                 student.module(part)
         for path, point in student.acts.items():
@@ -79,37 +77,3 @@ class Aac:
                 return Percentiles(self.options.percent)
             case _:
                 return ImageExtremes()
-
-
-@contextmanager
-def full_precision(student: Student) -> Iterator[None]:
-    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
-    modules = [point for point in student.points.values() if isinstance(point, nn.Module)]
-    handles = [module.register_forward_hook(lambda _module, inputs, _output: inputs[0]) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def watching(student: Student, trackers: Mapping[str, Tracker]) -> Iterator[None]:
-    """Inside, what arrives at each activation point also goes to its tracker."""
-
-    def hook(tracker: Tracker) -> Any:
-        def watch(_point: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            tracker.update(inputs[0])
-
-        return watch
-
-    handles = []
-    try:
-        for path, point in student.acts.items():
-            if not isinstance(point, nn.Module):
-                raise ZsqError(f"activation point '{path}' cannot be watched: it is not a module", "the quantizer", "use another --calib")
-            handles.append(point.register_forward_pre_hook(hook(trackers[path])))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

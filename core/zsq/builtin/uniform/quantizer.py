@@ -12,7 +12,7 @@ point; where it goes through a ReLU and nowhere else, the point stands after the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,10 +47,18 @@ _CONSTANTS = frozenset({"sym_size", "arange", "full", "zeros", "ones", "scalar_t
 
 
 class Uniform:
-    """Uniform affine grids for weights and activations."""
+    """Uniform affine grids for weights and activations.
 
-    def __init__(self, options: UniformOptions, ctx: Context) -> None:
-        self.options, self.ctx = options, ctx
+    Args:
+        options: What every layer and activation gets.
+        ctx: Not used beyond construction.
+        weight_bits: Layer path to bits where they differ: what a quantizer that assigns bits layer by layer hands over.
+        act_bits: Activation point path to bits, likewise.
+    """
+
+    def __init__(self, options: UniformOptions, ctx: Context, weight_bits: Mapping[str, int] | None = None,
+                 act_bits: Mapping[str, int] | None = None) -> None:  # fmt: skip
+        self.options, self.ctx, self.weight_bits, self.act_bits = options, ctx, weight_bits or {}, act_bits or {}
 
     def quantize(self, teacher: Teacher, pool: Batch | None) -> Student:
         """A student with its own copy of the teacher's parameters; weights live, activation points without a range.
@@ -74,7 +82,7 @@ class Uniform:
         for path in layers:
             self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
         sites = paper_sites(module) if self.options.protocol == "paper" else deploy_sites(module)
-        points = {node: self._point(teacher.module, module, node) for node in sites}
+        points = {node: self._point(teacher.module, module, node) for node in sites if self.options.act_bits is not None}
         names = {path: self._carrier(teacher.module, module, path, node, points) for path, node in lifted.outputs.items()}
         names |= {str(n.target): str(n.target) for n in graph.nodes if n.op == "call_module" and _has_module(teacher.module, str(n.target))}
         module.graph.lint()
@@ -89,6 +97,7 @@ class Uniform:
         o = self.options
         layer: Any = module.get_submodule(path)
         bits = o.first_bits if first and o.first_bits else o.last_bits if last and o.last_bits else o.weight_bits
+        bits = self.weight_bits.get(path, bits)
         symmetric = o.weight_symmetric if o.weight_symmetric is not None else o.protocol == "deploy"
         layer.__class__ = LAYERS[type(layer).__name__]
         layer.point(bits, symmetric, o.per_channel)
@@ -96,8 +105,9 @@ class Uniform:
 
     def _point(self, teacher: nn.Module, module: fx.GraphModule, node: fx.Node) -> str:
         """Insert an activation point after ``node``; its path, ``SITE_point``."""
-        point = ActPoint(self.options.act_bits, bool(self.options.act_symmetric))
         path = unused_path((teacher, module), f"{_site(teacher, node)}_point")
+        assert self.options.act_bits is not None
+        point = ActPoint(self.act_bits.get(path, self.options.act_bits), bool(self.options.act_symmetric))
         module.add_submodule(path, point.to(next(module.parameters()).device))
         _insert(module.graph, node, path)
         return path
