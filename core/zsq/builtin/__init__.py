@@ -61,12 +61,20 @@ def zsq_calibrators() -> Iterator[Component]:
     yield Component(
         "mean-image-max", "zsq.builtin.ranges:MeanImageMax", o.RangeOptions, "Mean over images of each image's extremes.", needs=ranges
     )
+    yield Component(
+        "clip-search",
+        "zsq.builtin.clip_search:ClipSearch",
+        o.ClipSearchOptions,
+        "Activation ranges that keep the student's output nearest to the teacher's, site after site.",
+        needs={"act.range", "images", "graph", "teacher.output"},
+    )
 
 
 @hookimpl
 def zsq_losses() -> Iterator[Component]:
     both = {"teacher.output", "student.output"}
     yield Component("kd", "zsq.builtin.losses:Kd", o.KdOptions, "Kullback-Leibler divergence of softened outputs.", needs=both)
+    yield Component("mse", "zsq.builtin.losses:Mse", summary="Mean squared difference of the logits.", needs=both)
     yield Component("ce", "zsq.builtin.losses:Ce", summary="Cross-entropy with hard targets.", needs={"targets", "student.output"})
     yield Component("soft-ce", "zsq.builtin.losses:SoftCe", summary="Cross-entropy with soft targets.", needs={"targets", "student.output"})
     yield Component("bns", "zsq.builtin.losses:Bns", summary="Distance of batch statistics to BatchNorm statistics.", needs={"teacher.bn"})
@@ -76,6 +84,14 @@ def zsq_losses() -> Iterator[Component]:
 def zsq_tuners() -> Iterator[Component]:
     gradient = {"student.output", "images"}
     yield Component("finetune", "zsq.builtin.finetune:Finetune", o.FinetuneOptions, "Gradient descent on the objective.", needs=gradient)
+    yield Component(
+        "clips",
+        "zsq.builtin.clips:Clips",
+        o.ClipsOptions,
+        "Gradient on activation ranges and BatchNorm scales only; weights stay on their grid.",
+        needs=gradient,
+        suggests={"loss": ["mse"]},
+    )
     yield Component("none", "zsq.builtin.finetune:NoTuning", summary="Calibration only.")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
+from zsq.builtin.descent import cosine, descend, learn_ranges
 from zsq.builtin.options import FinetuneOptions
 from zsq.options import Options
 from zsq.run.probe import batch_norms
@@ -31,40 +32,10 @@ class Finetune:
         if o.batch_norm == "train":
             for norm in batch_norms(module).values():
                 norm.train()
-        parameters = [p for p in module.requires_grad_().parameters() if p.is_floating_point()]
-        ranges = self._ranges(student)
         default = default_lr(min((point.bits for point in student.weights.values()), default=_COARSEST))
-        optimizers: list[tuple[torch.optim.Optimizer, float]] = [(self._optimizer(parameters), o.lr or default)]
-        if ranges:
-            range_lr = 100 * default if o.range_lr is None else o.range_lr
-            optimizers.append((torch.optim.Adam([point.log_range for point in ranges], fused=True), range_lr))
-        try:
-            for step in range(o.steps):
-                batch, trace = next(stream)
-                for optimizer, lr in optimizers:
-                    optimizer.param_groups[0]["lr"] = lr * self._rate(step)
-                    optimizer.zero_grad(set_to_none=True)
-                with torch.enable_grad():
-                    loss, metrics = objective(self.ctx.probe(batch, objective.needs, teacher=trace, step=step))
-                    loss.backward()
-                for optimizer, _ in optimizers:
-                    optimizer.step()
-                for point in ranges:
-                    point.apply_learned()
-                yield Beat(step + 1, o.steps, {"loss": loss.detach(), **metrics, **getattr(stream, "metrics", {})})
-        finally:
-            module.eval().requires_grad_(False)
-            for parameter in parameters:
-                parameter.grad = None
-            for point in ranges:
-                point.learn_range(False)
-
-    def _ranges(self, student: Student) -> list[Any]:
-        """The activation points whose range is to be learned, each with its parameter."""
-        points = [point for point in student.acts.values() if self.options.range_lr != 0 and hasattr(point, "learn_range")]
-        for point in points:
-            point.learn_range(True)
-        return [point for point in points if getattr(point, "log_range", None) is not None]
+        ranges, moved = learn_ranges(student, 100 * default if o.range_lr is None else o.range_lr)
+        moved = [(self._optimizer(_trainable(module)), o.lr or default), *moved]
+        yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         o, lr = self.options, self.options.lr or 1.0  # the loop sets the rate before every step
@@ -76,10 +47,19 @@ class Finetune:
     def _rate(self, step: int) -> float:
         o = self.options
         if o.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * step / o.steps))
+            return cosine(step, o.steps)
         if o.schedule == "step":
             return float(o.gamma ** sum(step >= m for m in o.milestones))
         return 1.0
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The floating-point parameters, made to take gradients; but for weights whose codes are final."""
+    final = {id(m.weight) for m in module.modules() if getattr(getattr(m, "weight_point", None), "frozen", False)}
+    parameters = [p for p in module.parameters() if p.is_floating_point() and id(p) not in final]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    return parameters
 
 
 def default_lr(bits: int) -> float:

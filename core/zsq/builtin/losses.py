@@ -1,4 +1,4 @@
-"""The losses ``kd``, ``ce``, ``soft-ce`` and ``bns``: pure functions of a view, in float32."""
+"""The losses ``kd``, ``mse``, ``ce``, ``soft-ce`` and ``bns``: pure functions of a view, in float32."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ class Kd:
         total = F.kl_div(F.log_softmax(student / t, 1), F.softmax(teacher / t, 1), reduction="sum")
         count = student.numel() if self.per_class else student.numel() // student.shape[1]
         return total * (t * t / count)
+
+
+class Mse:
+    """Mean over images and classes of (student - teacher)² of the logits; the teacher's take no gradient."""
+
+    def __init__(self, options: Options, ctx: Context) -> None:
+        pass
+
+    def __call__(self, view: View) -> Tensor:
+        return F.mse_loss(_student_logits(view), _teacher_logits(view).detach())
 
 
 class Ce:

@@ -64,6 +64,14 @@ class PercentileOptions(RangeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipSearchOptions(Options):
+    images: int = opt(256, "Images of the stream to search on.", ge=1)
+    candidates: int = opt(8, "Clip values tried at every activation site.", ge=2)
+    narrowest: float = opt(0.3, "Narrowest candidate, as a share of the range the search starts from.", gt=0, lt=1)
+    passes: int = opt(1, "Times that all sites are gone through.", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class KdOptions(Options):
     temperature: float = opt(4.0, "Temperature of both softmaxes; the loss is multiplied by its square.", gt=0)
     reduction: Literal["batchmean", "mean"] = opt(
@@ -94,6 +102,13 @@ class FinetuneOptions(Options):
     milestones: tuple[int, ...] = opt((), "Steps at which the step schedule multiplies the rate by gamma.", ge=1)
     gamma: float = opt(0.1, "Factor of the step schedule.", gt=0, le=1)
     batch_norm: Literal["frozen", "train"] = opt("frozen", "BatchNorm statistics during tuning: frozen, or updated from synthetic batches.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipsOptions(Options):
+    steps: int = opt(400, "Student steps.", ge=1)
+    lr: float = opt(1e-3, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0)
+    range_lr: float = opt(1e-2, "Learning rate of Adam at the start for the logarithm of activation ranges; 0 leaves them.", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
