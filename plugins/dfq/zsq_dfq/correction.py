@@ -1,0 +1,134 @@
+"""Bias correction (paper, section 4.2; from data: appendix D)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from zsq.run.probe import full_precision
+from zsq.types import Batch, Beat, Context, Student, Trace
+from zsq_dfq import CorrectionOptions
+from zsq_dfq.graph import Graph
+from zsq_dfq.layers import lower_output, respond
+from zsq_dfq.moments import propagate
+
+
+class Correction:
+    """Takes the mean error that the grid of its weights brings from every layer's output.
+
+    ``bn``: the error is (sum over the kernel of W~ - W) E[x], with E[x] from BatchNorm. ``stream``: the difference, on images,
+    between the student and itself in float, which also holds what activation grids and earlier layers bring; layers are
+    corrected in the order of execution, within one forward.
+    """
+
+    def __init__(self, options: CorrectionOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    @torch.no_grad()
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
+        """Correct every layer that is used in one place. Closed early, ``bn`` has corrected the layers so far, ``stream`` all or none."""
+        student.module.eval()
+        graph = Graph(student, self.ctx)
+        layers = [node for node in graph.layers() if node.target in graph.once]
+        if shared := sorted({str(node.target) for node in graph.layers()} - graph.once):
+            self.ctx.log(f"bias-correction: left out {', '.join(shared)}: used in several places")
+        work = self._from_batch_norm(graph, layers) if self.options.source == "bn" else self._from_images(graph, layers, stream)
+        yield from work
+
+    def _from_batch_norm(self, graph: Graph, layers: list[fx.Node]) -> Iterator[Beat]:
+        known = propagate(graph, self.ctx.teacher.inputs)
+        unknown = []
+        for step, node in enumerate(layers, 1):
+            layer, moments = graph.called(node), known.get(node.args[0])  # type: ignore[arg-type]
+            if moments is None or len(graph.shapes[node]) == 3 or graph.shapes[node.args[0]][1] != len(moments.center):  # type: ignore[index]
+                unknown.append(str(node.target))
+            else:
+                weight = layer.weight.double()
+                error = layer.weight_point(layer.weight).double() - self._float_weight(node, layer).double()
+                lower_output(layer, graph.norm(node), respond(layer, error.to(weight), moments.mean_var[0]))
+            yield Beat(step, len(layers))
+        if unknown:
+            self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: BatchNorm does not tell their mean input")
+
+    def _from_images(self, graph: Graph, layers: list[fx.Node], stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
+        layers = [node for node in layers if len(graph.shapes[node]) != 3]
+        parts, truths = [], []
+        total = 2 * self.options.batches
+        for step, (batch, _) in enumerate(islice(stream, self.options.batches), 1):
+            truth: dict[fx.Node, Tensor] = {}
+            with full_precision(graph.student), self._float_weights(graph, layers), ExitStack() as stack:
+                for node in layers:
+                    stack.enter_context(_hook(graph.called(node), lambda out, node=node: truth.__setitem__(node, _means(out))))
+                graph.module(batch.inputs.contiguous(memory_format=torch.channels_last))
+            parts.append(batch.inputs)
+            truths.append(truth)
+            yield Beat(step, total)
+        done = {node: torch.zeros_like(mean) for node, mean in truths[0].items()}
+        for number, (part, truth) in enumerate(zip(parts, truths, strict=True), 1):
+            with ExitStack() as stack:
+                for node in layers:
+                    stack.enter_context(_hook(graph.called(node), self._corrector(graph, node, truth, done, number)))
+                graph.module(part.contiguous(memory_format=torch.channels_last))
+            yield Beat(len(parts) + number, total)
+
+    @staticmethod
+    def _corrector(graph: Graph, node: fx.Node, truth: Mapping[fx.Node, Tensor], done: dict[fx.Node, Tensor], number: int) -> Any:
+        """Corrects a layer by the mean of its errors so far, as soon as it has run."""
+        layer, norm = graph.called(node), graph.norm(node)
+
+        def correct(out: Tensor) -> Tensor | None:
+            standing = torch.zeros_like(done[node]) if norm is not None else done[node]  # what the output already had taken off
+            error = _means(out) + standing - truth[node]
+            step = (error - done[node]) / number
+            done[node] = done[node] + step
+            lower_output(layer, norm, step)
+            return None if norm is not None else out - step.to(out).view(-1, *(1,) * (out.dim() - 2))
+
+        return correct
+
+    def _float_weight(self, node: fx.Node, layer: Any) -> Tensor:
+        """A layer's weight before its grid: the teacher's, where the quantizer already put the student's on it."""
+        if not getattr(layer.weight_point, "frozen", False):
+            return layer.weight  # type: ignore[no-any-return]
+        try:
+            original = self.ctx.teacher.module.get_submodule(str(node.target)).weight
+        except AttributeError:
+            return layer.weight  # type: ignore[no-any-return]
+        return original if original.shape == layer.weight.shape else layer.weight  # type: ignore[union-attr,return-value]
+
+    @contextmanager
+    def _float_weights(self, graph: Graph, layers: list[fx.Node]) -> Iterator[None]:
+        """Inside, layers whose weights were put on their grid for good have those of the teacher."""
+        changed = [
+            (graph.called(n), original)
+            for n in layers
+            if (original := self._float_weight(n, graph.called(n))) is not graph.called(n).weight
+        ]
+        before = [layer.weight.clone() for layer, _ in changed]
+        try:
+            for layer, original in changed:
+                layer.weight.copy_(original)
+            yield
+        finally:
+            for (layer, _), weight in zip(changed, before, strict=True):
+                layer.weight.copy_(weight)
+
+
+@contextmanager
+def _hook(layer: Any, see: Any) -> Iterator[None]:
+    """Inside, ``see`` is given what the layer gives out, and may give back what to hand on instead."""
+    handle = layer.register_forward_hook(lambda _layer, _inputs, out: see(out))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _means(out: Tensor) -> Tensor:
+    """Mean per channel of (N, C, ...), float64."""
+    return out.double().mean([d for d in range(out.dim()) if d != 1])
