@@ -1,0 +1,77 @@
+"""ZeroQ (Cai et al., CVPR 2020, arXiv 2001.00281): images distilled from the teacher's BatchNorm statistics.
+
+Light: descriptors and options only. What differs from the paper and from the authors' code is in the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from zsq import Component, Options, hookimpl, opt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroqOptions(Options):
+    images: int | None = opt(None, "Images to make; by default 512, for images above 64 x 64 pixels 64.", ge=1)
+    batch: int | None = opt(None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1)
+    iterations: int = opt(60, "Steps of Adam for every batch.", ge=1)
+    lr: float = opt(0.1, "Learning rate of Adam on the pixels at the start.", gt=0)
+    schedule: Literal["cosine", "plateau", "constant"] = opt(
+        "cosine",
+        "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
+    )
+    statistics: Literal["batch", "image"] = opt(
+        "batch", "What is compared with BatchNorm's statistics. batch: those of the whole batch; image: those of every single image."
+    )
+    spread: Literal["var", "std"] = opt(
+        "var", "The second moment compared: variance, or standard deviation, the square root of variance + 1e-6."
+    )
+    unbiased: bool = opt(False, "Divide by one less than the number of values in the variance of the images.")
+    over_images: Literal["mean", "sum"] = opt("mean", "How the distances of single images are put together, for statistics=image.")
+    over_channels: Literal["mean", "sum"] = opt("mean", "How the squared differences of a layer's channels are put together.")
+    over_layers: Literal["mean", "sum"] = opt("mean", "How the distances of layers are put together.")
+    bn_weight: float = opt(3.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
+    mean_weight: float = opt(1.0, "Weight of means within that distance.", ge=0)
+    spread_weight: float = opt(1.0, "Weight of variances or standard deviations within that distance.", ge=0)
+    input_weight: float = opt(
+        0.0, "Weight of the images' own distance to mean 0 and standard deviation 1 per colour, summed over colours.", ge=0
+    )
+    class_weight: float = opt(1.0, "Weight of the cross-entropy of the teacher's output to classes dealt evenly; 0 leaves it out.", ge=0)
+    init: Literal["normal", "uniform", "released"] = opt(
+        "normal",
+        "What images start from. normal: N(0, 1); uniform: mean 0, standard deviation 1; released: uniform, standard deviation 0.0136.",
+    )
+    early_stop: float | None = opt(None, "End a batch once its loss is at most this times (BatchNorm layers + 1).", gt=0)
+    clamp: bool = opt(False, "Keep pixels inside the range of real ones.")
+
+
+#: Objective of the paper, equation 3: sums over channels and layers, means and standard deviations alike, the input as layer 0.
+_EQUATION_3 = {
+    "spread": "std",
+    "over_channels": "sum",
+    "over_layers": "sum",
+    "bn_weight": 1.0,
+    "input_weight": 1.0,
+    "class_weight": 0.0,
+}
+#: Optimisation of the authors' code.
+_LOOP = {"images": 32, "batch": 32, "iterations": 500, "lr": 0.5, "schedule": "plateau"}
+
+
+@hookimpl
+def zsq_synthesizers() -> Iterator[Component]:
+    yield Component(
+        "zeroq",
+        "zsq_zeroq.synth:Zeroq",
+        ZeroqOptions,
+        "Images distilled from the teacher's BatchNorm statistics, made once and kept for later runs.",
+        presets={
+            "zeroq-paper": {**_EQUATION_3, **_LOOP},
+            "zeroq-released": {**_EQUATION_3, **_LOOP, "statistics": "image", "unbiased": True, "init": "released"},
+        },
+        needs={"teacher.output", "teacher.bn"},
+        provides={"pool", "targets"},
+        paper="CVPR 2020, arXiv 2001.00281",
+    )

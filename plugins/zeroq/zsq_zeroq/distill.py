@@ -1,0 +1,120 @@
+"""One batch of images, optimised on its pixels against the frozen teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq.types import Context, InputSpec
+from zsq_zeroq import ZeroqOptions
+from zsq_zeroq.distance import Distance, input_distance
+from zsq_zeroq.fused import Watched
+
+#: The authors' ReduceLROnPlateau: factor, patience, smallest rate, and the relative improvement that counts.
+FACTOR, PATIENCE, MIN_LR, THRESHOLD = 0.1, 100, 1e-4, 1e-4
+
+
+class Distiller:
+    """Takes batches from noise to images, any number of them one after another.
+
+    Statistics are taken at the INPUT of each BatchNorm layer. The authors pair the i-th convolution's output with the i-th
+    BatchNorm layer, which is the same where every convolution is followed by one, and wrong everywhere else.
+    """
+
+    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+        self.watched = Watched(ctx.teacher.module, options.statistics == "image")
+        self.distance = Distance(options, self.watched.norms)
+        self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
+
+    def make(self, x: Tensor, targets: Tensor) -> Iterator[Mapping[str, Tensor]]:
+        """Optimise ``x`` (N, C, H, W, a leaf that takes a gradient, channels_last) in place; gives the terms of the loss at every step.
+
+        Nothing is read back from the device, unless for the options ``early_stop``.
+        """
+        o = self.options
+        rate = Plateau(o.lr, x.device) if o.schedule == "plateau" else None
+        adam = torch.optim.Adam([x], o.lr if rate is None else rate.lr, fused=True)
+        for step in range(o.iterations):
+            if o.schedule == "cosine":
+                adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
+            with torch.enable_grad():
+                loss, metrics = self.loss(x, targets)
+                if o.early_stop is not None and float(loss) <= o.early_stop * (len(self.watched.norms) + 1):
+                    yield metrics
+                    return
+                loss.backward(inputs=[x])  # type: ignore[no-untyped-call]
+            adam.step()
+            x.grad = None
+            if rate is not None:
+                rate.step(loss.detach())
+            if self.limits is not None:
+                with torch.no_grad():
+                    x.clamp_(*self.limits)
+            yield metrics
+
+    def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """bn_weight · distance + input_weight · input distance + class_weight · cross-entropy; and what to show of it."""
+        o = self.options
+        with self.watched() as seen, self.ctx.precision.autocast():
+            output = self.ctx.teacher.module(x)
+        distance = self.distance(seen)
+        loss, metrics = o.bn_weight * distance, {"bns": distance.detach()}
+        if o.input_weight:
+            loss = loss + o.input_weight * input_distance(x, o)
+        if o.class_weight:
+            ce = F.cross_entropy(self.ctx.teacher.task.logits(output).float(), targets)
+            loss, metrics["ce"] = loss + o.class_weight * ce, ce.detach()
+        return loss, {"loss": loss.detach(), **metrics}
+
+    @torch.no_grad()
+    def answers(self, x: Tensor) -> Tensor:
+        """The teacher's own class of each image, (N,)."""
+        with self.ctx.precision.autocast():
+            return self.ctx.teacher.task.logits(self.ctx.teacher.module(x)).argmax(1)
+
+
+class Plateau:
+    """A rate that falls by :data:`FACTOR` after more than :data:`PATIENCE` steps without improvement, wholly on the device.
+
+    The same rate, step by step, as ``torch.optim.lr_scheduler.ReduceLROnPlateau``, which reads every loss back to the host.
+    ``lr`` is a tensor that Adam reads.
+    """
+
+    def __init__(self, lr: float, device: torch.device) -> None:
+        self.lr = torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self._best = torch.full_like(self.lr, math.inf)
+        self._bad = torch.zeros_like(self.lr)
+
+    def step(self, loss: Tensor) -> None:
+        """Take note of a loss."""
+        loss = loss.to(self.lr.dtype)
+        better = loss < self._best * (1 - THRESHOLD)
+        self._best = torch.where(better, loss, self._best)
+        self._bad = torch.where(better, 0.0, self._bad + 1)
+        due = self._bad > PATIENCE
+        self.lr.copy_(torch.where(due, (self.lr * FACTOR).clamp_min(MIN_LR), self.lr))
+        self._bad = torch.where(due, 0.0, self._bad)
+
+
+def start(init: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Noise of ``shape`` from ``rng``, a generator of the CPU.
+
+    ``released``: integers 0 to 254, less 127.5, divided by 5418.75, which is their variance and not, as the authors mean, its root.
+    """
+    if init == "released":
+        return (torch.randint(0, 255, shape, generator=rng).float() - 127.5) / 5418.75
+    if init == "uniform":
+        return (torch.rand(shape, generator=rng) * 2 - 1) * math.sqrt(3)
+    return torch.randn(shape, generator=rng)
+
+
+def pixel_limits(inputs: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black and white in the normalised input space, each (1, C, 1, 1)."""
+    mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
+    return (0 - mean) / std, (1 - mean) / std

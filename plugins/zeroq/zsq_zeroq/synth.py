@@ -1,0 +1,140 @@
+"""The synthesizer ``zeroq``: distils a pool of images batch by batch, keeps each for later runs, and hands them out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsq.errors import ZsqError
+from zsq.run.cache import Cache
+from zsq.types import Batch, Beat, Context, Probe
+from zsq_zeroq import ZeroqOptions
+from zsq_zeroq.distill import Distiller, start
+
+
+class Zeroq:
+    """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` only deals them out.
+
+    Every batch starts from a generator of its own, and classes are dealt in one sequence that does not end, so a pool of twice
+    as many batches begins with the same images. Targets are the classes that images were driven to, without a class term the
+    teacher's own answers.
+    """
+
+    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+        self.seed = int(torch.randint(2**62, (), generator=ctx.rng, device=ctx.rng.device))
+        self.pool = torch.empty((0, *ctx.teacher.inputs.shape), device=ctx.device)
+        self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
+        self._order = self._generator("order")
+        self._left = torch.empty(0, dtype=torch.int64)
+        small = ctx.teacher.inputs.shape[-1] * ctx.teacher.inputs.shape[-2] <= 64 * 64
+        self.images = options.images or (512 if small else 64)
+        self.batch = options.batch or (128 if small else 32)
+
+    def prepare(self, probe: Probe) -> Iterator[Beat]:
+        """Distil what is not in the cache. Closed early, it leaves the finished batches or, of the first one, its images so far."""
+        spans = self._spans()
+        cache = Cache(self.ctx.cache if self.ctx.teacher.fingerprint else None, "pools")
+        done = {span: kept for span in spans if (kept := self._kept(cache, span)) is not None}
+        if done:
+            self.ctx.log(f"{len(done)} of {len(spans)} batches of images from the cache")
+        distiller = Distiller(self.options, self.ctx)
+        iterations = self.options.iterations
+        finished: list[tuple[Tensor, Tensor]] = []
+        unfinished: tuple[Tensor, Tensor] | None = None
+        try:
+            for number, span in enumerate(spans, 1):
+                if span in done:
+                    finished.append(done[span])
+                    yield Beat(number * iterations, len(spans) * iterations)
+                    continue
+                x, targets = unfinished = self._begin(span)
+                metrics: Mapping[str, Tensor] = {}
+                for step, latest in enumerate(distiller.make(x, targets), 1):
+                    if step > 1:
+                        yield Beat((number - 1) * iterations + step - 1, len(spans) * iterations, metrics)
+                    metrics = latest
+                finished.append(self._finish(distiller, x, targets))
+                cache.save(self._key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
+                yield Beat(number * iterations, len(spans) * iterations, metrics)
+        finally:
+            if not finished and unfinished is not None:
+                finished.append(self._finish(distiller, *unfinished))
+            if finished:
+                pool = torch.cat([images for images, _ in finished])
+                self.pool = pool.contiguous(memory_format=torch.channels_last)
+                self.targets = torch.cat([targets for _, targets in finished])
+
+    def sample(self, n: int) -> Batch:
+        """``n`` images with targets. Epochs are shuffled anew; one that has fewer than ``n`` images left is cut short, so that no
+        image comes twice in a batch that fits into the pool.
+
+        Raises:
+            ZsqError: Before anything was distilled.
+        """
+        if not len(self.pool):
+            raise ZsqError("there are no images yet", "synthesizer 'zeroq'", "run its prepare first")
+        if len(self._left) < n:
+            epochs = -(-n // len(self.pool))
+            self._left = torch.cat([torch.randperm(len(self.pool), generator=self._order) for _ in range(epochs)])
+        taken, self._left = self._left[:n].to(self.pool.device), self._left[n:]
+        return Batch(self.pool[taken].contiguous(memory_format=torch.channels_last), self.targets[taken])
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """First image of each batch, and the one after its last."""
+        starts = range(0, self.images, self.batch)
+        return [(first, min(first + self.batch, self.images)) for first in starts]
+
+    def _begin(self, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Noise, and the classes that it is to be driven to."""
+        first, end = span
+        x = start(self.options.init, (end - first, *self.ctx.teacher.inputs.shape), self._generator(f"images {first}"))
+        x = x.to(self.ctx.device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        return x, self._dealt(end)[first:].to(self.ctx.device)
+
+    def _finish(self, distiller: Distiller, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images = x.detach()
+        return images, targets if self.options.class_weight else distiller.answers(images)
+
+    def _dealt(self, count: int) -> Tensor:
+        """The first ``count`` labels: no class twice before every class once."""
+        rng, classes = self._generator("classes"), self.ctx.teacher.task.classes
+        return torch.cat([torch.randperm(classes, generator=rng) for _ in range(-(-count // classes))])[:count]
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        """On the CPU, whatever the device, so that everything starts from the same noise."""
+        digest = hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    # The cache
+
+    def _key(self, span: tuple[int, int]) -> dict[str, Any]:
+        """Everything that the images of a batch depend on; that leaves out how many there are in all."""
+        inputs = self.ctx.teacher.inputs
+        options = {name: value for name, value in self.options.to_dict().items() if name not in ("images", "batch")}
+        return {
+            "synth": f"zeroq {version('zsq-zeroq')}",
+            "teacher": self.ctx.teacher.fingerprint,
+            "inputs": [list(inputs.shape), list(inputs.mean), list(inputs.std)],
+            "classes": self.ctx.teacher.task.classes,
+            "options": options,
+            "span": list(span),
+            "seed": self.seed,
+            "precision": self.ctx.precision.name,
+            "device": self.ctx.device.type,
+            "torch": torch.__version__,
+        }
+
+    def _kept(self, cache: Cache, span: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """Images and targets of a batch from the cache, where they are whole."""
+        found = cache.load(self._key(span)) or {}
+        images, targets = found.get("images"), found.get("targets")
+        count = span[1] - span[0]
+        if images is None or targets is None or images.shape != (count, *self.ctx.teacher.inputs.shape) or targets.shape != (count,):
+            return None
+        return images.to(self.ctx.device).contiguous(memory_format=torch.channels_last), targets.to(self.ctx.device)
