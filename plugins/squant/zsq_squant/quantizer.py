@@ -1,0 +1,60 @@
+"""The quantizer ``squant``: the student of ``uniform``, its weights rounded by SQuant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from zsq.builtin.uniform import affine
+from zsq.builtin.uniform.quantizer import Uniform
+from zsq.types import Batch, Context, Student, Teacher
+from zsq_squant import SquantOptions
+from zsq_squant.rounding import squant_codes
+
+
+class Squant:
+    """Min/max grids as ``uniform`` has them; which code a weight gets is chosen by :mod:`zsq_squant.rounding`.
+
+    Every weight is overwritten with the value of its code and its range is fixed, so that the codes stay. They are not
+    frozen: a tuner may move weights through the grid. Where activations are quantized is the protocol's affair; the authors
+    quantize every convolution's and linear layer's input but the first, the last one to 8 bits.
+    """
+
+    def __init__(self, options: SquantOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def quantize(self, teacher: Teacher, pool: Batch | None) -> Student:
+        """A student with its own copy of the teacher's parameters; activation points without a range.
+
+        ``details`` has, for every layer, the share of weights that are not at their nearest code.
+
+        Raises:
+            ZsqError: When the network cannot be traced or has nothing to quantize.
+        """
+        student = Uniform(self.options, self.ctx).quantize(teacher, pool)
+        layers = {path.removesuffix(".weight_point"): point for path, point in student.weights.items()}
+        moved = {path: self._round(student.module.get_submodule(path), point) for path, point in layers.items()}
+        return replace(student, details={**student.details, "moved": moved})
+
+    @torch.no_grad()
+    def _round(self, layer: Any, point: Any) -> float:
+        """Round one layer; the share of its weights that moved off their nearest code."""
+        weight, grid, nearest = layer.weight, point.grid, point.codes
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        codes = squant_codes(
+            weight,
+            grid,
+            transposed=transposed,
+            groups=getattr(layer, "groups", 1),
+            kernel=self.options.kernel,
+            channel=self.options.channel,
+        )
+        point.set_range(*(end.clone() for end in point.range))
+        values = affine.decode(codes, grid)
+        # In a channel so narrow and so far from zero that float32 hardly tells its steps apart, a value may read as its
+        # neighbour: such a weight stays as it is, at its nearest code.
+        weight.copy_(torch.where(affine.encode(values, grid) == codes, values, weight))
+        return float((point.codes != nearest).double().mean())
