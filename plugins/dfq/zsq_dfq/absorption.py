@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from zsq.builtin.uniform.graph import arguments
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_dfq import AbsorptionOptions
 from zsq_dfq.graph import Graph, Link, cap_of, channel_caps, name_of
@@ -76,8 +77,9 @@ def _padded(graph: Graph, link: Link) -> bool:
 
 
 def _pads(node: fx.Node) -> bool:
-    return name_of(node) in ("pad", "constant_pad_nd")
+    op = name_of(node)
+    return op in ("pad", "constant_pad_nd") or (op.startswith("avg_pool") and _any(arguments(node).get("padding")))
 
 
 def _any(padding: Any) -> bool:
-    return any(padding) if isinstance(padding, tuple) else bool(padding)
+    return any(padding) if isinstance(padding, (tuple, list)) else bool(padding)

@@ -14,7 +14,7 @@ from zsq.run.probe import full_precision
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_dfq import CorrectionOptions
 from zsq_dfq.graph import Graph
-from zsq_dfq.layers import lower_output, respond
+from zsq_dfq.layers import inputs, lower_output, respond
 from zsq_dfq.moments import propagate
 
 
@@ -34,7 +34,7 @@ class Correction:
         """Correct every layer that is used in one place. Closed early, ``bn`` has corrected the layers so far, ``stream`` all or none."""
         student.module.eval()
         graph = Graph(student, self.ctx)
-        layers = [node for node in graph.layers() if node.target in graph.once]
+        layers = [node for node in graph.layers() if node.target in graph.once and graph.by_channel(node)]
         if shared := sorted({str(node.target) for node in graph.layers()} - graph.once):
             self.ctx.log(f"bias-correction: left out {', '.join(shared)}: used in several places")
         work = self._from_batch_norm(graph, layers) if self.options.source == "bn" else self._from_images(graph, layers, stream)
@@ -45,7 +45,7 @@ class Correction:
         unknown = []
         for step, node in enumerate(layers, 1):
             layer, moments = graph.called(node), known.get(node.args[0])  # type: ignore[arg-type]
-            if moments is None or len(graph.shapes[node]) == 3 or graph.shapes[node.args[0]][1] != len(moments.center):  # type: ignore[index]
+            if moments is None or len(moments.center) != inputs(layer):
                 unknown.append(str(node.target))
             else:
                 weight = layer.weight.double()
@@ -56,25 +56,29 @@ class Correction:
             self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: BatchNorm does not tell their mean input")
 
     def _from_images(self, graph: Graph, layers: list[fx.Node], stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        layers = [node for node in layers if len(graph.shapes[node]) != 3]
-        parts, truths = [], []
+        parts: list[Tensor] = []
+        truths: list[dict[fx.Node, Tensor]] = []
         total = 2 * self.options.batches
         for step, (batch, _) in enumerate(islice(stream, self.options.batches), 1):
-            truth: dict[fx.Node, Tensor] = {}
-            with full_precision(graph.student), self._float_weights(graph, layers), ExitStack() as stack:
-                for node in layers:
-                    stack.enter_context(_hook(graph.called(node), lambda out, node=node: truth.__setitem__(node, _means(out))))
-                graph.module(batch.inputs.contiguous(memory_format=torch.channels_last))
-            parts.append(batch.inputs)
-            truths.append(truth)
+            parts.append(_channels_last(batch.inputs))
+            truths.append(self._truth(graph, layers, parts[-1]))
             yield Beat(step, total)
         done = {node: torch.zeros_like(mean) for node, mean in truths[0].items()}
         for number, (part, truth) in enumerate(zip(parts, truths, strict=True), 1):
             with ExitStack() as stack:
                 for node in layers:
                     stack.enter_context(_hook(graph.called(node), self._corrector(graph, node, truth, done, number)))
-                graph.module(part.contiguous(memory_format=torch.channels_last))
+                graph.module(part)
             yield Beat(len(parts) + number, total)
+
+    def _truth(self, graph: Graph, layers: list[fx.Node], images: Tensor) -> dict[fx.Node, Tensor]:
+        """Mean output of every layer in float, per channel."""
+        means: dict[fx.Node, Tensor] = {}
+        with full_precision(graph.student), self._float_weights(graph, layers), ExitStack() as stack:
+            for node in layers:
+                stack.enter_context(_hook(graph.called(node), lambda out, node=node: means.__setitem__(node, _means(out))))
+            graph.module(images)
+        return means
 
     @staticmethod
     def _corrector(graph: Graph, node: fx.Node, truth: Mapping[fx.Node, Tensor], done: dict[fx.Node, Tensor], number: int) -> Any:
@@ -132,3 +136,7 @@ def _hook(layer: Any, see: Any) -> Iterator[None]:
 def _means(out: Tensor) -> Tensor:
     """Mean per channel of (N, C, ...), float64."""
     return out.double().mean([d for d in range(out.dim()) if d != 1])
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

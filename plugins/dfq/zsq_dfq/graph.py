@@ -85,7 +85,7 @@ class Graph:
 
     def _norm_node(self, node: fx.Node) -> fx.Node | None:
         user = only_reader(node)
-        return user if user is not None and self._by_channel(node) and self._is_norm(user) and node.target in self.once else None
+        return user if user is not None and self.by_channel(node) and self._is_norm(user) and node.target in self.once else None
 
     def links(self) -> list[Link]:
         """Every way from a layer to the next."""
@@ -106,7 +106,7 @@ class Graph:
         return chains
 
     def _link(self, first: fx.Node) -> Link | None:
-        if first.target not in self.once or not self._by_channel(first):
+        if first.target not in self.once or not self.by_channel(first):
             return None
         steps: list[fx.Node] = []
         node = first
@@ -120,7 +120,7 @@ class Graph:
         fits = shape[1] == inputs(layer) == outputs(self.called(first)) and (len(shape) == 2 or not isinstance(layer, nn.Linear))
         return Link(first, user, steps) if fits else None
 
-    def _by_channel(self, node: fx.Node) -> bool:
+    def by_channel(self, node: fx.Node) -> bool:
         """Whether a layer's channels lie in dimension 1 of its output: not so for a linear layer over sequences."""
         return not isinstance(self.called(node), nn.Linear) or len(self.shapes[node]) == 2
 

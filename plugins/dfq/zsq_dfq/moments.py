@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zsq.builtin.uniform.graph import arguments
 from zsq.types import InputSpec
 from zsq_dfq.graph import Graph, cap_of, name_of, same_channels
-from zsq_dfq.layers import KINDS, respond, slope_of
+from zsq_dfq.layers import KINDS, inputs, respond, slope_of
 
 #: Operations that hand on their first argument as it is.
 _SAME = ("alias", "clone", "contiguous", "detach")
@@ -131,14 +131,14 @@ def _after(graph: Graph, node: fx.Node, known: dict[fx.Node, Moments]) -> Moment
 
 
 def _module(graph: Graph, node: fx.Node, value: Moments | None) -> Moments | None:
-    module, shape = graph.called(node), graph.shapes[node]
+    module = graph.called(node)
     if isinstance(module, _BatchNorm):
         var = slope_of(module).square() * module.running_var.double()  # type: ignore[union-attr]
         return normal(torch.zeros_like(var) if module.bias is None else module.bias, var)
     if not isinstance(module, KINDS):
         return value  # an activation point, or what marks a feature
     layer: Any = module
-    if value is None or graph.shapes[node.args[0]][1] != len(value.center) or len(shape) == 3:  # type: ignore[index]
+    if value is None or len(value.center) != inputs(layer) or not graph.by_channel(node):
         return None
     weight = layer.weight.double()
     mean, var = value.mean_var
@@ -159,16 +159,10 @@ def _sum(parts: list[Moments | None]) -> Moments | None:
 def _concatenated(node: fx.Node, known: dict[fx.Node, Moments]) -> Moments | None:
     a = arguments(node)
     parts = [known.get(v) for v in a["tensors"]]
-    if a.get("dim") != 1 or any(p is None for p in parts):
+    if a.get("dim") != 1 or any(p is None or p.limits is not None for p in parts):
         return None
-    ends = [_ends(p) for p in parts if p is not None]
-    limits = tuple(torch.cat(end) for end in zip(*ends, strict=True)) if any(p is not None and p.limits for p in parts) else None
     fields = ("center", "var", "floor", "ceil")
-    return Moments(*(torch.cat([getattr(p, name) for p in parts]) for name in fields), limits)  # type: ignore[arg-type]
-
-
-def _ends(value: Moments) -> tuple[Tensor, Tensor]:
-    return value.limits or value.ends(6.0)
+    return Moments(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
 
 
 def _padded(node: fx.Node, value: Moments, dims: int) -> Moments | None:
