@@ -134,13 +134,13 @@ def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
     wanted: set[fx.Node] = set()
     for node in module.graph.nodes:
         if _is_layer(module, node):
-            wanted.add(_producer(node.args[0]))
+            wanted.add(producer(node.args[0]))
         elif _op(node) in _COMBINES and _floats(node):
-            wanted |= {_producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
-            wanted.add(_producer(node))
+            wanted |= {producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
+            wanted.add(producer(node))
     output = next(n for n in module.graph.nodes if n.op == "output")
-    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {n for n in output.all_input_nodes if _producer(n) is n}
-    return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and _producer(n.args[0]) in settled)]
+    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {n for n in output.all_input_nodes if producer(n) is n}
+    return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and producer(n.args[0]) in settled)]
 
 
 def _insert(graph: fx.Graph, node: fx.Node, path: str) -> None:
@@ -184,7 +184,7 @@ def _holds_floats(node: fx.Node) -> bool:
     return node.op in ("call_module", "placeholder")
 
 
-def _producer(node: Any) -> fx.Node:
+def producer(node: Any) -> fx.Node:
     """The node that made the values ``node`` holds, seen through operations that only move them."""
     while _op(node) in _MOVES or (_op(node) in ("pad", "constant_pad_nd") and not (arguments(node).get("value") or 0)) or _is_item(node):
         node = node.args[0]
