@@ -228,12 +228,15 @@ def dfq(teacher: Teacher, student: Student) -> None:
 
 
 def test_the_whole_chain_recovers_what_one_scale_per_tensor_loses() -> None:
-    teacher = teacher_of(settle(Inverted(F.relu6), spread=2.0))
-    inputs = make_batch(teacher, 128).inputs
-    naive, ours = student_of(teacher, weight_bits=6), student_of(teacher, weight_bits=6)
-    calibrate(Equalization, CleOptions(sweeps=0), naive, teacher)
-    calibrate(BnRange, BnRangeOptions(), naive, teacher)
-    dfq(teacher, ours)
-    with torch.no_grad():
-        errors = [distance(s.module(inputs), teacher.module(inputs)) for s in (naive, ours)]
-    assert errors[1] < 0.3 * errors[0]
+    errors = torch.zeros(2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        teacher = teacher_of(settle(Inverted(F.relu6), spread=2.0))
+        inputs = make_batch(teacher, 128).inputs
+        naive, ours = student_of(teacher, weight_bits=5), student_of(teacher, weight_bits=5)
+        calibrate(Equalization, CleOptions(sweeps=0), naive, teacher)
+        calibrate(BnRange, BnRangeOptions(), naive, teacher)
+        dfq(teacher, ours)
+        with torch.no_grad():
+            errors += torch.tensor([distance(s.module(inputs), teacher.module(inputs)) for s in (naive, ours)])
+    assert errors[1] < 0.4 * errors[0]
