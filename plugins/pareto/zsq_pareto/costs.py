@@ -106,8 +106,8 @@ def operation_groups(layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int
             own = dict(zip(sites, chosen, strict=True))
             part = Frontier([_choices(path, harm[path], layers[path].operations(own)) for path in paths]).choices()
             loss = sum(harm[site][bits] for site, bits in own.items())
-            bits = part.bits | {site: np.full(len(part.costs), bits) for site, bits in own.items()}
-            part = Choices(part.costs, part.losses + loss, bits)
+            names = {**part.bits, **{site: np.full(len(part.costs), bits) for site, bits in own.items()}}
+            part = Choices(part.costs, part.losses + loss, names)
             found = part if found is None else found + part
         assert found is not None
         groups.append(found.best())

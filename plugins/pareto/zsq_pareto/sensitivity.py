@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from zsq.builtin.ranges import Extremes, Percentiles, Tracker
 from zsq.builtin.uniform.points import ActPoint, WeightPoint
 from zsq.errors import ZsqError
 from zsq.protocols import Task
-from zsq.run.probe import act_modules, full_precision, watching_inputs
+from zsq.run.probe import act_modules, watching_inputs
 from zsq.run.replay import Replay
 from zsq.types import Beat, Student
 
-#: Pixels of a forward: on a CPU, activations beyond its caches cost more than small batches do.
-_PIXELS = 2**19
+#: Pixels and images of a forward: on a CPU, activations far beyond its caches cost more than small batches do.
+_PIXELS, _IMAGES = 2**19, 128
 
 
 class Sensitivities:
@@ -58,11 +58,11 @@ class Sensitivities:
         parts = self._parts()
         ranges = self._ranges(parts) if acts else {}
         for number, part in enumerate(parts):
-            with full_precision(self.student):
+            with _floating(self.student):
                 truth = self._answers(Replay(self.module, part))
             replay = Replay(self.module, part)
             for step, path in enumerate(todo, 1):
-                with full_precision(self.student):
+                with _floating(self.student):
                     replay.advance(self.nodes[path][0])
                     if path in self.student.acts:
                         for bits, sums in acts.items():
@@ -80,10 +80,12 @@ class Sensitivities:
     def _weight(self, replay: Replay, truth: Tensor, path: str, bits: int) -> float:
         """Sum over images, with the weights of one layer on the grid that a point of the student would give them."""
         layer: Any = self.module.get_submodule(path)
-        own = layer.weight_point
-        point = WeightPoint(layer.weight, bits, own.symmetric, own.axis)
-        with _holding(layer.weight, point.to(layer.weight.device)(layer.weight)):
+        own: Any = self.student.weights[f"{path}.weight_point"]
+        none, layer.weight_point = layer.weight_point, WeightPoint(layer.weight, bits, own.symmetric, own.axis).to(layer.weight.device)
+        try:
             return _divergence(truth, self._answers(replay))
+        finally:
+            layer.weight_point = none
 
     def _act(self, replay: Replay, truth: Tensor, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> float:
         """Sum over images, with one activation on its grid."""
@@ -97,7 +99,7 @@ class Sensitivities:
         return self.task.logits(replay.finish(known)).double().log_softmax(1)
 
     def _parts(self) -> list[Tensor]:
-        size = max(1, _PIXELS // self.inputs[0, 0].numel())
+        size = min(_IMAGES, max(1, _PIXELS // self.inputs[0, 0].numel()))
         inputs = self.inputs
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -106,7 +108,7 @@ class Sensitivities:
     def _ranges(self, parts: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """What every site sees in the float network."""
         trackers: dict[str, Tracker] = {path: Extremes() if self.percent == 100 else Percentiles(self.percent) for path in self.sites}
-        with full_precision(self.student), watching_inputs(act_modules(self.student), lambda path, _point, x: trackers[path].update(x)):
+        with _floating(self.student), watching_inputs(act_modules(self.student), lambda path, _point, x: trackers[path].update(x)):
             for part in parts:
                 self.module(part)
         return {path: tracker.read() for path, tracker in trackers.items()}
@@ -130,11 +132,13 @@ def _divergence(truth: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def _holding(weight: Tensor, values: Tensor) -> Iterator[None]:
-    """Inside, ``weight`` has other values."""
-    kept = weight.data
-    weight.data = values
+def _floating(student: Student) -> Iterator[None]:
+    """Inside, layers use their weights as they are. (To bypass the points by hooks would still compute what they give.)"""
+    layers: list[Any] = [student.module.get_submodule(path.removesuffix(".weight_point")) for path in student.weights]
+    for layer in layers:
+        layer.weight_point = nn.Identity()
     try:
         yield
     finally:
-        weight.data = kept
+        for layer, point in zip(layers, student.weights.values(), strict=True):
+            layer.weight_point = point
