@@ -72,7 +72,7 @@ def test_what_is_absorbed() -> None:
     assert student.module.a_cap.flatten().tolist() == pytest.approx([5.0, 6, 5.0, 0.0, 5.0, 6], abs=0.05)
 
 
-def test_absorption_at_borders_can_be_left_out() -> None:
+def test_absorption_at_borders_has_to_be_asked_for() -> None:
     teacher = teacher_of(settle(Inverted(F.relu)))
     students = [student_of(teacher) for _ in range(2)]
     for student, padded in zip(students, (True, False), strict=True):

@@ -28,7 +28,7 @@ class CleOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class AbsorptionOptions(Options):
     deviations: float = opt(3.0, "What lies this many standard deviations below a channel's mean is absorbed.", ge=0)
-    padded: bool = opt(True, "Absorb also into layers that pad with zeros; their outputs at the borders then differ.")
+    padded: bool = opt(False, "Absorb also into layers that pad with zeros, as the paper does; their outputs at the borders then differ.")
 
 
 @dataclass(frozen=True, kw_only=True)
