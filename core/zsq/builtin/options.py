@@ -60,7 +60,12 @@ class EmaOptions(RangeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PercentileOptions(RangeOptions):
-    percent: float = opt(99.9, "Share of values inside the range, in percent.", gt=50, le=100)
+    percent: float | None = opt(
+        None,
+        "Share of values inside the range, in percent; by default 99.9 at 4 bits, and a quarter as many outside for every bit more.",
+        gt=50,
+        le=100,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
