@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsq.errors import ZsqError
 from zsq_zeroq import ZeroqOptions
-from zsq_zeroq.fused import Seen, plain_stats
+from zsq_zeroq.fused import Seen, look
 
 #: Added to variances before the square root, on both sides, as the authors' code does in place of each layer's own eps.
 STD_EPS = 1e-6
@@ -25,49 +26,46 @@ class Distance:
 
     def __init__(self, options: ZeroqOptions, norms: Mapping[str, _BatchNorm]) -> None:
         self.options, self.norms = options, norms
-        self._paths: tuple[str, ...] = ()
+        self._layers: list[str] | None = None
+        self._counts: list[int] = []
         self._goal = self._weight = self._correction = torch.empty(0)
 
-    def __call__(self, seen: Mapping[str, Seen]) -> Tensor:
+    def __call__(self, seen: Seen) -> Tensor:
         """The distance (a scalar), differentiable in the statistics.
 
         Raises:
             ZsqError: When no BatchNorm layer was seen.
         """
         o = self.options
-        if tuple(seen) != self._paths:
+        if seen.layers != self._layers or seen.counts != self._counts:
             self._lay_out(seen)
-        var = torch.cat([s.var for s in seen.values()], -1)
-        if o.unbiased:
-            var = var * self._correction
+        var = seen.var * self._correction if o.unbiased else seen.var
         spread = (var + STD_EPS).sqrt() if o.spread == "std" else var
-        off = torch.cat([*(s.mean for s in seen.values()), spread], -1) - self._goal
-        return _over_images((off * off) @ self._weight, o.over_images)
+        off = torch.cat([seen.mean, spread], -1) - self._goal
+        distances = (off * off) @ self._weight
+        return distances.sum() if o.over_images == "sum" else distances.mean()
 
-    def _lay_out(self, seen: Mapping[str, Seen]) -> None:
+    def _lay_out(self, seen: Seen) -> None:
         o = self.options
-        if not seen:
+        if not seen.layers:
             raise ZsqError("no BatchNorm layer of the teacher takes part in its forward", "synthesizer 'zeroq'", "use --synth noise")
-        means = [self.norms[path].running_mean.detach().float() for path in seen]  # type: ignore[union-attr]
-        spreads = [self.norms[path].running_var.detach().float() for path in seen]  # type: ignore[union-attr]
-        if o.spread == "std":
-            spreads = [(var + STD_EPS).sqrt() for var in spreads]
-        layers = len(seen) if o.over_layers == "mean" else 1
-        each = torch.cat([torch.full_like(m, 1 / (layers * (len(m) if o.over_channels == "mean" else 1))) for m in means])
-        factors = [s.count / max(s.count - 1, 1) for s in seen.values()]
-        self._correction = torch.cat([torch.full_like(m, f) for m, f in zip(means, factors, strict=True)])
-        self._goal = torch.cat(means + spreads)
-        self._weight = torch.cat([each * o.mean_weight, each * o.spread_weight])
-        self._paths = tuple(seen)
+        norms: list[Any] = [self.norms[path] for path in seen.layers]
+        mean = torch.cat([norm.running_mean.detach().float() for norm in norms])
+        var = torch.cat([norm.running_var.detach().float() for norm in norms])
+        sizes = torch.tensor([len(norm.running_mean) for norm in norms], device=mean.device)
+        divisors = (len(norms) if o.over_layers == "mean" else 1) * (sizes if o.over_channels == "mean" else torch.ones_like(sizes))
+        weight = (1 / divisors).repeat_interleave(sizes)
+        factors = torch.tensor([n / max(n - 1, 1) for n in seen.counts], device=mean.device)
+        self._correction = factors.repeat_interleave(sizes)
+        self._goal = torch.cat([mean, (var + STD_EPS).sqrt() if o.spread == "std" else var])
+        self._weight = torch.cat([weight * o.mean_weight, weight * o.spread_weight])
+        self._layers, self._counts = seen.layers, seen.counts
 
 
 def input_distance(x: Tensor, options: ZeroqOptions) -> Tensor:
     """Layer 0 of equation 3: mean² + (std - 1)² of each colour, summed over colours, averaged over images."""
-    seen = plain_stats(x, options.statistics == "image")
-    var = seen.var * (seen.count / max(seen.count - 1, 1)) if options.unbiased else seen.var
+    seen = look(x, options.statistics == "image")
+    (n,) = seen.counts
+    var = seen.var * (n / max(n - 1, 1)) if options.unbiased else seen.var
     off = seen.mean.square() + ((var + STD_EPS).sqrt() - 1).square()
     return off.sum(-1).mean()
-
-
-def _over_images(distances: Tensor, how: str) -> Tensor:
-    return distances.sum() if how == "sum" else distances.mean()

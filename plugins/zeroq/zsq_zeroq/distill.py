@@ -31,37 +31,37 @@ class Distiller:
         self.distance = Distance(options, self.watched.norms)
         self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
 
-    def make(self, x: Tensor, targets: Tensor) -> Iterator[Mapping[str, Tensor]]:
-        """Optimise ``x`` (N, C, H, W, a leaf that takes a gradient, channels_last) in place; gives the terms of the loss at every step.
+    def make(self, x: Tensor, targets: Tensor) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
+        """Optimise ``x`` (N, C, H, W, a leaf that takes a gradient, channels_last) in place.
 
-        Nothing is read back from the device, unless for the options ``early_stop``.
+        Gives at every step whether it was the last, and the terms of the loss. Nothing is read back from the device, unless for
+        the option ``early_stop``.
         """
         o = self.options
-        rate = Plateau(o.lr, x.device) if o.schedule == "plateau" else None
-        adam = torch.optim.Adam([x], o.lr if rate is None else rate.lr, fused=True)
+        plateau = Plateau(o.lr, x.device) if o.schedule == "plateau" else None
+        adam = torch.optim.Adam([x], plateau.lr if plateau else o.lr, fused=True)
         for step in range(o.iterations):
             if o.schedule == "cosine":
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
             with torch.enable_grad():
                 loss, metrics = self.loss(x, targets)
                 if o.early_stop is not None and float(loss) <= o.early_stop * (len(self.watched.norms) + 1):
-                    yield metrics
+                    yield True, metrics
                     return
-                loss.backward(inputs=[x])  # type: ignore[no-untyped-call]
+                loss.backward(inputs=[x])
             adam.step()
             x.grad = None
-            if rate is not None:
-                rate.step(loss.detach())
+            if plateau:
+                plateau.step(loss.detach())
             if self.limits is not None:
-                with torch.no_grad():
-                    x.clamp_(*self.limits)
-            yield metrics
+                x.detach().clamp_(*self.limits)
+            yield step + 1 == o.iterations, metrics
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """bn_weight · distance + input_weight · input distance + class_weight · cross-entropy; and what to show of it."""
         o = self.options
-        with self.watched() as seen, self.ctx.precision.autocast():
-            output = self.ctx.teacher.module(x)
+        with self.ctx.precision.autocast():
+            output, seen = self.watched(x)
         distance = self.distance(seen)
         loss, metrics = o.bn_weight * distance, {"bns": distance.detach()}
         if o.input_weight:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,26 +10,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.run.probe import batch_norms, channel_stats
+from zsq.run.probe import batch_norms
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
-    """Statistics of the input of one layer in float32: mean and biased variance, each (C,) or per image (N, C).
+    """Statistics of the inputs of ``layers`` in float32, side by side: mean and biased variance, each (ΣC,) or per image (N, ΣC).
 
-    ``count`` is the number of values that went into each.
+    ``counts`` says, layer by layer, how many values went into each.
     """
 
-    mean: Tensor
-    var: Tensor
-    count: int
+    layers: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    mean: Tensor = field(default_factory=lambda: torch.empty(0))
+    var: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Watched:
-    """A frozen network whose BatchNorm layers say what they see.
+    """A frozen network whose BatchNorm layers say what they see: ``output, seen = watched(x)``, differentiable in ``x``.
 
-    ``with watched as seen:`` a forward of the network fills ``seen`` by path, in the order of execution; outside, the network
-    is as it was. A layer of a class with a forward of its own is not replaced, only listened to.
+    Layers are replaced during the forward only, and those of a class with a forward of its own are merely listened to.
 
     Args:
         module: In eval mode.
@@ -39,112 +37,176 @@ class Watched:
     """
 
     def __init__(self, module: nn.Module, per_image: bool) -> None:
-        self.per_image = per_image
-        self.norms = batch_norms(module)
-        self._frozen = {path: _Frozen.of(norm) for path, norm in self.norms.items() if _is_plain(norm)}
+        self.module, self.norms = module, batch_norms(module)
+        self._tally = _Tally(per_image)
+        self._plain = {path: _Layer(norm, self._tally, path) for path, norm in self.norms.items() if _is_plain(norm)}
 
-    @contextmanager
-    def __call__(self) -> Iterator[Mapping[str, Seen]]:
-        seen: dict[str, Seen] = {}
-        handles = []
+    def __call__(self, x: Tensor) -> tuple[Any, Seen]:
+        tally, handles = self._tally, []
         try:
             for path, norm in self.norms.items():
-                if path in self._frozen:
-                    norm.forward = self._fused(path, seen)  # type: ignore[method-assign]
+                if path in self._plain:
+                    vars(norm)["forward"] = self._plain[path]
                 else:
-                    handles.append(norm.register_forward_pre_hook(self._listening(path, seen)))
-            yield seen
+                    handles.append(norm.register_forward_pre_hook(lambda _, inputs, path=path: tally.look(path, inputs[0])))
+            output = self.module(x)
+            return output, tally.gathered()
         finally:
-            for path in self._frozen:
-                self.norms[path].__dict__.pop("forward", None)
+            tally.clear()
+            for path in self._plain:
+                vars(self.norms[path]).pop("forward", None)
             for handle in handles:
                 handle.remove()
 
-    def _fused(self, path: str, seen: dict[str, Seen]) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            y, mean, var = _NormAndStats.apply(x, self._frozen[path], self.per_image)  # type: ignore[no-untyped-call]
-            seen[path] = Seen(mean, var, x.numel() // mean.numel())
-            return y  # type: ignore[no-any-return]
 
-        return forward
-
-    def _listening(self, path: str, seen: dict[str, Seen]) -> Any:
-        def hook(_norm: nn.Module, inputs: Any) -> None:
-            seen[path] = plain_stats(inputs[0], self.per_image)
-
-        return hook
+def look(x: Tensor, per_image: bool) -> Seen:
+    """The statistics of ``x`` (N, C, ...) alone, differentiable."""
+    tally = _Tally(per_image)
+    tally.look("", x)
+    return tally.gathered()
 
 
-def plain_stats(x: Tensor, per_image: bool) -> Seen:
-    """Statistics of ``x`` (N, C, ...), differentiable by ordinary means."""
-    if per_image:
-        var, mean = torch.var_mean(x.float().flatten(2), 2, correction=0)
-    else:
-        mean, var = channel_stats(x)
-    return Seen(mean, var, x.numel() // mean.numel())
+class _Tally:
+    """Collects statistics layer by layer during one forward."""
+
+    def __init__(self, per_image: bool) -> None:
+        self.per_image = per_image
+        self._counts_before: list[int] = []
+        self._inverse = torch.empty(0)
+        self.clear()
+
+    def clear(self) -> None:
+        self.layers: list[str] = []
+        self.counts: list[int] = []
+        self.means: list[Tensor] = []
+        self.variances: list[Tensor] = []
+        self.dtype = torch.float32
+
+    def add(self, path: str, x: Tensor, mean: Tensor, var: Tensor) -> None:
+        self.layers.append(path)
+        self.counts.append(x.numel() // mean.numel())
+        self.means.append(mean)
+        self.variances.append(var)
+        if x.dtype is not torch.float32:
+            self.dtype = x.dtype
+
+    def look(self, path: str, x: Tensor) -> None:
+        """Add the statistics of ``x`` without doing anything to it."""
+        self.add(path, x, *_Look.apply(x, self.per_image))
+
+    def gathered(self) -> Seen:
+        if not self.layers:
+            return Seen()
+        if self.counts != self._counts_before:
+            parts = [torch.full((m.shape[-1],), 1 / n, device=m.device) for m, n in zip(self.means, self.counts, strict=True)]
+            self._inverse, self._counts_before = torch.cat(parts), self.counts
+        mean, var = _Gather.apply(self._inverse, self.dtype, *self.means, *self.variances)
+        return Seen(self.layers, self.counts, mean, var)
 
 
-def _is_plain(norm: _BatchNorm) -> bool:
-    return type(norm).forward is _BatchNorm.forward and "forward" not in vars(norm) and norm.running_var is not None
+class _Layer:
+    """What a BatchNorm layer in eval mode does, and the statistics of what it does it to. ``scale`` is dy/dx, per channel."""
 
+    def __init__(self, norm: Any, tally: _Tally, path: str) -> None:
+        self.norm, self.tally, self.path = norm, tally, path
+        scale = (norm.running_var.detach().float() + norm.eps).rsqrt()
+        self.scale = scale if norm.weight is None else scale * norm.weight.detach().float()
+        self.zero, self.one = torch.zeros_like(scale), torch.ones_like(scale)
+        self.unused = self.zero.clone(), self.one.clone()  # overwritten at every forward and never read
 
-@dataclass(frozen=True)
-class _Frozen:
-    """What a BatchNorm layer in eval mode computes with. ``scale`` is dy/dx, per channel."""
-
-    norm: Any
-    scale: Tensor
-    zero: Tensor
-    one: Tensor = field(repr=False)
-
-    @classmethod
-    def of(cls, norm: Any) -> _Frozen:
-        with torch.no_grad():
-            scale = (norm.running_var.float() + norm.eps).rsqrt()
-            scale = scale if norm.weight is None else scale * norm.weight.float()
-            return cls(norm, scale.detach(), torch.zeros_like(scale), torch.ones_like(scale))
+    def __call__(self, x: Tensor) -> Tensor:
+        y, mean, var = _NormAndLook.apply(x, self)
+        self.tally.add(self.path, x, mean, var)
+        return y
 
     def normalise(self, x: Tensor) -> Tensor:
         n = self.norm
         return torch.batch_norm(x, n.weight, n.bias, n.running_mean, n.running_var, False, 0.0, n.eps, torch.backends.cudnn.enabled)
 
-    def times(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-        """``x * scale + offset`` per channel in one pass, into new memory."""
-        return torch.batch_norm(x, scale, offset, self.zero, self.one, False, 0.0, 0.0, False)
+    def times_scale(self, dy: Tensor, offset: Tensor) -> Tensor:
+        """``dy * scale + offset`` in one pass, into new memory."""
+        return torch.batch_norm(dy, self.scale, offset, self.zero, self.one, False, 0.0, 0.0, False)
 
 
-class _NormAndStats(torch.autograd.Function):
-    """x (N, C, ...) to BatchNorm(x), and mean and biased variance of x per channel, over the batch or per image.
+# Three functions that share an understanding. With n values behind each mean and variance,
+#
+#     dx = scale dy + dmean / n + 2 (x - mean) dvar / n = scale dy + slope x + offset
+#     slope = 2 dvar / n,  offset = dmean / n - slope mean
+#
+# _Gather lays the statistics of all layers side by side and, backwards, hands every layer its offset and slope in the place of dmean
+# and dvar: a handful of operations in all instead of a handful per layer. Each layer then multiplies once out of place and once in
+# place, where autograd would run the backward of BatchNorm, that of the statistics, and their sum, each with memory of its own.
+# On a CPU, new memory and small operations cost more than arithmetic.
 
-    Backwards dx = scale dy + dmean / n + 2 (x - mean) dvar / n: one multiplication out of place and one in place, where autograd
-    would run the backward of BatchNorm, that of the statistics, and their sum, each with memory of its own. On a CPU new memory
-    costs more than arithmetic.
-    """
+
+class _NormAndLook(torch.autograd.Function):
+    """x (N, C, ...) to BatchNorm(x), and mean and biased variance of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: _Frozen, per_image: bool) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = _image_stats(x) if per_image else torch.batch_norm_update_stats(x, frozen.zero.clone(), frozen.one.clone(), 1.0)
-        ctx.save_for_backward(x, mean)
-        ctx.frozen, ctx.per_image = frozen, per_image
+    def forward(ctx: Any, x: Tensor, layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.layer = layer
         ctx.set_materialize_grads(False)
-        return frozen.normalise(x), mean, var
+        if layer.tally.per_image:
+            return layer.normalise(x), *_image_stats(x)
+        return layer.normalise(x), *torch.batch_norm_update_stats(x, *layer.unused, 1.0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Tensor | None, None, None]:
-        x, mean = ctx.saved_tensors
-        frozen, n = ctx.frozen, x.numel() // mean.numel()
-        zero = torch.zeros_like(mean)
-        dmean, dvar = zero if dmean is None else dmean, zero if dvar is None else dvar
-        slope = (dvar * (2 / n)).to(x.dtype)  # rounded before the offset is made of it, so that both still cancel at the mean
-        offset = dmean / n - slope.float() * mean
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, offset: Tensor | None, slope: Tensor | None) -> tuple[Tensor | None, None]:
+        (x,), layer = ctx.saved_tensors, ctx.layer
         if dy is None:
-            dy = torch.zeros_like(x)
-        if ctx.per_image:
-            dx = frozen.times(dy, frozen.scale, frozen.zero).addcmul_(x, _rows(slope, x)).add_(_rows(offset.to(x.dtype), x))
-        else:
-            dx = frozen.times(dy, frozen.scale, offset).addcmul_(x, _rows(slope[None], x))
-        return dx, None, None
+            return _line(x, slope, offset), None
+        if offset is None or slope is None:
+            return layer.times_scale(dy, layer.zero), None
+        dx = layer.times_scale(dy, layer.zero).add_(_rows(offset, x)) if layer.tally.per_image else layer.times_scale(dy, offset)
+        return dx.addcmul_(x, _rows(slope, x)), None
+
+
+class _Look(torch.autograd.Function):
+    """Mean and biased variance of x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        if per_image:
+            return _image_stats(x)
+        unused = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+        return torch.batch_norm_update_stats(x, *unused, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, offset: Tensor, slope: Tensor) -> tuple[Tensor | None, None]:
+        (x,) = ctx.saved_tensors
+        return _line(x, slope, offset), None
+
+
+class _Gather(torch.autograd.Function):
+    """Means and variances of all layers to two flat tensors; ``inverse`` holds 1 / n of each. See above for what goes back."""
+
+    @staticmethod
+    def forward(ctx: Any, inverse: Tensor, dtype: torch.dtype, *stats: Tensor) -> tuple[Tensor, Tensor]:
+        half = len(stats) // 2
+        ctx.sizes, ctx.dtype = [m.shape[-1] for m in stats[:half]], dtype
+        mean, var = torch.cat(stats[:half], -1), torch.cat(stats[half:], -1)
+        ctx.save_for_backward(inverse, mean)
+        return mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
+        inverse, mean = ctx.saved_tensors
+        slope = dvar * inverse * 2
+        slope = slope.to(ctx.dtype).float()  # as layers will round it, so that slope x and offset still cancel at the mean
+        offset = torch.addcmul(dmean * inverse, slope, mean, value=-1)
+        return None, None, *offset.split(ctx.sizes, -1), *slope.split(ctx.sizes, -1)
+
+
+def _line(x: Tensor, slope: Tensor | None, offset: Tensor | None) -> Tensor | None:
+    """``slope * x + offset``."""
+    if slope is None or offset is None:
+        return None
+    return (x * _rows(slope, x)).add_(_rows(offset, x))
 
 
 def _image_stats(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +221,15 @@ def _image_stats(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(values: Tensor, x: Tensor) -> Tensor:
-    """(N or 1, C) to (N or 1, C, 1, W) in the memory order of ``x``: with few channels, vectorised kernels want longer rows."""
-    if x.dim() != 4:
-        return values.view(*values.shape, *[1] * (x.dim() - 2))
-    rows = torch.empty_like(x[: len(values), :, :1, :])
-    return rows.copy_(values[:, :, None, None])
+    """(C,) or (N, C) in the type of ``x``, in a shape that spreads over it.
+
+    With few channels of a short type, kernels want longer rows than C to be fast, so they are laid out along the width.
+    """
+    rows = values.to(x.dtype).view(-1, values.shape[-1], *[1] * (x.dim() - 2))
+    if x.dtype is torch.float32 or x.dim() != 4 or x.shape[1] >= 64:
+        return rows
+    return torch.empty_like(x[: len(rows), :, :1, :]).copy_(rows)
+
+
+def _is_plain(norm: _BatchNorm) -> bool:
+    return type(norm).forward is _BatchNorm.forward and "forward" not in vars(norm)

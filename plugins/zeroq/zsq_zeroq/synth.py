@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -40,28 +40,24 @@ class Zeroq:
         """Distil what is not in the cache. Closed early, it leaves the finished batches or, of the first one, its images so far."""
         spans = self._spans()
         cache = Cache(self.ctx.cache if self.ctx.teacher.fingerprint else None, "pools")
-        done = {span: kept for span in spans if (kept := self._kept(cache, span)) is not None}
-        if done:
-            self.ctx.log(f"{len(done)} of {len(spans)} batches of images from the cache")
-        distiller = Distiller(self.options, self.ctx)
-        iterations = self.options.iterations
+        kept = {span: found for span in spans if (found := self._kept(cache, span)) is not None}
+        if kept:
+            self.ctx.log(f"{len(kept)} of {len(spans)} batches of images from the cache")
+        distiller, each = Distiller(self.options, self.ctx), self.options.iterations
         finished: list[tuple[Tensor, Tensor]] = []
         unfinished: tuple[Tensor, Tensor] | None = None
         try:
-            for number, span in enumerate(spans, 1):
-                if span in done:
-                    finished.append(done[span])
-                    yield Beat(number * iterations, len(spans) * iterations)
+            for number, span in enumerate(spans):
+                if span in kept:
+                    finished.append(kept[span])
+                    yield Beat((number + 1) * each, len(spans) * each)
                     continue
                 x, targets = unfinished = self._begin(span)
-                metrics: Mapping[str, Tensor] = {}
-                for step, latest in enumerate(distiller.make(x, targets), 1):
-                    if step > 1:
-                        yield Beat((number - 1) * iterations + step - 1, len(spans) * iterations, metrics)
-                    metrics = latest
-                finished.append(self._finish(distiller, x, targets))
-                cache.save(self._key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
-                yield Beat(number * iterations, len(spans) * iterations, metrics)
+                for step, (last, metrics) in enumerate(distiller.make(x, targets), 1):
+                    if last:
+                        finished.append(self._finish(distiller, x, targets))
+                        cache.save(self._key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
+                    yield Beat(number * each + (each if last else step), len(spans) * each, metrics)
         finally:
             if not finished and unfinished is not None:
                 finished.append(self._finish(distiller, *unfinished))
