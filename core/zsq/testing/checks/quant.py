@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zsq.component import Role
 from zsq.testing import exercise
 from zsq.testing.kit import Case, Skip, applies_to
 
@@ -157,7 +158,13 @@ def check_saved_student_is_bit_identical(case: Case) -> None:
     from zsq.testing.world import digest, make_batch, make_teacher
 
     quant = {"name": case.found.preset or case.component.name, **case.settings}
-    result = tiny_run({"quant": quant, "export": ["safetensors"]}, folder=case.folder / "run", manager=case.manager)
+    sections: dict[str, Any] = {"quant": quant, "export": ["safetensors"]}
+    if "pool" in case.component.needs:
+        givers = [found.component.name for found in case.manager.components(Role.SYNTH) if "pool" in found.component.provides]
+        if not givers:
+            raise Skip("no installed synthesizer gives the pool that it needs")
+        sections["synth"] = givers[0]
+    result = tiny_run(sections, folder=case.folder / "run", manager=case.manager)
     inputs = make_batch(make_teacher()).inputs
     with torch.no_grad():
         assert digest(zsq.load(case.folder / "run")(inputs)) == digest(result.student.module(inputs)), "the loaded student differs"
