@@ -45,7 +45,7 @@ class Distiller:
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
             with torch.enable_grad():
                 loss, metrics = self.loss(x, targets)
-                if o.early_stop is not None and float(loss) <= o.early_stop * (len(self.watched.norms) + 1):
+                if o.early_stop is not None and float(metrics["loss"]) <= o.early_stop * (len(self.watched.norms) + 1):
                     yield True, metrics
                     return
                 loss.backward(inputs=[x])
