@@ -102,7 +102,7 @@ def main() -> None:
     )
     if options.write:
         record = {"benchmark": "sensitivity", "rows": [row], "torch": torch.__version__, "hardware": hardware()}
-        name = options.teacher.rpartition(":")[2].replace("/", "-")
+        name = Path(options.teacher.split(":")[1]).stem
         path = Path(__file__).parent / "results" / f"sensitivity-{name}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
 
