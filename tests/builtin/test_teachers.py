@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from zsq.builtin.options import PyOptions
 from zsq.builtin.teachers import Py, teacher_from
 from zsq.errors import FileError, ZsqError
 from zsq.testing import teachers
-from zsq.types import Teacher
+from zsq.types import InputSpec, Teacher
 
 SPEC: dict[str, Any] = {"shape": (3, 8, 8), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 2.0)}
 SIDECAR = {"input": {"shape": [3, 8, 8], "mean": [0.1, 0.2, 0.3], "std": [1, 1, 2]}, "classes": 4}
 FILE = """
 import torch
-from torch import nn
+from torch import Tensor, nn
 from helper import width
 
 def net(classes=4):
@@ -41,6 +41,10 @@ def text():
 
 def needs(path):
     return net()
+
+def explains():
+    from zsq.errors import ZsqError
+    raise ZsqError("the weights are not here", "mynet", "fetch them first")
 
 def leaves():
     raise SystemExit(3)
@@ -100,6 +104,7 @@ def test_a_factory_draws_the_same_weights_each_time_and_leaves_the_global_genera
         ("mynet_here.py:text", "gives a str"),
         ("mynet_here.py:needs", "must work without arguments"),
         ("mynet_here.py:leaves", "SystemExit"),
+        ("mynet_here.py:explains", "fetch them first"),
         ("syntax.py:net", "SyntaxError"),
         ("imports.py:net", "ModuleNotFoundError"),
     ],
@@ -142,6 +147,81 @@ def test_no_spec_at_all_says_where_to_put_one(here: Path) -> None:
     with pytest.raises(FileError, match="sidecar STEM") as caught:
         load("mynet_here.py:net", weights="w.safetensors")
     assert "--set teacher.shape" in str(caught.value)
+
+
+class Announcing(nn.Module):
+    """A classifier that carries its input spec, as timm's networks do."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return y
+
+
+CFG = {"input_size": (3, 8, 8), "mean": (0.5, 0.5, 0.5), "std": [1, 1, 2], "num_classes": 1000, "crop_pct": 0.9}
+
+
+def announcing(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> str:
+    """Reference of a network with these attributes."""
+    monkeypatch.setitem(sys.modules, "announcing_here", SimpleNamespace(net=lambda: Announcing(**attributes)))
+    return "announcing_here:net"
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"pretrained_cfg": CFG}, {"default_cfg": CFG}, {"pretrained_cfg": {"mean": None}, "default_cfg": CFG}]
+)
+def test_a_network_announces_its_own_spec(monkeypatch: pytest.MonkeyPatch, attributes: dict[str, Any]) -> None:
+    teacher = load(announcing(monkeypatch, **attributes))
+    assert teacher.inputs == InputSpec((3, 8, 8), (0.5, 0.5, 0.5), (1.0, 1.0, 2.0))
+    assert teacher.task.classes == 4  # num_classes is that of the weights training began with
+
+
+def test_options_and_sidecar_win_over_what_the_network_announces(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = announcing(monkeypatch, pretrained_cfg={**CFG, "mean": "unread"})
+    torch.manual_seed(0)
+    save_file(Announcing().state_dict(), here / "a.safetensors")
+    (here / "a.json").write_text(json.dumps({"input": {"mean": [0.1, 0.2, 0.3], "std": [3, 3, 3]}}))
+    teacher = load(ref, weights="a.safetensors", std=(4.0, 4.0, 4.0))
+    assert teacher.inputs == InputSpec((3, 8, 8), (0.1, 0.2, 0.3), (4.0, 4.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        ("resnet18", "no shape, no mean, no std"),
+        ({}, "no shape, no mean, no std"),
+        ({"input_size": (3, 8, 8)}, "no mean, no std"),
+        ({**CFG, "mean": 0.5}, "'mean' in the network's pretrained_cfg is 0.5"),
+        ({**CFG, "input_size": "3x8x8"}, "--set teacher.shape="),
+        ({**CFG, "input_size": (8, 8)}, "(channels, height, width)"),
+        ({**CFG, "std": (1, 0, 1)}, "not positive"),
+    ],
+)
+def test_announcements_that_do_not_say_what_is_needed(monkeypatch: pytest.MonkeyPatch, cfg: Any, words: str) -> None:
+    with pytest.raises(FileError) as caught:
+        load(announcing(monkeypatch, pretrained_cfg=cfg))
+    assert words in str(caught.value), str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_layer_with_a_module_for_its_padding_is_no_block() -> None:
+    class Padded(nn.Conv2d):
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            self.pad = nn.ZeroPad2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.pad(x))
+
+    blocks = nn.Sequential(*(nn.Sequential(Padded(4, 4, 3), nn.ReLU()) for _ in range(2)))
+    network = nn.Sequential(Padded(3, 4, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    teacher = teacher_from(network, "x", SPEC, None)
+    assert teacher.taps == teacher.blocks == ("1.0", "1.1")
 
 
 def test_announced_classes_are_checked_by_a_forward(here: Path) -> None:

@@ -17,11 +17,13 @@ class ClassifyOptions(Options):
 class PyOptions(Options):
     weights: str | None = opt(None, "Checkpoint of the teacher: safetensors, or a torch file without code in it.")
     shape: tuple[int, ...] | None = opt(
-        None, "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights.", ge=1
+        None,
+        "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights or the network's pretrained_cfg.",
+        ge=1,
     )
-    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar.")
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar or the network.")
     std: tuple[float, ...] | None = opt(
-        None, "Standard deviation per channel that inputs were normalised with; else from the sidecar.", gt=0
+        None, "Standard deviation per channel that inputs were normalised with; else from the sidecar or the network.", gt=0
     )
     classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
 

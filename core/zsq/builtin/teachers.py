@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ from zsq.errors import FileError, ZsqError, nearest
 from zsq.types import Context, InputSpec, Teacher
 
 _SIDECAR = 'it reads {"input": {"shape": [3, 32, 32], "mean": [.5, .5, .5], "std": [.2, .2, .2]}, "classes": 10}'
-_SET = "put a sidecar STEM.json beside the weights, or give --set teacher.shape=3,32,32, teacher.mean=… and teacher.std=…"
+_SET = (
+    "put a sidecar STEM.json beside the weights, give --set teacher.shape=3,32,32, teacher.mean=… and teacher.std=…, "
+    "or let the network carry them in a dict pretrained_cfg"
+)
+_CFG = 'it reads {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}; or --set teacher.'
 
 
 class Py:
@@ -38,7 +42,7 @@ class Py:
 
         Raises:
             ZsqError: When the factory cannot be found or fails, or no input spec is to be had.
-            FileError: When weights or sidecar are missing, damaged or do not fit.
+            FileError: When weights or sidecar are missing, damaged or do not fit, or the network announces something else than numbers.
         """
         o, where = self.options, f"teacher py:{ref}"
         weights = Path(o.weights) if o.weights else None
@@ -49,6 +53,7 @@ class Py:
         if weights:
             load_into(module, tensors, str(weights))
         spec = {key: getattr(o, key) or sidecar.get("input", {}).get(key) for key in ("shape", "mean", "std")}
+        spec |= announced(module, [key for key, value in spec.items() if not value], where)
         return teacher_from(module, f"py:{ref}", spec, classes, where=where)
 
 
@@ -114,13 +119,37 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(spec, dict):
         raise FileError("the sidecar is not an object with an object 'input'", str(path), _SIDECAR)
     for name in ("shape", "mean", "std"):
-        value = spec.get(name, [])
-        if not (isinstance(value, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)):
+        if not _numbers(spec.get(name, [])):
             raise FileError(f"'{name}' in the sidecar is not a list of numbers", str(path), _SIDECAR)
     classes = sidecar.get("classes")
     if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
         raise FileError(f"'classes' in the sidecar is {classes!r}, not a number of classes", str(path), _SIDECAR)
     return dict(sidecar)
+
+
+def announced(module: nn.Module, keys: Sequence[str], where: str) -> dict[str, Any]:
+    """What a network says itself of its ``shape``, ``mean`` and ``std``: as timm's do, in a dict ``pretrained_cfg`` or ``default_cfg``.
+
+    Its ``num_classes`` counts for nothing: it is that of the weights training began with, and the output shows the present one.
+
+    Args:
+        module: The network.
+        keys: Those of ``shape``, ``mean`` and ``std`` that are asked for; what is not announced is None.
+        where: Where the network came from, for messages.
+
+    Raises:
+        FileError: When one of them is not a list of numbers.
+    """
+    cfgs = [(name, cfg) for name in ("default_cfg", "pretrained_cfg") if isinstance(cfg := getattr(module, name, None), Mapping)]
+    found: dict[str, Any] = {}
+    for key in keys:
+        field = "input_size" if key == "shape" else key
+        for name, cfg in cfgs:
+            value = cfg.get(field)
+            if value is not None and not _numbers(value):
+                raise FileError(f"'{field}' in the network's {name} is {value!r}, not a list of numbers", where, f"{_CFG}{key}=…")
+            found[key] = value or found.get(key)
+    return found
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:
@@ -141,6 +170,8 @@ def build(ref: str, where: str, classes: int | None) -> nn.Module:
             return copy.deepcopy(factory)
         try:
             module = factory(**_accepted(factory, classes))
+        except ZsqError:
+            raise
         except (Exception, SystemExit) as error:
             raise ZsqError(
                 f"'{name}' failed: {type(error).__name__}: {_line(error)}", where, "it must work without arguments; --debug shows it all"
@@ -221,6 +252,10 @@ def _input_spec(spec: Mapping[str, Any], where: str) -> InputSpec:
     return InputSpec(shape, tuple(map(float, mean)), tuple(map(float, std)))
 
 
+def _numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+
+
 def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
     """Paths of the stages, and of the blocks in them: compound children, but for a last one that only classifies."""
     stages = _compound(module)
@@ -233,12 +268,8 @@ def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def _compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """Children that have children and parameters of their own, by path."""
-    return {
-        f"{prefix}{n}": c
-        for n, c in owner.named_children()
-        if next(c.children(), None) is not None and next(c.parameters(), None) is not None
-    }
+    """Children made of layers, by path: a child of theirs has parameters (a convolution with a module for its padding has none such)."""
+    return {f"{prefix}{n}": c for n, c in owner.named_children() if any(True for inner in c.children() for _ in inner.parameters())}
 
 
 def _inside(stages: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
