@@ -73,7 +73,7 @@ def test_composed_chain_runs(chain: Chain) -> None:
 def test_refused_chain_names_the_missing_need(chain: Chain) -> None:
     what = REFUSED[chain].splitlines()[0]
     declared = set().union(*(column[name].component.needs for column, name in zip(COLUMNS, chain, strict=True)))
-    named = [need for need in NEEDS if need in what]
+    named = [need for need in NEEDS if f"needs {need}" in what]
     assert named and declared.issuperset(named), f"refused, but not for a need that it has: {REFUSED[chain]}"
     assert any(f"'{name}'" in what for name in chain), f"refused without naming a component: {REFUSED[chain]}"
 
