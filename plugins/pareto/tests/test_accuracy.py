@@ -36,7 +36,7 @@ def test_three_bits_on_average_beat_three_bits_everywhere() -> None:
             point.freeze()
         return float((student.module(images).argmax(1) == labels).double().mean() * 100)
 
-    chosen = Pareto(ParetoOptions(mean_bits=3, act_bits=None), ctx).quantize(teacher, make_batch(teacher, 64))
+    chosen = Pareto(ParetoOptions(mean_bits=3, act_bits=None, candidates=(2, 3, 4, 6)), ctx).quantize(teacher, make_batch(teacher, 32))
     same = Uniform(UniformOptions(weight_bits=3, act_bits=None), ctx).quantize(teacher, None)
     assert chosen.details["mean_bits"] <= 3
     assert top1(chosen) > top1(same) + 1

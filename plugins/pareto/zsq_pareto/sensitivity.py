@@ -17,8 +17,8 @@ from zsq.run.probe import act_modules, watching_inputs
 from zsq.run.replay import Replay
 from zsq.types import Beat, Student
 
-#: Pixels and images of a forward: on a CPU, activations far beyond its caches cost more than small batches do.
-_PIXELS, _IMAGES = 2**19, 128
+#: Most pixels and images of a forward: bounds memory. Batches below 16 would be slower on one thread of a CPU.
+_PIXELS, _IMAGES = 2**20, 128
 
 
 class Sensitivities:
@@ -99,11 +99,12 @@ class Sensitivities:
         return self.task.logits(replay.finish(known)).double().log_softmax(1)
 
     def _parts(self) -> list[Tensor]:
+        """The images in parts of nearly the same size."""
         size = min(_IMAGES, max(1, _PIXELS // self.inputs[0, 0].numel()))
         inputs = self.inputs
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return list(torch.split(inputs, size))
+        return list(inputs.tensor_split(-(-len(inputs) // size)))
 
     def _ranges(self, parts: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """What every site sees in the float network."""
