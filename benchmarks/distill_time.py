@@ -31,12 +31,7 @@ from zsq.testing.world import make_context
 HERE = Path(__file__).parent
 TEACHERS: dict[str, dict[str, Any]] = {
     "resnet20": {"ref": "zoo:resnet20-cifar10"},
-    "efficientnet-lite0": {
-        "ref": f"py:{HERE / 'efficientnet_lite0.py'}:efficientnet_lite0",
-        "shape": [3, 224, 224],
-        "mean": [127 / 255] * 3,
-        "std": [128 / 255] * 3,
-    },
+    "efficientnet-lite0": {"ref": f"py:{HERE / 'efficientnet_lite0.py'}:teacher"},
 }
 
 
