@@ -2,9 +2,9 @@
 
     python benchmarks/sensitivity.py [--teacher zoo:resnet20-cifar10] [--images 128] [--write]
 
-Both are measured in turn in one process: every repetition times one forward of the pool and then all layers at all widths, and
-the ratio is that of sensitivities to (layers x widths x forward). The forward is the teacher's own, in channels_last and
-float32, in parts of the size that is fastest for it. ``--write`` records the figures under ``benchmarks/results``.
+Both are measured in turn in one process, a forward of the pool after every few layers, so their ratio holds on a noisy machine:
+it is the time of all layers at all widths over (layers x widths x mean forward). The forward is the teacher's own, in
+channels_last and float32, in parts of the size that is fastest for it. ``--write`` records the figures under ``benchmarks/results``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from zsq.types import Teacher
 
 #: Sizes of the parts of the pool that the teacher's forward is tried with.
 PARTS = (8, 16, 32, 64, 128)
+#: Layers measured between two forwards of the teacher.
+EVERY = 4
 
 
 def load(ref: str, weights: str | None) -> Teacher:
@@ -63,15 +65,20 @@ def measure(teacher: Teacher, images: int, bits: tuple[int, ...], repeats: int) 
     part = min(parts, key=lambda size: min(forward(teacher.module, inputs, size) for _ in range(2)))
     student = Uniform(UniformOptions(), make_context(Path())).quantize(teacher, None)
     work = Sensitivities(student, teacher.task, inputs)
-    forwards, wholes = [], []
+    forwards, wholes, ratios = [], [], []
     for _ in range(repeats):
-        before = forward(teacher.module, inputs, part)
+        whole, between = 0.0, []
         start = time.perf_counter()
-        for _beat in work.measure(bits):
-            pass
-        wholes.append(time.perf_counter() - start)
-        forwards.append((before + forward(teacher.module, inputs, part)) / 2)
-    ratios = [whole / (len(bits) * len(work.layers) * one) for whole, one in zip(wholes, forwards, strict=True)]
+        for beat in work.measure(bits):
+            whole += time.perf_counter() - start
+            if beat.step % EVERY == 1:
+                between.append(forward(teacher.module, inputs, part))
+            start = time.perf_counter()
+        whole += time.perf_counter() - start
+        one = statistics.mean(between)
+        wholes.append(whole)
+        forwards.append(one)
+        ratios.append(whole / (len(bits) * len(work.layers) * one))
     return {
         "teacher": teacher.ref,
         "layers": len(work.layers),
