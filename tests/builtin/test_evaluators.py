@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ class Colour(nn.Module):
 
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
-    from dataclasses import replace
-
     return make_context(tmp_path, teacher=replace(make_teacher(), inputs=SPEC))
 
 
@@ -110,6 +109,19 @@ def test_photos_are_resized_and_cropped_at_the_centre(ctx: Context, tmp_path: Pa
     red, green, _ = seen[0][0]
     assert seen[0].shape == (1, 3, 8, 8)
     torch.testing.assert_close(green, torch.full((8, 8), 2.0)), torch.testing.assert_close(red, torch.full((8, 8), -2.0))
+
+
+@pytest.mark.parametrize(("size", "batches"), [(8, [7]), (320, [2, 2, 2, 1]), (2000, [1] * 7)])
+def test_large_images_go_in_small_batches(ctx: Context, tmp_path: Path, size: int, batches: list[int]) -> None:
+    for number in range(7):
+        write(tmp_path / f"{number}.png", 0, size, size)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(f"{n}.png,0\n" for n in range(7)))
+    spec = InputSpec((3, size, size), SPEC.mean, SPEC.std)
+    seen: list[int] = []
+    keep: Any = lambda x: seen.append(len(x)) or torch.eye(4)[[0] * len(x)]  # noqa: E731
+    large = ctx.with_(teacher=replace(ctx.teacher, inputs=spec))
+    assert Top1(Top1Options(ref=str(tmp_path)), large).evaluate(keep, large) == {"top1": 100.0, "images": 7}
+    assert seen == batches
 
 
 def test_images_of_the_teachers_size_are_taken_as_they_are(ctx: Context, tmp_path: Path) -> None:

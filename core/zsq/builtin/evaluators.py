@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -50,8 +51,9 @@ class Top1:
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
         """``top1`` in percent and ``images``, the number evaluated."""
         images, task, right = self._open(ctx), ctx.teacher.task, 0
-        for start in range(0, len(images.labels), self.options.batch_size):
-            part = slice(start, start + self.options.batch_size)
+        size = self.options.batch_size or _batch_size(ctx)
+        for start in range(0, len(images.labels), size):
+            part = slice(start, start + size)
             inputs = normalise(images.pixels(part), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
                 answers = task.logits(module(inputs)).argmax(1).cpu().numpy()
@@ -97,6 +99,11 @@ def normalise(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
     """uint8 (N, H, W, C) to the teacher's input space: float32 (N, C, H, W) in channels_last."""
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.mean, spec.std))
     return torch.from_numpy(pixels).float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+def _batch_size(ctx: Context) -> int:
+    """250; on a CPU no more values than 250 images of 3x32x32 have: with more, forwards wait for memory."""
+    return min(250, max(1, 250 * 3 * 32 * 32 // math.prod(ctx.teacher.inputs.shape))) if ctx.device.type == "cpu" else 250
 
 
 class _Npz:
