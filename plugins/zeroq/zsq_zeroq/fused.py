@@ -71,37 +71,71 @@ class _Tally:
 
     def __init__(self, per_image: bool) -> None:
         self.per_image = per_image
-        self._counts_before: list[int] = []
-        self._inverse = torch.empty(0)
+        self._layout: _Layout | None = None
         self.clear()
 
     def clear(self) -> None:
         self.layers: list[str] = []
-        self.counts: list[int] = []
-        self.means: list[Tensor] = []
-        self.variances: list[Tensor] = []
-        self.dtype = torch.float32
+        self.calls: list[_Call] = []
+        self.stats: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, path: str, x: Tensor, mean: Tensor, var: Tensor) -> None:
+    def add(self, path: str, call: _Call, mean: Tensor, var: Tensor) -> None:
         self.layers.append(path)
-        self.counts.append(x.numel() // mean.numel())
-        self.means.append(mean)
-        self.variances.append(var)
-        if x.dtype is not torch.float32:
-            self.dtype = x.dtype
+        self.calls.append(call)
+        self.stats.append((mean, var))
 
     def look(self, path: str, x: Tensor) -> None:
         """Add the statistics of ``x`` without doing anything to it."""
-        self.add(path, x, *_Look.apply(x, self.per_image))
+        call = _Call(x, self.per_image)
+        self.add(path, call, *_Look.apply(x, call, self.per_image))
 
     def gathered(self) -> Seen:
         if not self.layers:
             return Seen()
-        if self.counts != self._counts_before:
-            parts = [torch.full((m.shape[-1],), 1 / n, device=m.device) for m, n in zip(self.means, self.counts, strict=True)]
-            self._inverse, self._counts_before = torch.cat(parts), self.counts
-        mean, var = _Gather.apply(self._inverse, self.dtype, *self.means, *self.variances)
-        return Seen(self.layers, self.counts, mean, var)
+        calls = self.calls
+        if self._layout is None or self._layout.calls != [call.key for call in calls]:
+            self._layout = _Layout(calls, self.stats[0][0].device)
+        mean, var = _Gather.apply(self._layout, calls, *(m for m, _ in self.stats), *(v for _, v in self.stats))
+        return Seen(self.layers, [call.count for call in calls], mean, var)
+
+
+class _Call:
+    """One call of one layer: how its input looks, and in the backward what it is multiplied with and moved by."""
+
+    def __init__(self, x: Tensor, per_image: bool) -> None:
+        channels = x.shape[1]
+        self.count = x.numel() // (channels * len(x) if per_image else channels)
+        # With few channels of a short type, kernels want longer rows than those to be fast: values are laid out along the width.
+        width = x.shape[-1] if x.dim() == 4 and channels < 64 and x.dtype is not torch.float32 else 1
+        self.key = (self.count, channels, width, x.dim(), x.dtype)
+        self.slope: Tensor | None = None
+        self.offset: Tensor | None = None
+
+
+class _Layout:
+    """Where the values of each call stand among those of all, for :class:`_Gather`."""
+
+    def __init__(self, calls: list[_Call], device: torch.device) -> None:
+        self.calls = [call.key for call in calls]
+        self.sizes = [channels for _, channels, *_ in self.calls]
+        self.inverse = torch.cat([torch.full((channels,), 1 / count) for count, channels, *_ in self.calls]).to(device)
+        self.dtype = next((dtype for *_, dtype in self.calls if dtype is not torch.float32), torch.float32)
+        starts = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
+        spread = [torch.arange(c).repeat(width) + start for (_, c, width, *_), start in zip(self.calls, starts, strict=False)]
+        self.rows = [len(part) for part in spread]
+        self.index = torch.cat(spread).to(device) if self.rows != self.sizes else None
+
+    def spread(self, values: Tensor) -> list[Tensor]:
+        """(ΣC,) or (N, ΣC) to one tensor per call, each of a shape that spreads over the call's input: (1 or N, C, 1, width or 1)."""
+        if self.index is not None:
+            values = values.index_select(-1, self.index)
+        parts = []
+        for part, (_, channels, width, dims, _) in zip(values.split(self.rows, -1), self.calls, strict=True):
+            if width > 1:
+                parts.append(part.reshape(-1, 1, width, channels).permute(0, 3, 1, 2))
+            else:
+                parts.append(part.reshape(-1, channels, *[1] * (dims - 2)))
+        return parts
 
 
 class _Layer:
@@ -115,8 +149,9 @@ class _Layer:
         self.unused = self.zero.clone(), self.one.clone()  # overwritten at every forward and never read
 
     def __call__(self, x: Tensor) -> Tensor:
-        y, mean, var = _NormAndLook.apply(x, self)
-        self.tally.add(self.path, x, mean, var)
+        call = _Call(x, self.tally.per_image)
+        y, mean, var = _NormAndLook.apply(x, self, call)
+        self.tally.add(self.path, call, mean, var)
         return y
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -133,19 +168,19 @@ class _Layer:
 #     dx = scale dy + dmean / n + 2 (x - mean) dvar / n = scale dy + slope x + offset
 #     slope = 2 dvar / n,  offset = dmean / n - slope mean
 #
-# _Gather lays the statistics of all layers side by side and, backwards, hands every layer its offset and slope in the place of dmean
-# and dvar: a handful of operations in all instead of a handful per layer. Each layer then multiplies once out of place and once in
-# place, where autograd would run the backward of BatchNorm, that of the statistics, and their sum, each with memory of its own.
-# On a CPU, new memory and small operations cost more than arithmetic.
+# _Gather lays the statistics of all layers side by side and, backwards, leaves every call its slope and offset: a handful of
+# operations in all instead of a handful per layer. Autograd itself only sees to the order, that this comes first. Each layer then
+# multiplies once out of place and once in place, where autograd would run the backward of BatchNorm, that of the statistics, and
+# their sum, each with memory of its own. On a CPU, new memory and small operations cost more than arithmetic.
 
 
 class _NormAndLook(torch.autograd.Function):
     """x (N, C, ...) to BatchNorm(x), and mean and biased variance of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, layer: _Layer, call: _Call) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x)
-        ctx.layer = layer
+        ctx.layer, ctx.call = layer, call
         ctx.set_materialize_grads(False)
         if layer.tally.per_image:
             return layer.normalise(x), *_image_stats(x)
@@ -153,22 +188,24 @@ class _NormAndLook(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, offset: Tensor | None, slope: Tensor | None) -> tuple[Tensor | None, None]:
-        (x,), layer = ctx.saved_tensors, ctx.layer
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
+        (x,), layer, call = ctx.saved_tensors, ctx.layer, ctx.call
         if dy is None:
-            return _line(x, slope, offset), None
-        if offset is None or slope is None:
-            return layer.times_scale(dy, layer.zero), None
-        dx = layer.times_scale(dy, layer.zero).add_(_rows(offset, x)) if layer.tally.per_image else layer.times_scale(dy, offset)
-        return dx.addcmul_(x, _rows(slope, x)), None
+            return _line(x, call), None, None
+        if call.slope is None:
+            return layer.times_scale(dy, layer.zero), None, None
+        dx = layer.times_scale(dy, layer.zero).add_(call.offset) if layer.tally.per_image else layer.times_scale(dy, call.offset)
+        return dx.addcmul_(x, call.slope), None, None
 
 
 class _Look(torch.autograd.Function):
     """Mean and biased variance of x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, call: _Call, per_image: bool) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
         if per_image:
             return _image_stats(x)
         unused = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
@@ -176,37 +213,39 @@ class _Look(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, offset: Tensor, slope: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *_: None) -> tuple[Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
-        return _line(x, slope, offset), None
+        return _line(x, ctx.call), None, None
 
 
 class _Gather(torch.autograd.Function):
-    """Means and variances of all layers to two flat tensors; ``inverse`` holds 1 / n of each. See above for what goes back."""
+    """Means and variances of all calls to two flat tensors; see above for what its backward does."""
 
     @staticmethod
-    def forward(ctx: Any, inverse: Tensor, dtype: torch.dtype, *stats: Tensor) -> tuple[Tensor, Tensor]:
-        half = len(stats) // 2
-        ctx.sizes, ctx.dtype = [m.shape[-1] for m in stats[:half]], dtype
-        mean, var = torch.cat(stats[:half], -1), torch.cat(stats[half:], -1)
-        ctx.save_for_backward(inverse, mean)
+    def forward(ctx: Any, layout: _Layout, calls: list[_Call], *stats: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.layout, ctx.calls = layout, calls
+        mean, var = torch.cat(stats[: len(calls)], -1), torch.cat(stats[len(calls) :], -1)
+        ctx.save_for_backward(mean)
         return mean, var
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
-        inverse, mean = ctx.saved_tensors
-        slope = dvar * inverse * 2
-        slope = slope.to(ctx.dtype).float()  # as layers will round it, so that slope x and offset still cancel at the mean
-        offset = torch.addcmul(dmean * inverse, slope, mean, value=-1)
-        return None, None, *offset.split(ctx.sizes, -1), *slope.split(ctx.sizes, -1)
+    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[None, ...]:
+        (mean,), layout = ctx.saved_tensors, ctx.layout
+        slope = (dvar * layout.inverse).mul_(2).to(layout.dtype)  # rounded first, so that slope x and offset still cancel at the mean
+        offset = torch.addcmul(dmean * layout.inverse, slope.float(), mean, value=-1)
+        offsets = layout.spread(offset.to(layout.dtype)) if mean.dim() == 2 else offset.split(layout.sizes)
+        for call, each_slope, each_offset in zip(ctx.calls, layout.spread(slope), offsets, strict=True):
+            call.slope, call.offset = each_slope, each_offset
+        return (None,) * (2 + 2 * len(ctx.calls))
 
 
-def _line(x: Tensor, slope: Tensor | None, offset: Tensor | None) -> Tensor | None:
+def _line(x: Tensor, call: _Call) -> Tensor | None:
     """``slope * x + offset``."""
-    if slope is None or offset is None:
+    if call.slope is None or call.offset is None:
         return None
-    return (x * _rows(slope, x)).add_(_rows(offset, x))
+    offset = call.offset if call.offset.dim() > 1 else call.offset.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+    return (x * call.slope).add_(offset)
 
 
 def _image_stats(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,17 +257,6 @@ def _image_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     unused = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
     each = [torch.batch_norm_update_stats(image, *unused, 1.0) for image in x.split(1)]
     return torch.stack([mean for mean, _ in each]), torch.stack([var for _, var in each])
-
-
-def _rows(values: Tensor, x: Tensor) -> Tensor:
-    """(C,) or (N, C) in the type of ``x``, in a shape that spreads over it.
-
-    With few channels of a short type, kernels want longer rows than C to be fast, so they are laid out along the width.
-    """
-    rows = values.to(x.dtype).view(-1, values.shape[-1], *[1] * (x.dim() - 2))
-    if x.dtype is torch.float32 or x.dim() != 4 or x.shape[1] >= 64:
-        return rows
-    return torch.empty_like(x[: len(rows), :, :1, :]).copy_(rows)
 
 
 def _is_plain(norm: _BatchNorm) -> bool:
