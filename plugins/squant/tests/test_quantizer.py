@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from zsq_squant import SquantOptions, zsq_quantizers
 from zsq_squant.quantizer import Squant
 from zsq_squant.rounding import squant_codes
 
 from zsq.builtin.uniform import affine
+from zsq.builtin.uniform.points import WeightPoint
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.compose import compose
 from zsq.manager import Manager
@@ -95,7 +98,7 @@ def rounded(layer: Any, point: Any) -> torch.Tensor:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_codes_are_the_chosen_ones_on_the_live_grid(teachers: list[Teacher], bits: int, symmetric: bool, per_channel: bool) -> None:
-    for teacher in teachers:
+    for teacher in teachers if per_channel and not symmetric else teachers[:1]:
         options = {"weight_bits": bits, "act_bits": None, "weight_symmetric": symmetric, "per_channel": per_channel}
         live, student = uniform(teacher, **options), squant(teacher, **options)
         assert live.weights.keys() == student.weights.keys()
@@ -104,12 +107,28 @@ def test_codes_are_the_chosen_ones_on_the_live_grid(teachers: list[Teacher], bit
             assert torch.equal(point.scale, theirs.scale) and torch.equal(point.zero_point, theirs.zero_point)
             assert torch.equal(point.codes, rounded(layer_of(live, path), theirs)), path
             assert not point.live and not point.frozen
-            if "scaling" not in path:
-                assert torch.equal(layer.weight, affine.decode(point.codes, point.grid)), "the layer holds the values of its codes"
+            assert torch.equal(layer.weight, affine.decode(point.codes, point.grid)), "the layer holds the values of its codes"
             assert torch.equal(layer.bias, layer_of(live, path).bias) if layer.bias is not None else True
             codes, scale = point.codes.clone(), point.scale.clone()
             point.freeze()
             assert torch.equal(point.codes, codes) and torch.equal(point.scale, scale)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 8), st.booleans(), st.integers(0, 2**31), st.sampled_from([0.0, 1e-7, 1e-6, 1e-5, 1e-3, 1.0]))
+def test_codes_are_read_back_also_from_channels_of_nearly_one_value(bits: int, symmetric: bool, seed: int, spread: float) -> None:
+    """There float32 hardly tells the grid's steps apart, and errors are those of its last bits: such channels keep the nearest codes."""
+    rng = torch.Generator().manual_seed(seed)
+    base = torch.randn(200, 1, 1, generator=rng) * 10 ** torch.empty(200, 1, 1).uniform_(-4, 2, generator=rng)
+    weight = base * (1 + spread * torch.rand(200, 3, 5, generator=rng))
+    layer = nn.Conv1d(3, 200, 5)
+    layer.weight = nn.Parameter(weight.clone())
+    point = WeightPoint(layer.weight, bits, symmetric, 0)
+    chosen = squant_codes(weight, point.grid)
+    Squant(SquantOptions(), make_context(Path()))._round(layer, point)
+    assert torch.equal(point.codes, chosen)
+    if spread == 0 and not symmetric:
+        assert torch.allclose(layer.weight, weight, rtol=1e-5)
 
 
 def test_every_output_channel_has_its_own_scale(teachers: list[Teacher]) -> None:

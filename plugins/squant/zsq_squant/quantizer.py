@@ -53,8 +53,5 @@ class Squant:
             channel=self.options.channel,
         )
         point.set_range(*(end.clone() for end in point.range))
-        values = affine.decode(codes, grid)
-        # In a channel so narrow and so far from zero that float32 hardly tells its steps apart, a value may read as its
-        # neighbour: such a weight stays as it is, at its nearest code.
-        weight.copy_(torch.where(affine.encode(values, grid) == codes, values, weight))
-        return float((point.codes != nearest).double().mean())
+        weight.copy_(affine.decode(codes, grid))
+        return float((codes != nearest).double().mean())

@@ -12,7 +12,8 @@ d > 0 down, unless that code lies beyond the grid; no element is ever more than 
 wherever a kernel has as many elements to flip as its sum asks for, and C wherever a channel has as many candidates: always,
 unless values beyond the grid were clamped. Where there are too few, all of them are flipped.
 
-Equal priorities: the first in memory goes first. Sums are rounded half to even.
+Equal priorities: the first in memory goes first. Sums are rounded half to even. A kernel whose sum is exactly zero after K has
+no candidate for C: a flip would bring its sum to one. (The authors undo its last flip or, where it had none, read out of bounds.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from zsq.builtin.uniform.affine import Grid
 
 #: Errors are kept to 2^-30 of a step, so that float64 sums of up to 2^22 of them are exact, whatever their order.
 _FINEST = 2.0**30
-#: Elements worked on at once; a row of float64 and of sorting order each is held for them.
+#: Zero points from which on float32 hardly tells a channel's steps apart: the channel's values are one value but for its last bits.
+_FAR = 2.0**20
+#: Elements worked on at once, each with some float64 values and its place in the sorting order.
 _CHUNK = 2**22
 
 
@@ -72,9 +75,9 @@ def flips(errors: Tensor, up: Tensor, down: Tensor, kernel: bool = True, channel
     if channel and kernel:
         errors = errors + shift
         rest = errors.sum(2)
-        over = rest.sign() == -total.sign()  # more than |total| was flipped: the last flip may be undone; else the next may follow
+        over = rest.sign() == -total.sign()  # flipped too far: the last flip may be undone; else the next may follow
         position = order.gather(2, (count - over.long()).clamp_(0, errors.shape[2] - 1)[..., None])
-        usable = (rest != 0) & (over | (count < able))
+        usable = over | (count < able)
         move = -rest.sign() * usable
         flipped = _strongest(rest.sum(1), move, errors.gather(2, position)[..., 0].abs())[0]
         shift.scatter_add_(2, position, (flipped * move)[..., None])
@@ -102,7 +105,7 @@ def _round(rows: Tensor, grid: Grid, kernel: bool, channel: bool) -> Tensor:
     """Codes of some output channels (M, N, K), int32: stage E, then the others."""
     codes = affine.encode(rows, grid)
     errors = (codes - grid.zero_point).double() - rows * grid.scale.reciprocal()
-    errors = errors.mul_(_FINEST).round_().div_(_FINEST)
+    errors = errors.mul_(_FINEST).round_().div_(_FINEST).masked_fill_(grid.zero_point.abs() >= _FAR, 0.0)
     return (codes + flips(errors, codes < grid.high, codes > grid.low, kernel, channel)).int()
 
 
