@@ -1,7 +1,7 @@
 """SQuant's rounding: up or down for every weight, so that errors cancel within kernels and output channels.
 
-The loss is taken to grow with (element error)^2 + (kernel sum)^2 + (channel sum)^2, positive coefficients unknown (paper,
-section 3), so each part is bounded on its own (CASE, section 4). With errors d = code - exact code, in steps of the grid:
+The loss is taken to grow with (element error)^2 + (kernel sum)^2 + (channel sum)^2, positive coefficients unknown, so each
+part is bounded on its own (CASE, the paper's constrained absolute sum of error). With d = code - exact code, in steps of the grid:
 
     E  nearest code:                        |d| <= 0.5
     K  flips within each kernel:            |kernel sum| <= 0.5,  |d| < 1
