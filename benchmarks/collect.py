@@ -18,6 +18,8 @@ def record(folder: Path) -> dict[str, Any]:
     """The report of a run without its layers; paths are cut to file names, so that no machine shows."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     report["student"].pop("layers")
+    for long in ("frontier", "sensitivities"):
+        report["student"].get("details", {}).pop(long, None)
     recipe = report["recipe"]
     if weights := recipe["teacher"].get("weights"):
         recipe["teacher"]["weights"] = Path(weights).name
@@ -33,11 +35,17 @@ def chain(recipe: dict[str, Any]) -> str:
     return " + ".join([*parts, recipe["tune"]["name"] if recipe["tune"]["name"] != "none" else "no tuning"])
 
 
+def bits(student: dict[str, Any]) -> str:
+    """``W4A4``; where layers differ, with the mean over all weights: ``W2-8 (mean 4.00) A8``."""
+    mean = student.get("details", {}).get("mean_bits")
+    return f"W{student['weight_bits']}{f' (mean {mean:.2f}) ' if mean else ''}A{student['act_bits'] or 32}"
+
+
 def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
     """One line per run, teacher beside student."""
     lines = [
-        "| teacher | images | chain | bits | protocol | seed | teacher top-1 | student top-1 | drop | steps | time | arithmetic |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| teacher | images | chain | bits | protocol | seed | teacher top-1 | student top-1 | drop | steps | time | kB | arithmetic |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in records:
         teacher, student = r["teacher"], r["student"]
@@ -45,8 +53,8 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
         name = Path(r["recipe"]["teacher"].get("weights", teacher["ref"])).stem
         data = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
         lines.append(
-            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | W{student['weight_bits']}A{student['act_bits'] or 32} "
-            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
+            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | {bits(student)} "
+            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s | {student['size_bytes'] / 1000:.0f} "
             f"| {r['precision']} |"
         )
     return lines

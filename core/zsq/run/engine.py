@@ -116,16 +116,18 @@ class _Engine:
         objective = Objective([Term(c.name, self.build(c, f"loss:{c.name}"), c.weight, frozenset(c.component.needs)) for c in plan.losses])
         probe = Probe(teacher, self.ctx.precision)
         self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
-        synth = self.build(plan.synth, "synth")
+        staged = not hasattr(plan.synth.component.implementation(), "update")  # then no student is on a grid while images are made
+        making = choose_precision(plan.run.precision, self.ctx.device) if staged else self.ctx.precision
+        synth = self.build(plan.synth, "synth", precision=making)
         quant = self.build(plan.quant, "quant")
         if needs_pool := "pool" in plan.quant.component.needs:
-            self.prepare(synth, probe)
+            self.prepare(synth, Probe(teacher, making))
             pool = synth.sample(len(synth.pool))
         student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
         probe.student = student
         self.ctx = self.ctx.with_(student=student)
         if not needs_pool:
-            self.prepare(synth, probe)
+            self.prepare(synth, Probe(teacher, making) if staged else probe)
         stream = Stream(synth, probe, student, plan.run.batch_size)
         if stream.cadence.reuse:
             probe.also = objective.needs & TEACHER_NEEDS

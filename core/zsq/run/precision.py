@@ -24,8 +24,14 @@ class Precision:
         return torch.autocast(self.device, torch.bfloat16) if self.name == "bf16" else nullcontext()
 
 
-def choose_precision(asked: str, device: torch.device, bits: int) -> Precision:
-    """``asked``, or for ``auto`` bf16 where the hardware multiplies it and no grid is finer than bf16 can tell apart."""
+def choose_precision(asked: str, device: torch.device, bits: int = 0) -> Precision:
+    """``asked``, or for ``auto`` bf16 where the hardware multiplies it and no grid is finer than bf16 can tell apart.
+
+    Args:
+        asked: ``auto``, ``fp32`` or ``bf16``.
+        device: Where forwards run.
+        bits: Of the finest grid; 0 where there is none, as when images are made from the teacher alone.
+    """
     if asked != "auto":
         return Precision(asked, device.type)
     return Precision("bf16" if bits <= _FINEST_BF16_BITS and _multiplies_bf16(device) else "fp32", device.type)

@@ -38,7 +38,7 @@ class ZeroqOptions(Options):
     input_weight: float = opt(
         0.0, "Weight of the images' own distance to mean 0 and standard deviation 1 per colour, summed over colours.", ge=0
     )
-    class_weight: float = opt(1.0, "Weight of the cross-entropy of the teacher's output to classes dealt evenly; 0 leaves it out.", ge=0)
+    class_weight: float = opt(0.1, "Weight of the cross-entropy of the teacher's output to classes dealt evenly; 0 leaves it out.", ge=0)
     init: Literal["normal", "uniform", "released"] = opt(
         "normal",
         "What images start from. normal: N(0, 1); uniform: mean 0, standard deviation 1; released: uniform, standard deviation 0.0136.",
@@ -74,4 +74,5 @@ def zsq_synthesizers() -> Iterator[Component]:
         needs={"teacher.output", "teacher.bn"},
         provides={"pool", "targets"},
         paper="CVPR 2020, arXiv 2001.00281",
+        suggests={"calib": ["percentile"], "tune": {"name": "none"}},
     )
