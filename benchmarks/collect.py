@@ -54,8 +54,8 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
         data = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
         lines.append(
             f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | {bits(student)} "
-            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s | {student['size_bytes'] / 1000:.0f} "
-            f"| {r['precision']} |"
+            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
+            f"| {student['size_bytes'] / 1000:.0f} | {r['precision']} |"
         )
     return lines
 
