@@ -111,7 +111,7 @@ def test_photos_are_resized_and_cropped_at_the_centre(ctx: Context, tmp_path: Pa
     torch.testing.assert_close(green, torch.full((8, 8), 2.0)), torch.testing.assert_close(red, torch.full((8, 8), -2.0))
 
 
-@pytest.mark.parametrize(("size", "batches"), [(8, [7]), (320, [2, 2, 2, 1]), (2000, [1] * 7)])
+@pytest.mark.parametrize(("size", "batches"), [(8, [7]), (512, [2, 2, 2, 1]), (2000, [1] * 7)])
 def test_large_images_go_in_small_batches(ctx: Context, tmp_path: Path, size: int, batches: list[int]) -> None:
     for number in range(7):
         write(tmp_path / f"{number}.png", 0, size, size)

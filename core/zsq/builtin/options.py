@@ -122,7 +122,7 @@ class ClipsOptions(Options):
 class Top1Options(Options):
     ref: str = opt("", "Path of the images: an .npz with images and labels, or a folder.")
     format: Literal["auto", "npz", "folder"] = opt("auto", "How the path is read; auto goes by what it is.")
-    batch_size: int | None = opt(None, "Images per forward; by default 250, fewer on a CPU where they are larger than 3x32x32.", ge=1)
+    batch_size: int | None = opt(None, "Images per forward; by default 250, fewer on a CPU where images are large.", ge=1)
     limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
     crop: float = opt(0.875, "Share of the resized short side that the centre crop keeps, for folders of photos.", gt=0, le=1)
 
