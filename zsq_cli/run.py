@@ -73,7 +73,9 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
     for line in pin_warnings(recipe):
         render.console(error=True).print(line, style="yellow")
     from zsq.run.engine import run
+    from zsq_cli.memory import keep_freed_memory
 
+    keep_freed_memory()
     with render.progress() as listener:
         result = run(plan, out or default_folder(plan), manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder())
     if json:

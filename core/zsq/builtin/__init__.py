@@ -90,7 +90,7 @@ def zsq_tuners() -> Iterator[Component]:
         o.ClipsOptions,
         "Gradient on activation ranges and BatchNorm scales only; weights stay on their grid.",
         needs=gradient,
-        suggests={"loss": ["mse"]},
+        suggests={"loss": ["mse"], "run": {"batch_size": 128}},
     )
     yield Component("none", "zsq.builtin.finetune:NoTuning", summary="Calibration only.")
 

@@ -287,7 +287,7 @@ def test_closed_early_only_finished_batches_count_but_one_is_always_there() -> N
 def test_sizes_by_default_follow_the_size_of_images() -> None:
     teacher = make_teacher()
     large = Teacher(teacher.module, InputSpec((3, 96, 96), (0.0,) * 3, (1.0,) * 3), teacher.task)
-    assert (Zeroq(ZeroqOptions(), context()).images, Zeroq(ZeroqOptions(), context()).batch) == (512, 128)
+    assert (Zeroq(ZeroqOptions(), context()).images, Zeroq(ZeroqOptions(), context()).batch) == (768, 128)
     made = Zeroq(ZeroqOptions(), context(teacher=large))
     assert (made.images, made.batch) == (64, 32)
 

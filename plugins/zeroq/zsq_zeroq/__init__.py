@@ -14,9 +14,9 @@ from zsq import Component, Options, hookimpl, opt
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroqOptions(Options):
-    images: int | None = opt(None, "Images to make; by default 512, for images above 64 x 64 pixels 64.", ge=1)
+    images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
     batch: int | None = opt(None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1)
-    iterations: int = opt(60, "Steps of Adam for every batch.", ge=1)
+    iterations: int = opt(100, "Steps of Adam for every batch.", ge=1)
     lr: float = opt(0.1, "Learning rate of Adam on the pixels at the start.", gt=0)
     schedule: Literal["cosine", "plateau", "constant"] = opt(
         "cosine",

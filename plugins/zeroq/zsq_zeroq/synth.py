@@ -33,7 +33,7 @@ class Zeroq:
         self._order = self._generator("order")
         self._left = torch.empty(0, dtype=torch.int64)
         small = ctx.teacher.inputs.shape[-1] * ctx.teacher.inputs.shape[-2] <= 64 * 64
-        self.images = options.images or (512 if small else 64)
+        self.images = options.images or (768 if small else 64)
         self.batch = options.batch or (128 if small else 32)
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
