@@ -56,13 +56,16 @@ class Alternating(Synthesizer, Protocol):
 
 
 class Quantizer(Protocol):
-    """Gives a new student; never touches the teacher. ``pool`` is None unless the quantizer needs ``pool``."""
+    """Gives a new student; never touches the teacher. ``pool`` is None unless the quantizer needs ``pool``.
+
+    One that needs a pool may have ``prepare(teacher, pool) -> Iterator[Beat]``: long work, run to its end before ``quantize``.
+    """
 
     def quantize(self, teacher: Teacher, pool: Batch | None) -> Student: ...
 
 
 class Calibrator(Protocol):
-    """Statistics only: ranges, BatchNorm statistics, biases. Works on any quantizer's points."""
+    """No gradient on weights: ranges, BatchNorm statistics, biases, weights equalized. Works on any quantizer's points."""
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Any]]) -> Iterator[Beat]: ...
 

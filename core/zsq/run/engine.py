@@ -123,6 +123,8 @@ class _Engine:
         if needs_pool := "pool" in plan.quant.component.needs:
             self.prepare(synth, Probe(teacher, making))
             pool = synth.sample(len(synth.pool))
+            if hasattr(quant, "prepare"):  # all of it or nothing: the budget ends later phases, not this one
+                self.beats("measure", quant.prepare(teacher, pool), len(pool), limited=False)
         student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
         probe.student = student
         self.ctx = self.ctx.with_(student=student)
@@ -209,9 +211,9 @@ class _Engine:
             self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
             self.emit(events.PhaseEnded(self.seconds, name))
 
-    def beats(self, name: str, work: Iterable[Beat], images: int) -> int:
-        """Drive a generator of beats to its end or to the end of its share of the budget; the number of beats."""
-        start, limit, count, stopped = self.seconds, self.limit(name), 0, False
+    def beats(self, name: str, work: Iterable[Beat], images: int, limited: bool = True) -> int:
+        """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats."""
+        start, limit, count, stopped = self.seconds, self.limit(name) if limited else None, 0, False
         iterator: Iterator[Beat] = iter(work)
         self.emit(events.PhaseStarted(start, name))
         try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
@@ -18,7 +17,7 @@ from zsq.builtin.options import UniformOptions
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import ZsqError
 from zsq.run.cache import Cache
-from zsq.types import Batch, Context, Student, Teacher
+from zsq.types import Batch, Beat, Context, Student, Teacher
 from zsq_pareto import BUDGETS, ParetoOptions
 from zsq_pareto.costs import Layer, layers_of, multiply_adds, operation_groups, size_groups
 from zsq_pareto.frontier import Choices, Frontier
@@ -26,10 +25,11 @@ from zsq_pareto.sensitivity import Sensitivities
 
 #: Bits of a MB of 2^20 bytes.
 _MB = 8 * 2**20
-#: Seconds between two messages of a long measurement.
-_PATIENCE = 15.0
 #: Points of the frontier in the report.
 _POINTS = 200
+
+#: Values by what they are of, ``weights`` or ``acts``, and bits; ``("macs", 0)`` are multiply-adds by layer.
+Found = dict[tuple[str, int], Tensor]
 
 
 class Pareto:
@@ -42,6 +42,16 @@ class Pareto:
         self.options, self.ctx = options, ctx
         self.candidates, self.widths = sorted(set(options.candidates)), tuple(sorted(set(options.act_candidates)))
         self.budget = next((name for name in BUDGETS if getattr(options, name) is not None), "mean_bits")
+        self.measured: tuple[Student, dict[int, Tensor], dict[int, Tensor], Tensor] | None = None
+
+    def prepare(self, teacher: Teacher, pool: Batch) -> Iterator[Beat]:
+        """Trace the student and get its sensitivities: from the cache where they are there, else measured, a beat a trial."""
+        o = self.options
+        shared = {name: getattr(o, name) for name in ("act_bits", "weight_symmetric", "act_symmetric", "per_channel", "protocol")}
+        student = Uniform(UniformOptions(**shared), self.ctx).quantize(teacher, None)
+        found = yield from self._found(student, teacher, pool.inputs[: o.images].to(self.ctx.device))
+        weights, acts = ({bits: found[kind, bits] for bits in all_} for kind, all_ in (("weights", self.candidates), ("acts", self.widths)))
+        self.measured = student, weights, acts, found["macs", 0]
 
     def quantize(self, teacher: Teacher, pool: Batch | None) -> Student:
         """A student whose layers have bits of their own; ``details`` says which, and what else there was to choose.
@@ -50,17 +60,18 @@ class Pareto:
             ZsqError: When the network cannot be traced or has nothing to quantize, or no assignment fits the budget.
         """
         assert pool is not None, "a quantizer that needs a pool is given one"
-        o = self.options
-        shared = {name: getattr(o, name) for name in ("act_bits", "weight_symmetric", "act_symmetric", "per_channel", "protocol")}
-        student = Uniform(UniformOptions(**shared), self.ctx).quantize(teacher, None)
-        weights, acts, macs = self._measured(student, teacher, pool.inputs[: o.images].to(self.ctx.device))
+        if self.measured is None:
+            for _ in self.prepare(teacher, pool):
+                pass
+        assert self.measured is not None
+        student, weights, acts, macs = self.measured
         layers = layers_of(student, macs)
         harm = {**_rows(layers, weights), **_rows(student.acts, acts)}
         act_bits = {path: point.bits for path, point in student.acts.items()}
         bops = self.budget == "bops"
         groups = operation_groups(layers, harm, act_bits, self.widths) if bops else size_groups(layers, harm)
         uniform = self._uniform(layers, harm, act_bits)
-        frontier = Frontier(groups, uniform, o.bins)
+        frontier = Frontier(groups, uniform, self.options.bins)
         index = self._choose(frontier, layers)
         chosen = {name: int(bits[0]) for name, bits in frontier.choices([index]).bits.items()}
         for name, bits in chosen.items():
@@ -72,37 +83,32 @@ class Pareto:
 
     # Sensitivities
 
-    def _measured(self, student: Student, teacher: Teacher, inputs: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
-        """Bits to sensitivities of layers, and of sites, and multiply-adds: from the cache where they are there, else measured."""
+    def _found(self, student: Student, teacher: Teacher, inputs: Tensor) -> Generator[Beat, None, Found]:
+        """Sensitivities of layers and of sites by bits, and multiply-adds."""
         cache = Cache(self.ctx.cache if teacher.fingerprint else None, "sensitivities")
         key = self._key(student, teacher, inputs)
         wanted = {("weights", k): key | {"weights": k} for k in self.candidates}
         wanted |= {("acts", b): key | self._act_key() | {"acts": b} for b in self.widths}
         wanted["macs", 0] = key | {"macs": True}
         sizes = {"weights": len(student.weights), "acts": len(student.acts)}
-        found: dict[tuple[str, int], Tensor] = {}
+        found: Found = {}
         for what, own in wanted.items():
             kept = (cache.load(own) or {}).get("values")
             if kept is not None and len(kept) >= sizes.get(what[0], 1):
                 found[what] = kept
         if missing := wanted.keys() - found.keys():
-            found |= self._measure(student, teacher, inputs, missing)
+            found |= yield from self._measure(student, teacher, inputs, missing)
             for what in missing:
                 cache.save(wanted[what], {"values": found[what]})
         else:
             self.ctx.log("sensitivities from the cache")
-        weights, acts = ({bits: found[kind, bits] for bits in all_} for kind, all_ in (("weights", self.candidates), ("acts", self.widths)))
-        return weights, acts, found["macs", 0]
+        return found
 
-    def _measure(self, student: Student, teacher: Teacher, inputs: Tensor, missing: set[tuple[str, int]]) -> dict[tuple[str, int], Tensor]:
+    def _measure(self, student: Student, teacher: Teacher, inputs: Tensor, missing: set[tuple[str, int]]) -> Generator[Beat, None, Found]:
         work = Sensitivities(student, teacher.task, inputs, self.options.act_percent)
         weights, acts = (sorted(bits for kind, bits in missing if kind == which) for which in ("weights", "acts"))
-        told = time.monotonic()
-        for beat in work.measure(weights, acts):
-            if time.monotonic() - told > _PATIENCE:
-                told = time.monotonic()
-                self.ctx.log(f"sensitivities: {beat.step} of {beat.total}")
-        found = {("weights", bits): values for bits, values in work.weights.items()}
+        yield from work.measure(weights, acts)
+        found: Found = {("weights", bits): values for bits, values in work.weights.items()}
         found |= {("acts", bits): values for bits, values in work.acts.items()}
         return found | {("macs", 0): multiply_adds(student, inputs[:2])}
 
