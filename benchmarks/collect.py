@@ -72,6 +72,28 @@ def rows_of_steps(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def rows_of_distillation(records: list[dict[str, Any]]) -> list[str]:
+    """One line per teacher and arithmetic."""
+    lines = ["| synthesizer | teacher | batch | arithmetic | iteration | floor | ratio |", "|---|---|---|---|---|---|---|"]
+    for row in (row for r in records for row in r["rows"]):
+        lines.append(
+            f"| {row['synth']} | {row['teacher']} | {row['batch']} | {row['precision']} "
+            f"| {1000 * row['iteration_s']:.1f} ms | {1000 * row['floor_s']:.1f} ms | {row['ratio']:.2f} |"
+        )
+    return lines
+
+
+def rows_of_sensitivities(records: list[dict[str, Any]]) -> list[str]:
+    """One line per teacher."""
+    lines = ["| teacher | layers | widths | images | all sensitivities | one forward | ratio |", "|---|---|---|---|---|---|---|"]
+    for row in (row for r in records for row in r["rows"]):
+        lines.append(
+            f"| {row['teacher']} | {row['layers']} | {len(row['bits'])} | {row['images']} "
+            f"| {row['sensitivities_s']:.1f} s | {row['forward_s']:.2f} s | {row['ratio']:.2f} |"
+        )
+    return lines
+
+
 def render() -> str:
     """RESULTS.md from every record there is."""
     records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
@@ -84,7 +106,8 @@ def render() -> str:
             "",
             "Only what was measured: written by `benchmarks/collect.py` from the records in `benchmarks/results`. Top-1 in percent, of",
             "the last step; no step is selected on test images. Real images are used for evaluation only. The defaults of the options were",
-            "chosen on the teacher `resnet20-cifar10` with `cifar10-test-5k`, seed 0; the embedded teacher had no part in it.",
+            "chosen on the teacher `resnet20-cifar10` with `cifar10-test-5k`, seeds 0 to 2; the embedded teacher and EfficientNet-Lite0",
+            "had no part in it. The synthesizer `real` is a diagnostic: real images in the place of synthetic ones.",
             "Never compare across protocols or teachers.",
             "",
             f"Machines: {'; '.join(machines)}.",
@@ -99,6 +122,18 @@ def render() -> str:
             "(`benchmarks/step_time.py`).",
             "",
             *rows_of_steps(steps),
+            "",
+            "## Time of one iteration of image distillation",
+            "",
+            "Medians; the floor is the bare teacher, forward and backward to its input, in the same run (`benchmarks/distill_time.py`).",
+            "",
+            *rows_of_distillation([r for r in records if r["benchmark"] == "distill_time"]),
+            "",
+            "## Time of sensitivities",
+            "",
+            "Of all layers at all widths; the ratio is to layers x widths forwards of the teacher (`benchmarks/sensitivity.py`).",
+            "",
+            *rows_of_sensitivities([r for r in records if r["benchmark"] == "sensitivity"]),
             "",
         ]
     )
