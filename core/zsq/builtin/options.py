@@ -114,8 +114,8 @@ class FinetuneOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class ClipsOptions(Options):
     steps: int = opt(200, "Student steps.", ge=1)
-    lr: float = opt(1e-3, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0)
-    range_lr: float = opt(1e-2, "Learning rate of Adam at the start for the logarithm of activation ranges; 0 leaves them.", ge=0)
+    lr: float = opt(5e-4, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0)
+    range_lr: float = opt(5e-3, "Learning rate of Adam at the start for the logarithm of activation ranges; 0 leaves them.", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
