@@ -6,7 +6,7 @@ mean 0 and variance 1 per channel over the batch, directly in the teacher's norm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,25 +107,28 @@ class ImageStack(nn.Module):
 
     def forward(self, code: Tensor, labels: Labels) -> Tensor:
         x = self.stem(code).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
-        x = self.norm0(x, labels)
-        x = _leaky(self.norm1(self.conv1(_double(x)), labels))
+        x = self.first(_double(self.norm0(x, labels)), labels)
         x = _leaky(self.norm2(self.conv2(_double(x)), labels))
         x = torch.tanh(self.conv3(x))
         return F.batch_norm(x.float(), None, None, training=True)
+
+    def first(self, x: Tensor, labels: Labels) -> Tensor:
+        """The first block, from upsampled features (N, channels, H/2, W/2) to as many."""
+        return _leaky(self.norm1(self.conv1(x), labels))
 
 
 class Generator(nn.Module):
     """GDFQ's generator: noise (N, latent_dim) and labels to images.
 
     With ``embedding`` the noise is multiplied by the label's embedding (the authors' CIFAR generator); without, conditional
-    BatchNorm carries the class (their ImageNet generator).
+    BatchNorm carries the class (their ImageNet generator). ``stack`` makes what is behind the code.
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, num_classes: int, channels: int = 128, eps: float = 0.8,
-                 conditional: bool = False) -> None:  # fmt: skip
+                 conditional: bool = False, stack: Callable[..., ImageStack] = ImageStack) -> None:  # fmt: skip
         super().__init__()
         self.embedding = None if conditional else nn.Embedding(num_classes, latent_dim)
-        self.stack = ImageStack(shape, latent_dim, num_classes, channels, eps, conditional)
+        self.stack = stack(shape, latent_dim, num_classes, channels, eps, conditional)
 
     def forward(self, noise: Tensor, labels: Labels) -> Tensor:
         code = noise if self.embedding is None else self.embedding(labels.classes[:, 0]) * noise

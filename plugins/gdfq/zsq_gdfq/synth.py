@@ -21,7 +21,8 @@ LARGE = 64
 class GeneratorSynth:
     """What the synthesizers of the GDFQ line share: the alternation, the generator's loss and its optimizer.
 
-    A subclass makes the generator (``build``) and draws what goes in (``draw``).
+    A subclass makes the generator (``build``) and draws what goes in (``draw``); it may hand out other images than those
+    that the generator learns from (``sample``).
     """
 
     cadence = Cadence(1, 1, "synth", reuse=True)
@@ -47,6 +48,10 @@ class GeneratorSynth:
         raise NotImplementedError
 
     def sample(self, n: int) -> Batch:
+        """``n`` images by the generator as it is."""
+        return self.generate(n)
+
+    def generate(self, n: int) -> Batch:
         """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
         inputs, targets = self.draw(max(n, 2))
         with self.ctx.precision.autocast():
@@ -63,7 +68,7 @@ class GeneratorSynth:
 
     def update(self, probe: Probe) -> Update:
         """One Adam step on L_G = CE(teacher(x), y) + bns_weight * L_BNS (GDFQ, equations 3 to 5); x is handed to the student."""
-        batch = self.sample(self.ctx.batch_size)
+        batch = self.generate(self.ctx.batch_size)
         view = probe(batch, {"teacher.output", "teacher.bn"})
         assert view.teacher is not None and batch.targets is not None
         ce = F.cross_entropy(view.task.logits(view.teacher.output), batch.targets)
@@ -84,8 +89,13 @@ class Gdfq(GeneratorSynth):
 
     def build(self) -> Generator:
         o = self.options
-        conditional = o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
-        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, conditional)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the class enters through conditional BatchNorm."""
+        o = self.options
+        return o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
         rng, device = self.ctx.rng, self.ctx.device
