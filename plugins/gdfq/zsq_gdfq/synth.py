@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.builtin.losses import BnsDistance
-from zsq.types import Batch, Beat, Cadence, Context, Probe, Update
+from zsq.types import Batch, Beat, Cadence, Context, Probe, Update, View
 from zsq_gdfq import GdfqOptions, GeneratorOptions
 from zsq_gdfq.generator import Generator, Labels, initialising_from
 
@@ -22,11 +22,13 @@ class GeneratorSynth:
     """What the synthesizers of the GDFQ line share: the alternation, the generator's loss and its optimizer.
 
     A subclass makes the generator (``build``) and draws what goes in (``draw``); it may hand out other images than those
-    that the generator learns from (``sample``).
+    that the generator learns from (``sample``), or have another loss (``loss``, ``needs``).
     """
 
     cadence = Cadence(1, 1, "synth", reuse=True)
     observes = False
+    #: What ``loss`` reads of the view.
+    needs = frozenset({"teacher.output", "teacher.bn"})
 
     def __init__(self, options: GeneratorOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -67,19 +69,24 @@ class GeneratorSynth:
             yield Beat(step + 1, total, update.metrics)
 
     def update(self, probe: Probe) -> Update:
-        """One Adam step on L_G = CE(teacher(x), y) + bns_weight * L_BNS (GDFQ, equations 3 to 5); x is handed to the student."""
+        """One Adam step on the generator's loss; its batch x is handed to the student with what the teacher said of it."""
         batch = self.generate(self.ctx.batch_size)
-        view = probe(batch, {"teacher.output", "teacher.bn"})
-        assert view.teacher is not None and batch.targets is not None
-        ce = F.cross_entropy(view.task.logits(view.teacher.output), batch.targets)
-        bns = self.bns_distance(view.teacher.bn)
-        (ce + self.options.bns_weight * bns).backward(inputs=self.parameters)
+        view = probe(batch, self.needs)
+        loss, metrics = self.loss(view)
+        loss.backward(inputs=self.parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * self.options.gamma ** sum(self.steps >= m for m in self.options.milestones)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        return Update(batch, view.teacher, {"g_ce": ce.detach(), "g_bns": bns.detach()})
+        return Update(batch, view.teacher, {name: value.detach() for name, value in metrics.items()})
+
+    def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_G = CE(teacher(x), y) + bns_weight * L_BNS (GDFQ, equations 3 to 5), and its terms by name."""
+        assert view.teacher is not None and view.batch.targets is not None
+        ce = F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
+        bns = self.bns_distance(view.teacher.bn)
+        return ce + self.options.bns_weight * bns, {"g_ce": ce, "g_bns": bns}
 
 
 class Gdfq(GeneratorSynth):
