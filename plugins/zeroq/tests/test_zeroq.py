@@ -150,7 +150,7 @@ def test_the_released_preset_is_the_authors_loop() -> None:
     ctx = context()
     ours = prepared(ctx, **{**RELEASED, "images": 6, "batch": 6, "iterations": 12})
     module = make_teacher().module
-    x = start("released", (6, 3, 8, 8), ours._generator("images 0")).requires_grad_()
+    x = start("released", (6, 3, 8, 8), ours.generator("images 0")).requires_grad_()
     adam = torch.optim.Adam([x], 0.5)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, patience=100, min_lr=1e-4)
     for _ in range(12):

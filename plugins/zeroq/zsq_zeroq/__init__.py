@@ -13,7 +13,9 @@ from zsq import Component, Options, hookimpl, opt
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroqOptions(Options):
+class PoolOptions(Options):
+    """What every pool of optimised images has."""
+
     images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
     batch: int | None = opt(None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1)
     iterations: int = opt(100, "Steps of Adam for every batch.", ge=1)
@@ -22,6 +24,10 @@ class ZeroqOptions(Options):
         "cosine",
         "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroqOptions(PoolOptions):
     statistics: Literal["batch", "image"] = opt(
         "batch", "What is compared with BatchNorm's statistics. batch: those of the whole batch; image: those of every single image."
     )

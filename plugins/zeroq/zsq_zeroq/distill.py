@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.types import Context, InputSpec
-from zsq_zeroq import ZeroqOptions
+from zsq_zeroq import PoolOptions, ZeroqOptions
 from zsq_zeroq.distance import Distance, input_distance
 from zsq_zeroq.fused import Watched
 
@@ -18,34 +18,32 @@ from zsq_zeroq.fused import Watched
 FACTOR, PATIENCE, MIN_LR, THRESHOLD = 0.1, 100, 1e-4, 1e-4
 
 
-class Distiller:
-    """Takes batches from noise to images, any number of them one after another.
+class Descent:
+    """Takes batches from noise to images, any number of them one after another. A subclass says what is minimised (``loss``)."""
 
-    Statistics are taken at the INPUT of each BatchNorm layer. The authors pair the i-th convolution's output with the i-th
-    BatchNorm layer, which is the same where every convolution is followed by one, and wrong everywhere else.
-    """
+    #: Steps without improvement that the schedule ``plateau`` bears.
+    patience: int | None = None
+    #: Smallest and largest value of pixels, each (1, C, 1, 1), or None.
+    limits: tuple[Tensor, Tensor] | None = None
 
-    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+    def __init__(self, options: PoolOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
-        self.watched = Watched(ctx.teacher.module, options.statistics == "image")
-        self.distance = Distance(options, self.watched.norms)
-        self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
 
     def make(self, x: Tensor, targets: Tensor) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
         """Optimise ``x`` (N, C, H, W, a leaf that takes a gradient, channels_last) in place.
 
-        Gives at every step whether it was the last, and the terms of the loss. Nothing is read back from the device, unless for
-        the option ``early_stop``.
+        Gives at every step whether it was the last, and the terms of the loss. Nothing is read back from the device, unless
+        :meth:`enough` does.
         """
         o = self.options
-        plateau = Plateau(o.lr, x.device) if o.schedule == "plateau" else None
+        plateau = Plateau(o.lr, x.device, self.patience) if o.schedule == "plateau" else None
         adam = torch.optim.Adam([x], plateau.lr if plateau else o.lr, fused=True)
         for step in range(o.iterations):
             if o.schedule == "cosine":
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
             with torch.enable_grad():
                 loss, metrics = self.loss(x, targets)
-                if o.early_stop is not None and float(metrics["loss"]) <= o.early_stop * (len(self.watched.norms) + 1):
+                if self.enough(metrics):
                     yield True, metrics
                     return
                 loss.backward(inputs=[x])
@@ -56,6 +54,41 @@ class Distiller:
             if self.limits is not None:
                 x.detach().clamp_(*self.limits)
             yield step + 1 == o.iterations, metrics
+
+    def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what to show of it, by name and detached; among it ``loss``."""
+        raise NotImplementedError
+
+    def enough(self, metrics: Mapping[str, Tensor]) -> bool:
+        """Whether a batch is finished before its last step."""
+        return False
+
+    @torch.no_grad()
+    def answers(self, x: Tensor) -> Tensor:
+        """The teacher's own class of each image, (N,)."""
+        with self.ctx.precision.autocast():
+            return self.ctx.teacher.task.logits(self.ctx.teacher.module(x)).argmax(1)
+
+
+class Distiller(Descent):
+    """ZeroQ's objective.
+
+    Statistics are taken at the INPUT of each BatchNorm layer. The authors pair the i-th convolution's output with the i-th
+    BatchNorm layer, which is the same where every convolution is followed by one, and wrong everywhere else.
+    """
+
+    options: ZeroqOptions
+
+    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+        super().__init__(options, ctx)
+        self.watched = Watched(ctx.teacher.module, options.statistics == "image")
+        self.distance = Distance(options, self.watched.norms)
+        self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
+
+    def enough(self, metrics: Mapping[str, Tensor]) -> bool:
+        """As the option ``early_stop`` says."""
+        stop = self.options.early_stop
+        return stop is not None and float(metrics["loss"]) <= stop * (len(self.watched.norms) + 1)
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """bn_weight · distance + input_weight · input distance + class_weight · cross-entropy; and what to show of it."""
@@ -71,21 +104,16 @@ class Distiller:
             loss, metrics["ce"] = loss + o.class_weight * ce, ce.detach()
         return loss, {"loss": loss.detach(), **metrics}
 
-    @torch.no_grad()
-    def answers(self, x: Tensor) -> Tensor:
-        """The teacher's own class of each image, (N,)."""
-        with self.ctx.precision.autocast():
-            return self.ctx.teacher.task.logits(self.ctx.teacher.module(x)).argmax(1)
-
 
 class Plateau:
     """A rate that falls by :data:`FACTOR` after more than :data:`PATIENCE` steps without improvement, wholly on the device.
 
     The same rate, step by step, as ``torch.optim.lr_scheduler.ReduceLROnPlateau``, which reads every loss back to the host.
-    ``lr`` is a tensor that Adam reads.
+    ``lr`` is a tensor that Adam reads. ``patience`` takes the place of :data:`PATIENCE`.
     """
 
-    def __init__(self, lr: float, device: torch.device) -> None:
+    def __init__(self, lr: float, device: torch.device, patience: int | None = None) -> None:
+        self.patience = PATIENCE if patience is None else patience
         self.lr = torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self._best = torch.full_like(self.lr, math.inf)
         self._bad = torch.zeros_like(self.lr)
@@ -96,7 +124,7 @@ class Plateau:
         better = loss < self._best * (1 - THRESHOLD)
         self._best = torch.where(better, loss, self._best)
         self._bad = torch.where(better, 0.0, self._bad + 1)
-        due = self._bad > PATIENCE
+        due = self._bad > self.patience
         self.lr.copy_(torch.where(due, (self.lr * FACTOR).clamp_min(MIN_LR), self.lr))
         self._bad = torch.where(due, 0.0, self._bad)
 

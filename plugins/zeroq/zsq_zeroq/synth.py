@@ -1,9 +1,9 @@
-"""The synthesizer ``zeroq``: distils a pool of images batch by batch, keeps each for later runs, and hands them out."""
+"""The synthesizer ``zeroq``, and what synthesizers of its kind share: a pool made batch by batch, kept for later runs, handed out."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,24 +13,34 @@ from torch import Tensor
 from zsq.errors import ZsqError
 from zsq.run.cache import Cache
 from zsq.types import Batch, Beat, Context, Probe
-from zsq_zeroq import ZeroqOptions
-from zsq_zeroq.distill import Distiller, start
+from zsq_zeroq import PoolOptions, ZeroqOptions
+from zsq_zeroq.distill import Descent, Distiller, start
+
+#: Images (N, C, H, W) and targets (N,) of a batch.
+Made = tuple[Tensor, Tensor]
 
 
-class Zeroq:
+class PoolSynth:
     """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` only deals them out.
 
     Every batch starts from a generator of its own, and classes are dealt in one sequence that does not end, so a pool of twice
-    as many batches begins with the same images. Targets are the classes that images were driven to, without a class term the
-    teacher's own answers.
+    as many batches begins with the same images. A subclass names itself and its distribution, whose version is part of what
+    the cache goes by, makes what optimises a batch (``distiller``) and may change where batches begin and how they end.
     """
 
-    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+    name: str
+    distribution: str
+    #: Options that make no difference to the images of a batch, given its first and last.
+    free: tuple[str, ...] = ("images", "batch")
+    #: What images start from, see :func:`zsq_zeroq.distill.start`.
+    init: str = "normal"
+
+    def __init__(self, options: PoolOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
         self.seed = int(torch.randint(2**62, (), generator=ctx.rng, device=ctx.rng.device))
         self.pool = torch.empty((0, *ctx.teacher.inputs.shape), device=ctx.device)
         self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
-        self._order = self._generator("order")
+        self._order = self.generator("order")
         self._left = torch.empty(0, dtype=torch.int64)
         small = ctx.teacher.inputs.shape[-1] * ctx.teacher.inputs.shape[-2] <= 64 * 64
         self.images = options.images or (768 if small else 64)
@@ -43,24 +53,24 @@ class Zeroq:
         kept = {span: found for span in spans if (found := self._kept(cache, span)) is not None}
         if kept:
             self.ctx.log(f"{len(kept)} of {len(spans)} batches of images from the cache")
-        distiller, each = Distiller(self.options, self.ctx), self.options.iterations
-        finished: list[tuple[Tensor, Tensor]] = []
-        unfinished: tuple[Tensor, Tensor] | None = None
+        distiller, each = self.distiller(), self.options.iterations
+        finished: list[Made] = []
+        unfinished: Made | None = None
         try:
             for number, span in enumerate(spans):
                 if span in kept:
                     finished.append(kept[span])
                     yield Beat((number + 1) * each, len(spans) * each)
                     continue
-                x, targets = unfinished = self._begin(span)
-                for step, (last, metrics) in enumerate(distiller.make(x, targets), 1):
+                x, targets = unfinished = self.begin(span)
+                for step, (last, metrics) in enumerate(self.steps(distiller, span, unfinished, finished), 1):
                     if last:
-                        finished.append(self._finish(distiller, x, targets))
-                        cache.save(self._key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
+                        finished.append(self.finish(distiller, x, targets))
+                        cache.save(self.key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
                     yield Beat(number * each + (each if last else step), len(spans) * each, metrics)
         finally:
             if not finished and unfinished is not None:
-                finished.append(self._finish(distiller, *unfinished))
+                finished.append(self.finish(distiller, *unfinished))
             if finished:
                 pool = torch.cat([images for images, _ in finished])
                 self.pool = pool.contiguous(memory_format=torch.channels_last)
@@ -74,7 +84,7 @@ class Zeroq:
             ZsqError: Before anything was distilled.
         """
         if not len(self.pool):
-            raise ZsqError("there are no images yet", "synthesizer 'zeroq'", "run its prepare first")
+            raise ZsqError("there are no images yet", f"synthesizer '{self.name}'", "run its prepare first")
         if len(self._left) < n:
             epochs = -(-n // len(self.pool))
             self._left = torch.cat([torch.randperm(len(self.pool), generator=self._order) for _ in range(epochs)])
@@ -86,35 +96,50 @@ class Zeroq:
         starts = range(0, self.images, self.batch)
         return [(first, min(first + self.batch, self.images)) for first in starts]
 
-    def _begin(self, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    # What a subclass may change
+
+    def distiller(self) -> Descent:
+        """What optimises the batches."""
+        raise NotImplementedError
+
+    def begin(self, span: tuple[int, int]) -> Made:
         """Noise, and the classes that it is to be driven to."""
         first, end = span
-        x = start(self.options.init, (end - first, *self.ctx.teacher.inputs.shape), self._generator(f"images {first}"))
-        x = x.to(self.ctx.device).contiguous(memory_format=torch.channels_last).requires_grad_()
-        return x, self._dealt(end)[first:].to(self.ctx.device)
+        x = start(self.init, (end - first, *self.ctx.teacher.inputs.shape), self.generator(f"images {first}")).to(self.ctx.device)
+        return x.contiguous(memory_format=torch.channels_last).requires_grad_(), self.labels(span).to(self.ctx.device)
 
-    def _finish(self, distiller: Distiller, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images = x.detach()
-        return images, targets if self.options.class_weight else distiller.answers(images)
+    def steps(
+        self, distiller: Descent, span: tuple[int, int], begun: Made, finished: Sequence[Made]
+    ) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
+        """Take a batch from its beginning to its end, knowing the batches that are ``finished``."""
+        return distiller.make(*begun)
+
+    def finish(self, distiller: Descent, x: Tensor, targets: Tensor) -> Made:
+        """What goes into the pool of an optimised batch."""
+        return x.detach(), targets
+
+    def labels(self, span: tuple[int, int]) -> Tensor:
+        """Classes of a batch."""
+        return self._dealt(span[1])[span[0] :]
 
     def _dealt(self, count: int) -> Tensor:
         """The first ``count`` labels: no class twice before every class once."""
-        rng, classes = self._generator("classes"), self.ctx.teacher.task.classes
+        rng, classes = self.generator("classes"), self.ctx.teacher.task.classes
         return torch.cat([torch.randperm(classes, generator=rng) for _ in range(-(-count // classes))])[:count]
 
-    def _generator(self, purpose: str) -> torch.Generator:
+    def generator(self, purpose: str) -> torch.Generator:
         """On the CPU, whatever the device, so that everything starts from the same noise."""
         digest = hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     # The cache
 
-    def _key(self, span: tuple[int, int]) -> dict[str, Any]:
+    def key(self, span: tuple[int, int]) -> dict[str, Any]:
         """Everything that the images of a batch depend on; that leaves out how many there are in all."""
         inputs = self.ctx.teacher.inputs
-        options = {name: value for name, value in self.options.to_dict().items() if name not in ("images", "batch")}
+        options = {name: value for name, value in self.options.to_dict().items() if name not in self.free}
         return {
-            "synth": f"zeroq {version('zsq-zeroq')}",
+            "synth": f"{self.name} {version(self.distribution)}",
             "teacher": self.ctx.teacher.fingerprint,
             "inputs": [list(inputs.shape), list(inputs.mean), list(inputs.std)],
             "classes": self.ctx.teacher.task.classes,
@@ -126,11 +151,32 @@ class Zeroq:
             "torch": torch.__version__,
         }
 
-    def _kept(self, cache: Cache, span: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+    def _kept(self, cache: Cache, span: tuple[int, int]) -> Made | None:
         """Images and targets of a batch from the cache, where they are whole."""
-        found = cache.load(self._key(span)) or {}
+        found = cache.load(self.key(span)) or {}
         images, targets = found.get("images"), found.get("targets")
         count = span[1] - span[0]
         if images is None or targets is None or images.shape != (count, *self.ctx.teacher.inputs.shape) or targets.shape != (count,):
             return None
         return images.to(self.ctx.device).contiguous(memory_format=torch.channels_last), targets.to(self.ctx.device)
+
+
+class Zeroq(PoolSynth):
+    """ZeroQ: images from the teacher's BatchNorm statistics.
+
+    Targets are the classes that images were driven to, without a class term the teacher's own answers.
+    """
+
+    name, distribution = "zeroq", "zsq-zeroq"
+    options: ZeroqOptions
+
+    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
+        super().__init__(options, ctx)
+        self.init = options.init
+
+    def distiller(self) -> Distiller:
+        return Distiller(self.options, self.ctx)
+
+    def finish(self, distiller: Descent, x: Tensor, targets: Tensor) -> Made:
+        images = x.detach()
+        return images, targets if self.options.class_weight else distiller.answers(images)
