@@ -62,7 +62,7 @@ def check_update_moves_only_its_own(case: Case) -> None:
     student = stream.student
     ranges = {path: digest(point.range) for path, point in student.acts.items()}
     own, network = _tensors(synth), module_state(student.module)
-    next(stream)
+    _pull(stream)
     after = module_state(student.module)
     if getattr(synth, "observes", False):  # watching ranges is then what it asked for
         network.pop("values"), after.pop("values")
@@ -82,7 +82,7 @@ def check_update_works_under_no_grad(case: Case) -> None:
     synth, stream = exercise.synth_stream(case, make_teacher())
     before = _tensors(synth)
     with torch.no_grad():
-        batch, _ = next(stream)
+        batch = _pull(stream)
     assert not batch.inputs.requires_grad, "the batch carries a graph"
     assert before != _tensors(synth), "update changed none of the synthesizer's tensors"
 
@@ -106,6 +106,13 @@ def check_prepare_survives_close(case: Case) -> None:
 def _alternates(case: Case) -> None:
     if not hasattr(case.implementation, "update"):
         raise Skip("it has no update")
+
+
+def _pull(stream: Any) -> Any:
+    """The last of as many batches as it takes for the generator to move, also where the student begins."""
+    for _ in range(stream.cadence.student + 1):
+        batch, _ = next(stream)
+    return batch
 
 
 def _tensors(synth: Any) -> str:
