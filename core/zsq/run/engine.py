@@ -113,7 +113,9 @@ class _Engine:
         teacher = self.phase("teacher", self.load_teacher)
         self.check_teacher(teacher)
         evaluators = self.evaluators(teacher)
-        objective = Objective([Term(c.name, self.build(c, f"loss:{c.name}"), c.weight, frozenset(c.component.needs)) for c in plan.losses])
+        objective = Objective(
+            [Term(c.name, self.build(c, f"loss:{c.name}", teacher=teacher), c.weight, frozenset(c.component.needs)) for c in plan.losses]
+        )
         probe = Probe(teacher, self.ctx.precision)
         self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
         staged = not hasattr(plan.synth.component.implementation(), "update")  # then no student is on a grid while images are made
