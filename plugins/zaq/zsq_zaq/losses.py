@@ -1,0 +1,137 @@
+"""ZAQ's two-level discrepancy between teacher and student: ``logit-l1``, ``crm`` and ``scrm``.
+
+Pure functions of a view. The student minimises them, the generator the negative; so nothing is detached, and where the images carry
+a graph the gradient reaches them through both networks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq.errors import PlanError
+from zsq.types import Context, Teacher, View
+from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
+
+#: Share of what attention mixes in (authors' code).
+_MIXED = 0.1
+
+
+class LogitL1:
+    """D_o = E |teacher(x) - student(x)|_1 on raw logits (paper's output-level discrepancy): not on probabilities, whose gradient
+    vanishes where both networks are sure. Logits may have pixels, (N, K, ...); the mean is over images and pixels."""
+
+    def __init__(self, options: OutputOptions, ctx: Context) -> None:
+        self.summed = options.norm == "l1"
+
+    def __call__(self, view: View) -> Tensor:
+        assert view.student is not None and view.teacher is not None
+        student, teacher = (view.task.logits(trace.output).float() for trace in (view.student, view.teacher))
+        distance = F.l1_loss(student, teacher)
+        return distance * student.shape[1] if self.summed else distance
+
+
+class _Features:
+    """A distance of features at the teacher's taps."""
+
+    def __init__(self, options: ScrmOptions, ctx: Context) -> None:
+        self.options = options
+        if ctx is not None and ctx.teacher is not None:
+            check_taps(ctx.teacher, "the feature losses", 1 if options.last else 2)
+
+    def __call__(self, view: View) -> Tensor:
+        assert view.student is not None and view.teacher is not None
+        taps = list(view.teacher.features)
+        taps = taps if self.options.last else taps[:-1]
+        if not taps:
+            raise _no_taps("the feature losses", 1 if self.options.last else 2)
+        return self.total([self.distance(view.student.features[tap], view.teacher.features[tap]) for tap in taps])
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Of one tap's features (N, C, ...), a scalar."""
+        raise NotImplementedError
+
+    def total(self, distances: list[Tensor]) -> Tensor:
+        """Of all taps."""
+        return torch.stack(distances).sum()
+
+
+class Crm(_Features):
+    """D_f = E Σ_l w_l / C_l² · |R_P - R_Q|_1 with the channel relation maps R of layer l (paper's feature-level discrepancy).
+
+    w_l is called adaptive in the paper; its formula was not at hand. Reconstructed: the softmax over layers of the discrepancies,
+    detached, times the number of layers.
+    """
+
+    options: CrmOptions
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.l1_loss(relations(student, self.options.eps), relations(teacher, self.options.eps))
+
+    def total(self, distances: list[Tensor]) -> Tensor:
+        layers = torch.stack(distances)
+        return (adaptive_weights(layers) * layers).sum() if self.options.layer_weight == "adaptive" else layers.sum()
+
+
+class Scrm(_Features):
+    """What the authors' code compares in place of channel relations: features refined by spatial and by channel attention,
+    mean absolute difference each, summed over both and over layers."""
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        ours, theirs = (unit(x.flatten(2), 1, self.options.eps) for x in (student, teacher))
+        return F.l1_loss(by_pixels(ours), by_pixels(theirs)) + F.l1_loss(by_channels(ours), by_channels(theirs))
+
+
+def relations(features: Tensor, eps: float) -> Tensor:
+    """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions."""
+    channels = unit(features.flatten(2), 2, eps)
+    return channels @ channels.mT
+
+
+def unit(x: Tensor, dim: int, eps: float) -> Tensor:
+    """``x`` divided by its norm along ``dim``; where that is below ``eps``, zero.
+
+    A channel that a ReLU or a coarse grid has emptied then takes no gradient, where a mere max(norm, eps) would pass it on
+    multiplied by 1 / eps through the straight-through estimator behind it.
+    """
+    norm = x.norm(dim=dim, keepdim=True)
+    return torch.where(norm < eps, 0.0, x / norm.clamp_min(eps))
+
+
+def adaptive_weights(distances: Tensor) -> Tensor:
+    """Weights (L,) from distances (L,): L · softmax, without gradient; 1 on average."""
+    return len(distances) * distances.detach().softmax(0)
+
+
+def by_pixels(x: Tensor) -> Tensor:
+    """``x`` (N, C, P) and a tenth of X Aᵀ with A = row-softmax(Xᵀ X), (P, P) per image.
+
+    The fused attention kernel never holds A, of which one layer of 256 CIFAR images would take a gibibyte.
+    """
+    pixels = x.mT[:, None]
+    return x + _MIXED * F.scaled_dot_product_attention(pixels, pixels, pixels, scale=1.0)[:, 0].mT
+
+
+def by_channels(x: Tensor) -> Tensor:
+    """``x`` (N, C, P) and a tenth of A X with A = row-softmax(rowmax(E) - E) and E = X Xᵀ: unlike channels weigh more.
+
+    The softmax is blind to what is added to a row, so the row's maximum is left out.
+    """
+    return x + _MIXED * (-(x @ x.mT)).softmax(2) @ x
+
+
+def check_taps(teacher: Teacher, who: str, least: int = 1) -> None:
+    """Refuse a teacher with fewer taps than ``least``.
+
+    Raises:
+        PlanError: In words.
+    """
+    if len(teacher.taps) < least:
+        raise _no_taps(who, least, f"teacher {teacher.ref or type(teacher.module).__name__}")
+
+
+def _no_taps(who: str, least: int, where: str = "the teacher") -> PlanError:
+    count = "no place to take them from (no stages or blocks were found)" if least == 1 else "fewer than two places to take them from"
+    hint = "--loss logit-l1 and --set synth.features=none --set synth.beta=0 need none" if least == 1 else "set last=true"
+    return PlanError(f"{who} compare teacher.features, but the teacher has {count}", where, hint)

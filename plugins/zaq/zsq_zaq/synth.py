@@ -1,0 +1,89 @@
+"""The synthesizer: one generator step for five of the student, each on fresh noise, towards where teacher and student disagree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zsq_gdfq.synth import GeneratorSynth
+
+from zsq.errors import PlanError
+from zsq.run.probe import batch_norms
+from zsq.types import Batch, Cadence, Context, View
+from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
+from zsq_zaq.generator import make_generator
+from zsq_zaq.losses import Crm, LogitL1, Scrm, check_taps
+
+
+class Zaq(GeneratorSynth):
+    """ZAQ's generator: unconditional, so batches carry no targets.
+
+    Raises:
+        PlanError: When features are asked for and the teacher has no taps, or statistics and it has no BatchNorm.
+    """
+
+    options: ZaqOptions
+    cadence = Cadence(synth=1, student=5, first="student", reuse=False)
+
+    def __init__(self, options: ZaqOptions, ctx: Context) -> None:
+        o = options
+        self.observes = o.watch
+        self.output = LogitL1(OutputOptions(norm=o.norm), ctx)
+        self.features: Crm | Scrm | None = None
+        self.needs = frozenset({"teacher.output", "student.output"})
+        if o.features != "none":
+            check_taps(ctx.teacher, "synthesizer zaq", 1 if o.last else 2)
+            crm = CrmOptions(last=o.last, layer_weight=o.layer_weight)
+            self.features = Crm(crm, ctx) if o.features == "crm" else Scrm(ScrmOptions(last=o.last), ctx)
+            self.needs |= {"teacher.features", "student.features"}
+        if o.beta:
+            check_taps(ctx.teacher, "synthesizer zaq")
+            self.needs |= {"teacher.features"}
+        if o.bns_weight:
+            if not batch_norms(ctx.teacher.module):
+                raise PlanError("the teacher has no BatchNorm layer", "option 'bns_weight' of zaq", "leave it at 0")
+            self.needs |= {"teacher.bn"}
+        super().__init__(options, ctx)
+
+    def build(self) -> nn.Module:
+        o = self.options
+        return make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps)
+
+    def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
+        return (torch.randn((n, self.options.latent_dim), generator=self.ctx.rng, device=self.ctx.device),), None
+
+    def generate(self, n: int) -> Batch:
+        """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
+        (noise,), _ = self.draw(max(n, 2))
+        with self.ctx.precision.autocast():
+            images = self.generator(noise)
+        return Batch(images if n > 1 else images[:n])
+
+    def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_DE = -D_o - alpha · D_f + beta · L_a, of which the generator's step goes down; and its terms by name."""
+        o = self.options
+        output = self.output(view)
+        total = -torch.log1p(output) if o.log_output else -output
+        terms = {"g_output": output}
+        if self.features is not None:
+            terms["g_features"] = self.features(view)
+            total = total - o.alpha * terms["g_features"]
+        if o.beta:
+            terms["g_activity"] = self.activity(view)
+            total = total + o.beta * terms["g_activity"]
+        if o.bns_weight:
+            assert view.teacher is not None
+            terms["g_bns"] = self.bns_distance(view.teacher.bn)
+            total = total + o.bns_weight * terms["g_bns"]
+        return total, terms
+
+    def activity(self, view: View) -> Tensor:
+        """L_a = -(1/M) Σ |h_i|_1 over the teacher's last features h (N, C, ...): negative, and the lower the more they are excited.
+
+        With ``norm=l1`` i counts feature maps, as M is read here; with ``mean``, single values (authors' code).
+        """
+        assert view.teacher is not None
+        last = list(view.teacher.features.values())[-1]
+        mean = -last.abs().mean()
+        return mean * last[0, 0].numel() if self.options.norm == "l1" else mean
