@@ -1,0 +1,71 @@
+"""IntraQ (Zhong et al., CVPR 2022, arXiv 2111.09136): images distilled so that those of one class differ.
+
+Light: descriptors and options only. What differs from the paper and from the authors' code is in the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zsq_zeroq import PoolOptions
+
+from zsq import Component, hookimpl, opt
+from zsq.errors import OptionError
+
+#: What suits a few minutes on a CPU.
+SHORT: Mapping[str, Any] = {
+    "calib": ["aac", "abn"],
+    "loss": [{"name": "kd", "temperature": 4.0}],
+    "tune": {"name": "finetune", "steps": 500},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntraqOptions(PoolOptions):
+    schedule: Literal["cosine", "plateau", "constant"] = opt(
+        "cosine",
+        "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 50 steps, down to 0.0001.",
+    )
+    bns_weight: float = opt(1.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
+    lor: float = opt(0.5, "Probability that a step sees crops of the images instead of the whole ones; all of a batch or none.", ge=0, le=1)
+    eta: float = opt(0.5, "Smallest share of an image's area that a crop keeps.", gt=0, le=1)
+    mdc_weight: float = opt(1.0, "Weight of the margins around class centres; 0 leaves them out.", ge=0)
+    lambda_l: float = opt(0.05, "Distance from the class centre that images are pushed beyond.", ge=0, le=2)
+    lambda_u: float = opt(0.8, "Distance from the class centre that images are pulled within.", ge=0, le=2)
+    group: int = opt(1, "Class centres are taken anew after so many batches, from all that are finished then.", ge=1)
+    sil_weight: float = opt(1.0, "Weight of the squared distance between the probability of an image's class and its target.", ge=0)
+    eps: float = opt(0.95, "That target is 1 for half of the images, for the others even between this and 1.", ge=0, le=1)
+    labels: Literal["even", "random"] = opt("even", "Classes of the images: dealt evenly, or drawn independently.")
+    augment: bool = opt(True, "Hand out crops, half of them mirrored, except where the whole pool is asked for at once.")
+    least: float = opt(0.5, "Smallest share of an image's area that such a crop keeps.", gt=0, le=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lambda_l > self.lambda_u:
+            raise OptionError(f"option 'lambda_l' is {self.lambda_l:g}, but must be at most lambda_u, {self.lambda_u:g}")
+
+
+#: The authors' stage 1 with its CIFAR-10 values.
+_PAPER: Mapping[str, Any] = {"images": 5120, "batch": 256, "iterations": 1000, "lr": 0.5, "schedule": "plateau", "labels": "random"}
+
+
+@hookimpl
+def zsq_synthesizers() -> Iterator[Component]:
+    yield Component(
+        "intraq",
+        "zsq_intraq.synth:Intraq",
+        IntraqOptions,
+        "Images distilled so that those of one class differ, made once and kept for later runs.",
+        presets={
+            "intraq-paper": _PAPER,
+            "intraq-paper-cifar100": {**_PAPER, "eps": 0.6, "lambda_l": 0.02, "lambda_u": 1.0},
+            "intraq-paper-imagenet": {**_PAPER, "eps": 0.9, "lambda_l": 0.3, "lambda_u": 0.8},
+            "intraq-released-imagenet": {**_PAPER, "eps": 1.0, "mdc_weight": 0.0},
+        },
+        needs={"teacher.output", "teacher.bn"},
+        provides={"pool", "targets"},
+        paper="CVPR 2022, arXiv 2111.09136",
+        suggests=SHORT,
+    )

@@ -1,0 +1,69 @@
+"""The synthesizer ``intraq``: a pool like zeroq's whose batches know the finished ones, handed out as crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+from zsq_zeroq.distill import Descent
+from zsq_zeroq.synth import Made, PoolSynth
+
+from zsq.types import Batch, Context
+from zsq_intraq import IntraqOptions
+from zsq_intraq.crops import crop, draw
+from zsq_intraq.distill import IntraqDistiller
+
+
+class Intraq(PoolSynth):
+    """Every batch after the first keeps its distance from the class centres of finished ones.
+
+    A subclass may name another ``distiller_class``, and must then name itself and its distribution.
+    """
+
+    name, distribution = "intraq", "zsq-intraq"
+    free = ("images", "batch", "augment", "least")
+    distiller_class: type[IntraqDistiller] = IntraqDistiller
+    options: IntraqOptions
+
+    def __init__(self, options: IntraqOptions, ctx: Context) -> None:
+        super().__init__(options, ctx)
+        seed = int(torch.randint(2**62, (), generator=self.generator("augment")))
+        self._boxes = torch.Generator(ctx.device).manual_seed(seed)
+
+    def distiller(self) -> IntraqDistiller:
+        return self.distiller_class(self.options, self.ctx)
+
+    def steps(
+        self, distiller: Descent, span: tuple[int, int], begun: Made, finished: Sequence[Made]
+    ) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
+        """With the centres of the finished batches, ``group`` of them at a time."""
+        assert isinstance(distiller, IntraqDistiller)
+        if self.options.mdc_weight:
+            distiller.remember(finished[: len(finished) // self.options.group * self.options.group])
+        distiller.start(begun[1], self.generator(f"crops {span[0]}"))
+        return distiller.make(*begun)
+
+    def sample(self, n: int) -> Batch:
+        """``n`` images with targets, as random crops with the option ``augment``; the images themselves where ``n`` is the whole
+        pool or more.
+
+        Raises:
+            ZsqError: Before anything was distilled.
+        """
+        batch = super().sample(n)
+        if not self.options.augment or n >= len(self.pool):
+            return batch
+        height, width = batch.inputs.shape[-2:]
+        return Batch(crop(batch.inputs, draw(n, (height, width), self.options.least, self._boxes)), batch.targets)
+
+    def labels(self, span: tuple[int, int]) -> Tensor:
+        if self.options.labels == "even":
+            return super().labels(span)
+        return self.ctx.teacher.task.targets(span[1] - span[0], self.generator(f"labels {span[0]}"))
+
+    def key(self, span: tuple[int, int]) -> dict[str, Any]:
+        """What went before also counts: the size of the batches, and the layer that features are taken at."""
+        return {**super().key(span), "batch": self.batch, "head": self.ctx.teacher.head, "pool": version("zsq-zeroq")}
