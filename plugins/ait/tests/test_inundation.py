@@ -1,0 +1,241 @@
+"""Gradient inundation: all layers at once against one layer after the other, the guards, and what a longer step must not touch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from zsq_ait import AitOptions
+from zsq_ait.codes import Codes
+from zsq_ait.inundation import Inundation
+
+from zsq.builtin.uniform.points import WeightPoint
+
+SHAPES = [(1,), (1, 1), (5, 1), (1, 7), (4, 3), (6, 2, 3, 3), (3, 1, 3, 3), (8, 18), (2, 6, 3)]
+
+
+def layer(weight: Tensor, bits: int = 4, symmetric: bool = False, axis: int | None = 0) -> tuple[nn.Parameter, WeightPoint]:
+    parameter = nn.Parameter(weight.clone())
+    return parameter, WeightPoint(parameter, bits, symmetric, axis)
+
+
+def codes_of(like: tuple[nn.Parameter, WeightPoint], weight: Tensor) -> Tensor:
+    """The codes of ``weight`` as the student's layer would have them."""
+    _, point = like
+    parameter = nn.Parameter(weight.clone())
+    other = WeightPoint(parameter, point.bits, point.symmetric, point.axis)
+    if not point.live:
+        other.set_range(*point.range)
+    return other.codes
+
+
+class Plain:
+    """One tensor, one probe after the other, as the method is described; with the bound on kappa."""
+
+    def __init__(self, like: tuple[nn.Parameter, WeightPoint], o: AitOptions) -> None:
+        self.like, self.o, self.weight, self.buffer = like, o, like[0].detach().clone(), torch.zeros_like(like[0])
+
+    def share(self, kappa: float, lr: float, d: Tensor) -> float:
+        moved = self.weight - d * (kappa * lr)
+        return int((codes_of(self.like, moved) != codes_of(self.like, self.weight)).sum()) / self.weight.numel()
+
+    def step(self, g: Tensor, lr: float, rho: float) -> float:
+        self.buffer = self.buffer * self.o.momentum + g
+        d = self.buffer * self.o.momentum + g
+        kappa = self.search(lr, rho, d)
+        self.weight = self.weight - d * (kappa * lr)
+        return kappa
+
+    def search(self, lr: float, rho: float, d: Tensor) -> float:
+        o, kappa = self.o, 1.0
+        if self.share(kappa, lr, d) >= rho:
+            return kappa
+        while self.share(kappa, lr, d) < rho:
+            if kappa >= 2**o.doublings:
+                return kappa if self.share(kappa, lr, d) > 0 else 1.0
+            kappa *= 2
+        lower, last = kappa / 2, kappa
+        for _ in range(o.rounds):
+            last = (lower + kappa) / 2
+            share = self.share(last, lr, d)
+            lower, kappa = (lower, last) if share >= rho else (last, kappa)
+            if abs(share - rho) < o.tolerance * rho and (o.released or share >= rho):
+                break
+        return last if o.released else kappa
+
+
+LAYERS = st.tuples(
+    st.sampled_from(SHAPES), st.sampled_from([2, 4, 5]), st.booleans(), st.sampled_from([0, 0, 1, None]), st.booleans(),
+    st.sampled_from([0.0, 1e-6, 1e-3, 1.0]), st.integers(0, 2**16),
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(LAYERS, min_size=1, max_size=6),
+    st.sampled_from([1e-12, 1e-4, 1e-2, 1.0, 1e6]),
+    st.sampled_from([1e-6, 1e-3, 0.02, 0.3, 1.0]),
+    st.booleans(),
+    st.integers(0, 5),
+    st.sampled_from([0, 3, 10]),
+    st.sampled_from([0.0, 0.01, 0.5]),
+)
+@example([((8, 18), 4, False, 0, False, 1e-3, 3)], 1e-2, 1e-3, True, 5, 10, 0.01)
+def test_all_layers_at_once_equal_one_after_the_other(described, lr, rho, released, rounds, doublings, tolerance) -> None:  # type: ignore[no-untyped-def]
+    options = AitOptions(lr=lr, rho=rho, released=released, rounds=rounds, doublings=doublings, tolerance=tolerance)
+    layers, scales = [], []
+    for shape, bits, symmetric, axis, fixed, scale, seed in described:
+        rng = torch.Generator().manual_seed(seed)
+        made = layer(torch.randn(shape, generator=rng), bits, symmetric, axis if axis is None or axis < len(shape) else 0)
+        if fixed:
+            made[1].set_range(-0.8, 1.1)
+        layers.append(made)
+        scales.append((scale, rng))
+    together, alone = Inundation(layers, options), [Plain(made, options) for made in layers]
+    for _ in range(2):
+        gradients = [scale * torch.randn(weight.shape, generator=rng) for (weight, _), (scale, rng) in zip(layers, scales, strict=True)]
+        for (weight, _), gradient in zip(layers, gradients, strict=True):
+            weight.grad = gradient.clone()
+        together.step()
+        kappas = [plain.step(gradient, lr, rho) for plain, gradient in zip(alone, gradients, strict=True)]
+        assert together.kappa.tolist() == [kappas[i] for i in together.codes.order]
+        for (weight, _), plain in zip(layers, alone, strict=True):
+            assert torch.equal(weight, plain.weight)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 2, 3, 3), 0), ((3, 5, 2, 2), 1), ((4, 9), None)])
+def test_codes_are_the_points(shape: tuple[int, ...], axis: int | None, symmetric: bool) -> None:
+    """Also of a convolution in channels_last, and of several layers in one vector."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    layers = [layer(weight, bits, symmetric, axis) for bits in (4, 3, 4)]
+    if len(shape) == 4:
+        layers[2][0].data = layers[2][0].data.contiguous(memory_format=torch.channels_last)
+    codes = Codes(layers)
+    for place, part in zip(codes.order, codes.parts(codes.current), strict=True):
+        assert torch.equal(part.int(), layers[place][1].codes)
+
+
+def stepped(layers: list[tuple[nn.Parameter, WeightPoint]], gradients: list[Tensor], **options: float) -> Inundation:
+    inundation = Inundation(layers, AitOptions(**options))  # type: ignore[arg-type]
+    for (weight, _), gradient in zip(layers, gradients, strict=True):
+        weight.grad = gradient
+    inundation.step()
+    return inundation
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def changed(made: tuple[nn.Parameter, WeightPoint], before: Tensor) -> float:
+    return float((made[1].codes != codes_of(made, before)).double().mean())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([(8, 18), (6, 2, 3, 3), (16, 3, 3, 3)]), st.integers(0, 2**16), st.sampled_from([1e-3, 0.01, 0.1]))
+def test_at_least_rho_codes_change(shape: tuple[int, ...], seed: int, rho: float) -> None:
+    made = layer(before := noise(*shape, seed=seed))
+    stepped([made], [noise(*shape, seed=seed + 1)], lr=1e-4, rho=rho, doublings=20)
+    assert changed(made, before) >= rho
+
+
+def test_few_more_codes_change_than_rho() -> None:
+    made = layer(before := noise(64, 576))
+    stepped([made], [noise(64, 576, seed=1)], lr=1e-6, rho=1e-3, rounds=12)
+    assert 1e-3 <= changed(made, before) < 1.02e-3
+
+
+def test_last_midpoint_may_miss_rho_and_the_upper_end_does_not() -> None:
+    """As the authors' code does in a layer of 16 x 3 x 3 x 3, of which rho is less than one weight."""
+    share = {False: [], True: []}  # type: dict[bool, list[float]]
+    for seed in range(8):
+        for released in share:
+            made = layer(before := noise(16, 3, 3, 3, seed=seed))
+            stepped([made], [noise(16, 3, 3, 3, seed=seed + 100)], lr=1e-5, rho=1e-3, released=released)
+            share[released].append(changed(made, before))
+    assert min(share[True]) == 0 < min(share[False])
+
+
+def test_a_step_that_changes_enough_is_not_shrunk() -> None:
+    made, before = layer(noise(8, 18)), noise(8, 18)
+    gradient = noise(8, 18, seed=1)
+    inundation = stepped([made], [gradient], lr=1.0, rho=1e-3)
+    assert changed(made, before) > 0.5 and inundation.kappa.tolist() == [1]
+
+
+def test_ranges_follow_the_moved_weight() -> None:
+    """A step that only shrinks the weight changes no code while ranges follow, and many on the grid it had before."""
+    weight = noise(8, 18).double().mul(2**12).round().div(2**12).float()  # so that shrinking it is exact
+    for live in (True, False):
+        made = layer(weight)
+        if not live:
+            made[1].set_range(*made[1].range)
+        inundation = stepped([made], [weight / 8], lr=1 / 8, rho=1e-3, doublings=2, momentum=0.0)
+        assert inundation.kappa.tolist() == [1] and (changed(made, weight) == 0) == live
+        assert torch.equal(made[0], weight * (63 / 64))
+
+
+def test_only_the_step_is_longer_not_the_momentum() -> None:
+    made, lr = layer(weight := noise(8, 18)), 1e-6
+    first, second = noise(8, 18, seed=1), noise(8, 18, seed=2)
+    inundation = stepped([made], [first], lr=lr)
+    assert inundation.kappa > 10
+    at = made[0].detach().clone()
+    torch.testing.assert_close(at, weight - float(inundation.kappa) * lr * 1.9 * first)
+    made[0].grad = second
+    inundation.step()
+    direction = second + 0.9 * (0.9 * first + second)
+    torch.testing.assert_close(made[0].detach(), at - float(inundation.kappa) * lr * direction)
+
+
+def test_every_layer_has_its_own_factor() -> None:
+    layers = [layer(noise(8, 18, seed=seed)) for seed in range(3)]
+    inundation = stepped(layers, [scale * noise(8, 18, seed=9) for scale in (1e-3, 1.0, 1e-1)], lr=1e-3)
+    factors = dict(zip(inundation.codes.order, inundation.kappa.tolist(), strict=True))
+    assert factors[0] > 4 * factors[2] > 16 * factors[1]
+
+
+@pytest.mark.parametrize("shape", [(8, 18), (4, 2, 3, 3), (1,)])
+def test_zero_gradient_ends_and_moves_nothing(shape: tuple[int, ...]) -> None:
+    """No weight decay either. Its neighbour is not held up."""
+    still, other = layer(before := noise(*shape)), layer(noise(8, 18, seed=3))
+    inundation = stepped([still, other], [torch.zeros(shape), noise(8, 18, seed=4)], lr=1e-5, rho=0.01)
+    assert torch.equal(still[0], before)
+    factors = dict(zip(inundation.codes.order, inundation.kappa.tolist(), strict=True))
+    assert factors[0] == 1 < factors[1]
+
+
+def test_where_no_step_changes_a_code_the_step_is_plain() -> None:
+    """One weight per channel is a grid's only value, wherever it is."""
+    made = layer(weight := noise(5, 1))
+    stepped([made], [gradient := noise(5, 1, seed=1)], lr=1e-3, momentum=0.0)
+    assert torch.equal(made[0], weight - 1e-3 * gradient)
+
+
+def test_factor_is_bounded() -> None:
+    """Some codes change at the bound, but fewer than asked for."""
+    made = layer(before := noise(64, 64))
+    inundation = stepped([made], [noise(64, 64, seed=1)], lr=1e-5, rho=0.9, doublings=6)
+    assert inundation.kappa.tolist() == [64] and 0 < changed(made, before) < 0.9
+
+
+def test_a_weight_without_gradient_stays() -> None:
+    layers = [layer(noise(8, 18)), layer(noise(8, 18, seed=1))]
+    inundation = Inundation(layers, AitOptions())
+    layers[1][0].grad = noise(8, 18, seed=2)
+    inundation.step()
+    assert torch.equal(layers[0][0], noise(8, 18)) and not torch.equal(layers[1][0], noise(8, 18, seed=1))
+
+
+def test_number_of_probes_is_bounded_and_ends_when_all_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = []
+    flips = Codes.flips
+    monkeypatch.setattr(Codes, "flips", lambda *inputs: probes.append(1) or flips(*inputs))
+    stepped([layer(noise(8, 18))], [torch.zeros(8, 18)], doublings=7, rounds=5)
+    assert len(probes) == 8
+    probes.clear()
+    stepped([layer(noise(8, 18))], [noise(8, 18, seed=1)], lr=1.0)
+    assert len(probes) == 1

@@ -1,0 +1,79 @@
+"""Gradient inundation: a step as long, layer by layer, as it takes to change a share of the integer codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsq_ait import AitOptions
+from zsq_ait.codes import Codes, Layer
+
+
+class Inundation(torch.optim.Optimizer):
+    """SGD with Nesterov momentum whose step is ``kappa`` times as long, with a ``kappa`` of its own for every layer.
+
+    The direction is d = g + momentum * b, with b = momentum * b + g. Only the step is longer, W - kappa * lr * d; b is not.
+    There is no weight decay.
+
+    Args:
+        layers: Weights and their points. From here on only this optimizer moves the weights.
+        options: ``rho`` falls with the learning rate of ``param_groups[0]``, which starts at ``lr``.
+    """
+
+    def __init__(self, layers: list[Layer], options: AitOptions) -> None:
+        super().__init__([weight for weight, _ in layers], {"lr": options.lr})
+        self.options, self.codes = options, Codes(layers)
+        self.kappa = torch.ones_like(self.codes.numel)
+        self._weights = [layers[i][0] for i in self.codes.order]
+        self._gradient, self._momentum = torch.zeros_like(self.codes.at), torch.zeros_like(self.codes.at)
+        self._values, self._gradients = self.codes.parts(self.codes.at), self.codes.parts(self._gradient)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step along the weights' gradients; a weight that has none counts as one with zeros."""
+        momentum, direction, lr = self.options.momentum, self.codes.direction, self.param_groups[0]["lr"]
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self._weights]
+        torch._foreach_copy_(self._gradients, gradients)
+        self._momentum.mul_(momentum).add_(self._gradient)
+        torch.mul(self._momentum, momentum, out=direction).add_(self._gradient)
+        self.kappa = search(self.codes, lr, self.options.rho * (lr / self.options.lr), self.options)
+        self.codes.move(self.kappa * lr)
+        torch._foreach_copy_(self._weights, self._values)
+
+
+def search(codes: Codes, lr: float, rho: float, options: AitOptions) -> Tensor:
+    """The factor of every layer, (layers,) float64: 1 where a step of ``lr`` changes a share ``rho`` of the codes, else longer.
+
+    The factor is doubled until the share is reached, and the last doubling is bisected. Range and codes are those of the moved
+    weight at every probe. All layers are probed at once and each goes its own way; on a device where looking at the outcome
+    would stall, always as many rounds as there can be.
+
+    Guards that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
+    that factor; but one of which no code at all has changed (gradients of zero, one weight per grid) makes the plain step.
+    """
+    kappa = torch.ones_like(codes.numel)
+    flips = codes.flips(kappa * lr)
+    plain = reached = flips / codes.numel >= rho
+    for _ in range(options.doublings):
+        if codes.over(~reached):
+            break
+        kappa = torch.where(reached, kappa, 2 * kappa)
+        flips = codes.flips(kappa * lr, ~reached)
+        reached = reached | (flips / codes.numel >= rho)
+    kappa = torch.where(reached | (flips > 0), kappa, 1)
+    searching = reached & ~plain
+    lower, last = kappa / 2, kappa
+    for _ in range(options.rounds):
+        if codes.over(searching):
+            break
+        middle = (lower + kappa) / 2
+        share = codes.flips(middle * lr, searching) / codes.numel
+        enough = share >= rho
+        lower = torch.where(searching & ~enough, middle, lower)
+        kappa = torch.where(searching & enough, middle, kappa)
+        last = torch.where(searching, middle, last)
+        near = (share - rho).abs() < options.tolerance * rho
+        searching = searching & ~(near if options.released else near & enough)
+    return last if options.released else kappa
