@@ -13,11 +13,8 @@ from torch import Tensor
 from zsq_lrq import DkdOptions
 from zsq_lrq.loss import Dkd, decoupled
 
-from zsq.testing import conformance
 from zsq.testing.world import make_teacher
 from zsq.types import Batch, Trace, View
-
-test_dkd = conformance("dkd")
 
 TASK = make_teacher().task
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from zsq_lrq.margin import margin_distance
+from zsq_lrq.distill import margin_distance
 
 
 @given(angle=st.floats(0.02, math.pi - 0.02), margin=st.floats(0, 1), sign=st.sampled_from([-1, 1]))

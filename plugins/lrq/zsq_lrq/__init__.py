@@ -1,14 +1,77 @@
 """LRQ (Luo et al., Neural Networks 166, 2023, arXiv 2211.06816): long-range zero-shot generative quantization.
 
-Light: descriptors and options only. Which images train the student, and what is read how, is in the README.
+Light: descriptors and options only. Which images train the student, and how the paper's direction is read, is in the README.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from zsq_gdfq import GdfqOptions
+from zsq_intraq import IntraqOptions
 
 from zsq import Component, Options, hookimpl, opt
+from zsq.errors import OptionError
+
+#: What suits a few minutes on a CPU.
+SHORT: Mapping[str, Any] = {
+    "calib": ["aac", "abn"],
+    "loss": ["ce", "dkd"],
+    "tune": {"name": "finetune", "steps": 500},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmaOptions(IntraqOptions):
+    """Stage 1: IntraQ's images, and the margin on the angle to the class centre."""
+
+    margin: float = opt(0.5, "Margin on the angle between an image's features and its class centre, in radians; 0 is IntraQ.", ge=0, le=3)
+    ama_sign: Literal[1, -1] = opt(
+        1,
+        "Whether the loss sees a larger angle than there is (1, the authors' code: images end nearer to the centre) or a smaller one "
+        "(-1, what the abstract says: further away).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrqOptions(GdfqOptions, AmaOptions):
+    """Options of the generator and of stage 1; of the two that both have, stage 1's are ``pixel_lr`` and ``pixel_bns_weight``."""
+
+    train_data: Literal["both", "stage1", "generator"] = opt(
+        "both",
+        "What trains the student. stage1: distilled images, the generator only calibrates ranges (the authors' code); "
+        "generator: its images; both: a batch of the generator and a distilled one in turn.",
+    )
+    generator_steps: int | None = opt(
+        None, "Steps, warm-up included, after which the generator stops learning; by default never while its images are used.", ge=0
+    )
+    attention: Literal["auto", "upsampling", "block", "none"] = opt(
+        "auto",
+        "Where the attention block stands: behind the generator's first upsampling or its first block; "
+        "auto: behind the block with conditional BatchNorm, else behind the upsampling.",
+    )
+    kernel: int = opt(21, "Side of the kernel that the attention stands for.", ge=1)
+    dilation: int = opt(3, "Dilation of its second depthwise convolution; the first is 2 * dilation - 1 wide.", ge=1)
+    pixel_lr: float = opt(0.1, "Learning rate of Adam on the pixels of stage 1 at the start; its course is option schedule.", gt=0)
+    pixel_bns_weight: float = opt(1.0, "Weight of the BatchNorm statistics in stage 1.", ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generator_steps is not None and self.generator_steps < self.warmup:
+            raise OptionError(f"option 'generator_steps' is {self.generator_steps}, but must be at least warmup, {self.warmup}")
+        if -(-self.kernel // self.dilation) % 2 == 0:
+            raise OptionError(
+                f"kernel {self.kernel} with dilation {self.dilation} makes a dilated convolution of {-(-self.kernel // self.dilation)}, "
+                "which has no middle",
+                hint="choose them so that kernel / dilation, rounded up, is odd, e.g. 21 and 3",
+            )
+
+    def stage1(self) -> AmaOptions:
+        """Those of stage 1 alone."""
+        own = {name: getattr(self, name) for name in AmaOptions.__dataclass_fields__}
+        return AmaOptions(**{**own, "lr": self.pixel_lr, "bns_weight": self.pixel_bns_weight})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +80,45 @@ class DkdOptions(Options):
     beta: float = opt(8.0, "Weight of the divergence among the other classes (NCKD).", ge=0)
     temperature: float = opt(1.0, "Temperature of every softmax; the loss is multiplied by its square.", gt=0)
     warmup: int = opt(0, "Student steps over which the loss grows linearly to its full weight; 0 starts there.", ge=0)
+
+
+#: The authors' schedule: stage 1, then 800 generator steps, of which the last 100 are those that `ema` watches.
+_SCHEDULE: Mapping[str, Any] = {
+    "images": 5120,
+    "batch": 256,
+    "iterations": 1000,
+    "pixel_lr": 0.5,
+    "schedule": "plateau",
+    "labels": "random",
+    "bns_weight": 0.1,
+    "warmup": 700,
+}
+#: Bounds of stage 1: CIFAR's are IntraQ's, LRQ's own are not published; ImageNet's are those of LRQ's script.
+_BANDS: Mapping[str, Mapping[str, Any]] = {
+    "": {"eps": 0.95, "lambda_l": 0.05, "lambda_u": 0.8},
+    "-cifar100": {"eps": 0.6, "lambda_l": 0.02, "lambda_u": 1.0},
+    "-imagenet": {"eps": 0.9, "lambda_l": 0.3, "lambda_u": 0.8},
+}
+_RELEASED: Mapping[str, Any] = {**_SCHEDULE, "train_data": "stage1", "generator_steps": 800, "ama_sign": 1}
+_PAPER: Mapping[str, Any] = {**_SCHEDULE, "train_data": "both", "ama_sign": -1}
+
+
+@hookimpl
+def zsq_synthesizers() -> Iterator[Component]:
+    yield Component(
+        "lrq",
+        "zsq_lrq.synth:Lrq",
+        LrqOptions,
+        "A generator with large kernel attention beside images distilled with an angular margin.",
+        presets={
+            **{f"lrq-paper{which}": {**_PAPER, **band} for which, band in _BANDS.items()},
+            **{f"lrq-released{which}": {**_RELEASED, **band} for which, band in _BANDS.items()},
+        },
+        needs={"teacher.output", "teacher.bn"},
+        provides={"targets"},
+        paper="Neural Networks 166, 2023, arXiv 2211.06816",
+        suggests=SHORT,
+    )
 
 
 @hookimpl

@@ -1,0 +1,81 @@
+"""The synthesizer ``lrq``: stage 1 makes a pool, a long-range generator learns beside it, and ``train_data`` says who gets what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from zsq_gdfq.generator import Generator
+from zsq_gdfq.synth import Gdfq
+
+from zsq.types import Batch, Beat, Cadence, Context, Probe, Update
+from zsq_lrq import LrqOptions
+from zsq_lrq.attention import LongRangeStack
+from zsq_lrq.distill import AmaPool
+
+
+class Lrq(Gdfq):
+    """LRQ: hard targets (N,) from both sources.
+
+    ``train_data`` decides what is pulled:
+
+    - ``stage1``, the authors' code: calibrators get the generator's batches, each after a step of it, until ``generator_steps``
+      are done or the student begins to learn; then every batch is of stage 1 and the generator stands still.
+    - ``generator``: every batch is the generator's, as in GDFQ.
+    - ``both``: in turn a batch of the generator, after a step of it, and one of stage 1.
+
+    ``sample`` gives images of stage 1 wherever there are any.
+    """
+
+    options: LrqOptions
+
+    def __init__(self, options: LrqOptions, ctx: Context) -> None:
+        super().__init__(options, ctx)
+        self.stage1 = None if options.train_data == "generator" else AmaPool(options.stage1(), ctx)
+        if options.train_data == "both":
+            self.cadence = Cadence(1, 2, "synth", reuse=True)
+
+    def build(self) -> Generator:
+        o = self.options
+        where = o.attention if o.attention != "auto" else "block" if self.conditional else "upsampling"
+        stack = partial(LongRangeStack, where=where, kernel=o.kernel, dilation=o.dilation)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional, stack)
+
+    def prepare(self, probe: Probe) -> Iterator[Beat]:
+        """Stage 1, then the warm-up of the generator. May be closed after any beat."""
+        before = 0
+        if self.stage1 is not None:
+            first: Any = self.stage1.prepare(probe)
+            with closing(first):
+                for beat in first:
+                    before = beat.total
+                    yield replace(beat, total=before + self.options.warmup)
+        second: Any = super().prepare(probe)
+        with closing(second):
+            for beat in second:
+                yield replace(beat, step=before + beat.step, total=before + beat.total)
+
+    def sample(self, n: int) -> Batch:
+        """``n`` images of stage 1; by the generator as it is where there are none."""
+        return self.generate(n) if self.stage1 is None else self.stage1.sample(n)
+
+    def update(self, probe: Probe) -> Update:
+        """One step of the generator on GDFQ's loss, and its batch with the teacher's answer; or a batch alone, as the class says."""
+        last = self.options.generator_steps
+        learns = last is None or self.steps < last
+        if self.options.train_data == "stage1" and (not learns or _is_tuned(probe)):
+            return Update(self.sample(self.ctx.batch_size))
+        if learns:
+            return super().update(probe)
+        with torch.no_grad():
+            return Update(self.generate(self.ctx.batch_size))
+
+
+def _is_tuned(probe: Any) -> bool:
+    """Whether the student takes gradients, as it does under a tuner and not under a calibrator."""
+    student = getattr(probe, "student", None)
+    return student is not None and any(parameter.requires_grad for parameter in student.module.parameters())
