@@ -69,7 +69,7 @@ def assert_identical(ours: tuple[Any, Any], theirs: plain.Trained) -> None:
     own = dict(student.module.named_parameters())
     for name, tensor in theirs.student.net.named_parameters():
         weighted = name.endswith("weight") and not name.startswith("bn")
-        expected = plain.quantized_weight(tensor, 4) if weighted else tensor
+        expected = plain.quantized_weight(tensor, theirs.student.bits) if weighted else tensor
         assert torch.equal(own[name], expected), f"the student's {name} differs by up to {(own[name] - expected).abs().max():.2g}"
     buffers = dict(student.module.named_buffers())
     for name, tensor in theirs.student.net.named_buffers():
