@@ -79,7 +79,10 @@ class View:
 
 @dataclass(frozen=True)
 class Beat:
-    """A heartbeat of long work: progress, budget, checkpoint and clean stop happen between beats."""
+    """A heartbeat of long work: progress, budget, checkpoint and clean stop happen between beats.
+
+    Metrics are single numbers; one that is nan or infinite stops the run. ``loss`` is the sum of the others, where they add up.
+    """
 
     step: int
     total: int

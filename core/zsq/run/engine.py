@@ -15,8 +15,10 @@ from zsq import events
 from zsq.compose import Choice, Plan, choose_evaluator, compose
 from zsq.errors import PlanError
 from zsq.recipe import Recipe, RunOptions
+from zsq.run import checkpoint
 from zsq.run import report as reporting
 from zsq.run.folder import RunFolder
+from zsq.run.guard import LastGood, NotFinite, Watch
 from zsq.run.objective import Objective, Term
 from zsq.run.precision import choose_precision
 from zsq.run.probe import TEACHER_NEEDS, Probe, batch_norms
@@ -78,6 +80,8 @@ class _Engine:
         self.phases: list[dict[str, Any]] = []
         self.stopped = False
         self.steps = 0
+        self.good: LastGood | None = None
+        self.stream: Stream | None = None
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
@@ -108,6 +112,13 @@ class _Engine:
         return choice.component.implementation()(choice.options, ctx)
 
     def run(self) -> Result:
+        try:
+            return self.work()
+        except NotFinite as fault:
+            raise checkpoint.stopped(fault, self.good, self) from None
+
+    def work(self) -> Result:
+        """All phases in their order."""
         plan = self.plan
         self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
         teacher = self.phase("teacher", self.load_teacher)
@@ -128,21 +139,21 @@ class _Engine:
             if hasattr(quant, "prepare"):  # all of it or nothing: the budget ends later phases, not this one
                 self.beats("measure", quant.prepare(teacher, pool), len(pool), limited=False)
         student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
+        self.good = LastGood(student)
         probe.student = student
         self.ctx = self.ctx.with_(student=student)
         if not needs_pool:
             self.prepare(synth, Probe(teacher, making) if staged else probe)
-        stream = Stream(synth, probe, student, plan.run.batch_size)
+        stream = self.stream = Stream(synth, probe, student, plan.run.batch_size)
         if stream.cadence.reuse:
             probe.also = objective.needs & TEACHER_NEEDS
         for index, choice in enumerate(plan.calibrators):
-            self.beats(f"calibrate:{choice.name}", self.build(choice, f"calib:{index}").fit(student, stream), plan.run.batch_size)
+            last = index + 1 == len(plan.calibrators)
+            work = self.build(choice, f"calib:{index}").fit(student, stream)
+            self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrated=last)
         tuner = self.build(plan.tuner, "tune")
         self.steps = self.beats(f"tune:{plan.tuner.name}", tuner.fit(student, stream, objective), plan.run.batch_size)
-        for point in student.points.values():
-            if hasattr(point, "freeze"):
-                point.freeze()
-        student.module.eval().requires_grad_(False)
+        checkpoint.freeze(student)
         metrics, own = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
         report = reporting.build(plan, teacher, student, metrics, own, self)
         if self.out.scratch is not None:
@@ -213,21 +224,29 @@ class _Engine:
             self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
             self.emit(events.PhaseEnded(self.seconds, name))
 
-    def beats(self, name: str, work: Iterable[Beat], images: int, limited: bool = True) -> int:
-        """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats."""
+    def beats(self, name: str, work: Iterable[Beat], images: int, limited: bool = True, calibrated: bool = False) -> int:
+        """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats.
+        After one that leaves the student ``calibrated``, its activations have to have ranges.
+
+        Raises:
+            NotFinite: When a metric, or a parameter or range of the student, is nan or infinite.
+        """
         start, limit, count, stopped = self.seconds, self.limit(name) if limited else None, 0, False
         iterator: Iterator[Beat] = iter(work)
+        watch = Watch(name, self.good)
         self.emit(events.PhaseStarted(start, name))
         try:
             for beat in iterator:
                 count = beat.step
                 self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images))
+                watch(beat, self.stream.metrics if self.stream else {})
                 if limit is not None and self.seconds >= limit:
                     stopped = self.stopped = beat.step < beat.total
                     break
         finally:
             if hasattr(iterator, "close"):
                 iterator.close()
+        watch.finish(count, calibrated)
         self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
         self.emit(events.PhaseEnded(self.seconds, name, stopped))
         return count
