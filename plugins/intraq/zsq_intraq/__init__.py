@@ -37,6 +37,8 @@ class IntraqOptions(PoolOptions):
     group: int = opt(1, "Class centres are taken anew after so many batches, from all that are finished then.", ge=1)
     sil_weight: float = opt(1.0, "Weight of the squared distance between the probability of an image's class and its target.", ge=0)
     eps: float = opt(0.95, "That target is 1 for half of the images, for the others even between this and 1.", ge=0, le=1)
+    hil_weight: float = opt(0.0, "Weight of HAST's cross-entropy in which hard images weigh more.", ge=0)
+    gamma: float = opt(2.0, "How much more: the exponent of one less the probability of an image's class.", gt=0)
     labels: Literal["even", "random"] = opt("even", "Classes of the images: dealt evenly, or drawn independently.")
     augment: bool = opt(True, "Hand out crops, half of them mirrored, except where the whole pool is asked for at once.")
     least: float = opt(0.5, "Smallest share of an image's area that such a crop keeps.", gt=0, le=1)
@@ -49,6 +51,8 @@ class IntraqOptions(PoolOptions):
 
 #: The authors' stage 1 with its CIFAR-10 values.
 _PAPER: Mapping[str, Any] = {"images": 5120, "batch": 256, "iterations": 1000, "lr": 0.5, "schedule": "plateau", "labels": "random"}
+#: HAST's stage 1 (Li et al., CVPR 2023, arXiv 2303.13826).
+_HAST: Mapping[str, Any] = {**_PAPER, "mdc_weight": 0.0, "sil_weight": 0.0}
 
 
 @hookimpl
@@ -63,6 +67,8 @@ def zsq_synthesizers() -> Iterator[Component]:
             "intraq-paper-cifar100": {**_PAPER, "eps": 0.6, "lambda_l": 0.02, "lambda_u": 1.0},
             "intraq-paper-imagenet": {**_PAPER, "eps": 0.9, "lambda_l": 0.3, "lambda_u": 0.8},
             "intraq-released-imagenet": {**_PAPER, "eps": 1.0, "mdc_weight": 0.0},
+            "hast": {**_HAST, "lor": 0.0, "hil_weight": 10.0},
+            "hast-imagenet": {**_HAST, "eta": 0.4, "hil_weight": 0.1, "gamma": 0.5},
         },
         needs={"teacher.output", "teacher.bn"},
         provides={"pool", "targets"},

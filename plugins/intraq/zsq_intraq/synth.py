@@ -43,7 +43,7 @@ class Intraq(PoolSynth):
         assert isinstance(distiller, IntraqDistiller)
         if self.options.mdc_weight:
             distiller.remember(finished[: len(finished) // self.options.group * self.options.group])
-        distiller.start(begun[1], self.generator(f"crops {span[0]}"))
+        distiller.begin(begun[1], self.generator(f"crops {span[0]}"))
         return distiller.make(*begun)
 
     def sample(self, n: int) -> Batch:
