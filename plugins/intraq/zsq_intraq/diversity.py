@@ -1,0 +1,52 @@
+"""How much images of one class differ in the teacher's eyes: features, and their distance from the mean of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq.errors import ZsqError
+from zsq.run.precision import Precision
+from zsq.run.probe import watching_inputs
+from zsq.types import Teacher
+
+
+@contextmanager
+def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
+    """Inside, what enters the teacher's last layer is put into the list at every forward: (N, F), float32, with its graph.
+
+    Raises:
+        ZsqError: When the teacher's last layer is not known.
+    """
+    if not teacher.head:
+        what = "the teacher's last layer is not known, so there are no features"
+        raise ZsqError(what, f"teacher '{teacher.ref}'", "--set synth.mdc_weight=0 does without")
+    caught: list[Tensor] = []
+    head = {teacher.head: teacher.module.get_submodule(teacher.head)}
+    with watching_inputs(head, lambda _path, _module, x: caught.append(x.flatten(1).float())):
+        yield caught
+
+
+@torch.no_grad()
+def features(teacher: Teacher, images: Tensor, precision: Precision, batch: int = 256) -> Tensor:
+    """Features of ``images`` (N, C, H, W): what enters the teacher's last layer, (N, F), ``batch`` images at a time."""
+    with precision.autocast(), catching_features(teacher) as caught:
+        for part in images.split(batch):
+            teacher.module(part)
+    return torch.cat(caught)
+
+
+def intra_class_distance(features: Tensor, targets: Tensor) -> Tensor:
+    """Mean over images of 1 - cos(feature, mean feature of its class), a scalar; images that are alone in their class do not count.
+
+    ``features`` (N, F), ``targets`` (N,). The paper's table 5 has 0.44 for real images of ImageNet, 0.42 for IntraQ's and 0.17 for
+    ZeroQ's with a class term; that its distance is the one to the mean, as in L_MDC, is inferred. NaN where every class has one image.
+    """
+    one_hot = F.one_hot(targets).to(features.dtype)
+    several = (one_hot.sum(0) > 1)[targets]
+    cosine = F.cosine_similarity(features, (one_hot.T @ features)[targets], 1)  # with the sum as with the mean
+    return (1 - cosine)[several].mean()
