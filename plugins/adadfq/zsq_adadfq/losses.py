@@ -12,11 +12,7 @@ from zsq_adadfq import LogitEntropyOptions
 
 
 def shortfall(logits: Tensor) -> Tensor:
-    """log C - H(softmax(logits)) of every row of (N, C), in [0, log C].
-
-    Taken as one sum of p · (log p + log C): the difference of the two numbers would lose what counts, as both are near log C
-    where student and teacher are near each other.
-    """
+    """log C - H(softmax(logits)) of every row of (N, C), in [0, log C]: the sum of p · (log p + log C)."""
     log = F.log_softmax(logits, 1)
     return (log.exp() * (log + math.log(logits.shape[1]))).sum(1)
 
