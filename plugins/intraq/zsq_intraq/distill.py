@@ -16,7 +16,7 @@ from zsq_zeroq.fused import Watched
 from zsq.types import Context
 from zsq_intraq import IntraqOptions
 from zsq_intraq.crops import crop, draw
-from zsq_intraq.diversity import catching_features, features
+from zsq_intraq.diversity import catching_features, features, head
 
 #: L_BNS: batch statistics, biased variance, mean over channels and layers.
 _BNS = ZeroqOptions(statistics="batch", spread="var", unbiased=False, over_channels="mean", over_layers="mean")
@@ -34,6 +34,8 @@ class IntraqDistiller(Descent):
 
     def __init__(self, options: IntraqOptions, ctx: Context) -> None:
         super().__init__(options, ctx)
+        if options.mdc_weight:
+            head(ctx.teacher)  # refuse now rather than after the first batch
         self.watched = Watched(ctx.teacher.module, False)
         self.bns = Distance(_BNS, self.watched.norms)
         self.remembered = 0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsq.errors import ZsqError
 from zsq.run.precision import Precision
@@ -15,19 +15,23 @@ from zsq.run.probe import watching_inputs
 from zsq.types import Teacher
 
 
-@contextmanager
-def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
-    """Inside, what enters the teacher's last layer is put into the list at every forward: (N, F), float32, with its graph.
+def head(teacher: Teacher) -> dict[str, nn.Module]:
+    """The teacher's last layer by its path.
 
     Raises:
-        ZsqError: When the teacher's last layer is not known.
+        ZsqError: When it is not known.
     """
     if not teacher.head:
         what = "the teacher's last layer is not known, so there are no features"
         raise ZsqError(what, f"teacher '{teacher.ref}'", "--set synth.mdc_weight=0 does without")
+    return {teacher.head: teacher.module.get_submodule(teacher.head)}
+
+
+@contextmanager
+def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
+    """Inside, what enters the teacher's last layer is put into the list at every forward: (N, F), float32, with its graph."""
     caught: list[Tensor] = []
-    head = {teacher.head: teacher.module.get_submodule(teacher.head)}
-    with watching_inputs(head, lambda _path, _module, x: caught.append(x.flatten(1).float())):
+    with watching_inputs(head(teacher), lambda _path, _module, x: caught.append(x.flatten(1).float())):
         yield caught
 
 
