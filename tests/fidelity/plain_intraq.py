@@ -137,7 +137,7 @@ def train(teacher: nn.Module, seed: int, values: Values, *, watched: int, steps:
             loss.backward()
             adam.step()
             plateau.step(loss.item())
-                    finished.append((x.detach(), y))
+        finished.append((x.detach(), y))
     made.images, made.labels = torch.cat([x for x, _ in finished]), torch.cat([y for _, y in finished])
     tune(teacher, made, seed, v, watched, steps, lr, milestone)
     made.teacher_forwards = count.calls
