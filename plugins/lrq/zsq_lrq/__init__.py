@@ -45,7 +45,10 @@ class LrqOptions(GdfqOptions, AmaOptions):
         "generator: its images; both: a batch of the generator and a distilled one in turn.",
     )
     generator_steps: int | None = opt(
-        None, "Steps, warm-up included, after which the generator stops learning; by default never while its images are used.", ge=0
+        None,
+        "Steps, warm-up included, after which the generator stops learning and, for train_data=stage1, images of stage 1 are handed out; "
+        "by default 100 after the warm-up for stage1, else never.",
+        ge=0,
     )
     attention: Literal["auto", "upsampling", "block", "none"] = opt(
         "auto",

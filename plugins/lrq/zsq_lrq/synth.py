@@ -17,14 +17,17 @@ from zsq_lrq import LrqOptions
 from zsq_lrq.attention import LongRangeStack
 from zsq_lrq.distill import AmaPool
 
+#: Batches of the generator that are handed out beyond its warm-up, where it only serves calibration: those that `ema` watches.
+WATCHED = 100
+
 
 class Lrq(Gdfq):
     """LRQ: hard targets (N,) from both sources.
 
     ``train_data`` decides what is pulled:
 
-    - ``stage1``, the authors' code: calibrators get the generator's batches, each after a step of it, until ``generator_steps``
-      are done or the student begins to learn; then every batch is of stage 1 and the generator stands still.
+    - ``stage1``, the authors' code: the generator's batches, each after a step of it, until ``generator_steps`` are done; they are
+      meant for the calibrator. Then the generator stands still and every batch is of stage 1.
     - ``generator``: every batch is the generator's, as in GDFQ.
     - ``both``: in turn a batch of the generator, after a step of it, and one of stage 1.
 
@@ -36,6 +39,9 @@ class Lrq(Gdfq):
     def __init__(self, options: LrqOptions, ctx: Context) -> None:
         super().__init__(options, ctx)
         self.stage1 = None if options.train_data == "generator" else AmaPool(options.stage1(), ctx)
+        self.last = options.generator_steps
+        if options.train_data == "stage1" and self.last is None:
+            self.last = options.warmup + WATCHED
         if options.train_data == "both":
             self.cadence = Cadence(1, 2, "synth", reuse=True)
 
@@ -65,17 +71,9 @@ class Lrq(Gdfq):
 
     def update(self, probe: Probe) -> Update:
         """One step of the generator on GDFQ's loss, and its batch with the teacher's answer; or a batch alone, as the class says."""
-        last = self.options.generator_steps
-        learns = last is None or self.steps < last
-        if self.options.train_data == "stage1" and (not learns or _is_tuned(probe)):
-            return Update(self.sample(self.ctx.batch_size))
-        if learns:
+        if self.last is None or self.steps < self.last:
             return super().update(probe)
+        if self.options.train_data == "stage1":
+            return Update(self.sample(self.ctx.batch_size))
         with torch.no_grad():
             return Update(self.generate(self.ctx.batch_size))
-
-
-def _is_tuned(probe: Any) -> bool:
-    """Whether the student takes gradients, as it does under a tuner and not under a calibrator."""
-    student = getattr(probe, "student", None)
-    return student is not None and any(parameter.requires_grad for parameter in student.module.parameters())
