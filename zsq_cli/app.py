@@ -77,7 +77,10 @@ ExportFlag = Annotated[list[str] | None, typer.Option("--export", help="Exporter
 WeightsFlag = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint of the teacher; short for --set teacher.weights=FILE.", metavar="FILE")
 ]
-RecipeFlag = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe; flags and --set go before it.", metavar="FILE")]
+RecipeFlag = Annotated[
+    str | None,
+    typer.Option("--recipe", help="YAML recipe, or PLUGIN/NAME as `zsq recipes` lists; flags and --set go before it.", metavar="FILE"),
+]
 BudgetFlag = Annotated[str | None, typer.Option("--budget", help="Time for the whole run: 300, 5m, 1h30m.", metavar="TIME")]
 SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of every random number.", metavar="INTEGER")]
 PrecisionFlag = Annotated[Precision | None, typer.Option("--precision", help="Arithmetic of training.")]
@@ -231,6 +234,21 @@ def show(
     from zsq_cli.plugins import show_component
 
     show_component(name, role, json=json, files=plugin_file or (), third_party=not no_plugins)
+
+
+@app.command()
+def recipes(
+    plugin: Annotated[str | None, typer.Argument(help="Those of this plugin only.", metavar="PLUGIN")] = None,
+    json: JsonFlag = False,
+    no_plugins: NoPluginsFlag = False,
+) -> None:
+    """List the recipes that come with plugins.
+
+    Run one with `zsq run --recipe PLUGIN/NAME`.
+    """
+    from zsq_cli.plugins import list_recipes
+
+    list_recipes(plugin, json=json, third_party=not no_plugins)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from string import Template
 from zsq.component import GROUP, Role
 from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
 from zsq.manager import Found, Manager, Plugin, known_plugins
+from zsq.named_recipes import named_recipes
 from zsq_cli import render
 
 _GROUPS = re.compile(r"zsq\.v\d+")
@@ -40,6 +41,15 @@ def list_plugins(role: str | None, *, json: bool, files: Sequence[Path] = (), th
         rows = [{**row, "provides": {r: n for r, n in row["provides"].items() if r == role}} for row in rows]
         rows = [row for row in rows if row["provides"] or row["status"] != "ok"]
     render.print_json(rows)
+
+
+def list_recipes(plugin: str | None, *, json: bool, third_party: bool = True) -> None:
+    """Every recipe that a plugin brings, by name, with the comment that its file begins with."""
+    found = named_recipes(Manager.discover(third_party=third_party), plugin)
+    if json:
+        render.print_json([{"name": recipe.name, "summary": recipe.summary, "file": str(recipe.path)} for recipe in found])
+    else:
+        render.console().print(render.table([(recipe.name, recipe.summary) for recipe in found], "recipe", "what"))
 
 
 def show_component(name: str, role: str | None, *, json: bool, files: Sequence[Path] = (), third_party: bool = True) -> None:

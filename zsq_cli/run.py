@@ -13,6 +13,7 @@ from zsq.component import Role
 from zsq.errors import FileError, ZsqError
 from zsq.files import cache_folder
 from zsq.manager import Found, Manager
+from zsq.named_recipes import find_recipe
 from zsq.options import Options
 from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
 
@@ -36,16 +37,16 @@ class Flags:
     eval: Sequence[str] | None = None
     export: Sequence[str] | None = None
     weights: Path | None = None
-    recipe: Path | None = None
+    recipe: str | None = None
     budget: str | None = None
     seed: int | None = None
     precision: str | None = None
     plugin_files: Sequence[Path] | None = None
     no_plugins: bool = False
 
-    def to_recipe(self) -> Recipe:
-        """The recipe file, if any, with flags and then ``--set`` laid over it."""
-        recipe = read_recipe(self.recipe) if self.recipe else Recipe()
+    def to_recipe(self, manager: Manager) -> Recipe:
+        """The recipe, if any is named, with flags and then ``--set`` laid over it."""
+        recipe = read_recipe(find_recipe(self.recipe, manager)) if self.recipe else Recipe()
         keys = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "budget", "seed", "precision")
         flags = {key: getattr(self, key) for key in keys}
         flags["precision"] = str(self.precision) if self.precision else None
@@ -68,7 +69,8 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
     from zsq.compose import compose
     from zsq_cli import render
 
-    recipe, manager = flags.to_recipe(), flags.manager()
+    manager = flags.manager()
+    recipe = flags.to_recipe(manager)
     plan = compose(recipe, manager)
     for line in pin_warnings(recipe):
         render.console(error=True).print(line, style="yellow")
@@ -89,7 +91,8 @@ def plan_flags(flags: Flags, *, json: bool = False) -> None:
     from zsq.compose import compose
     from zsq_cli import render
 
-    plan = compose(flags.to_recipe(), flags.manager())
+    manager = flags.manager()
+    plan = compose(flags.to_recipe(manager), manager)
     if json:
         render.print_json(plan.describe())
     else:

@@ -60,6 +60,7 @@ class Plugin:
         load: Gives its entry module.
         hooks: Its hooks alone, once it is activated.
         one_off: Whether the user named its file.
+        module: Path of its entry module; empty for the built-ins and one-offs.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Plugin:
     load: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     hooks: pluggy.HookRelay | None = field(default=None, repr=False, compare=False)
     one_off: bool = False
+    module: str = ""
 
     @property
     def provider(self) -> str:
@@ -157,6 +159,10 @@ class Manager:
         for plugin in self._plugins:
             plugin.activate()
         self._note_conflicts()
+        return list(self._plugins)
+
+    def installed(self) -> list[Plugin]:
+        """Every plugin but the built-ins, as far as it is known without importing it."""
         return list(self._plugins)
 
     def components(self, role: Role | str | None = None) -> list[Found]:
@@ -291,7 +297,7 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
             continue
         seen.add(_normal(name))
         for point in points:
-            plugin = Plugin(point.name, name, version, load=point.load)
+            plugin = Plugin(point.name, name, version, load=point.load, module=point.module)
             if point.group != GROUP:
                 speaks = point.group.removeprefix("zsq.v")
                 plugin.status, plugin.reason = "broken", f"written for plugin API {speaks}, this zsq speaks {API_VERSION}"
