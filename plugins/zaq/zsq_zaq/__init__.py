@@ -18,7 +18,7 @@ _FEATURES = frozenset({"teacher.features", "student.features"})
 _OUTPUT = frozenset({"teacher.output", "student.output"})
 
 #: 300 epochs of 60 generator steps; the rate falls at epochs 100 and 200.
-_SCHEDULE = {"milestones": (6_000, 12_000), "watch": True}
+_SCHEDULE = {"milestones": (6_000, 12_000)}
 _NORM_HELP = "mean: over all values, as the authors' code; l1: the sum over"
 
 
@@ -65,7 +65,9 @@ class ZaqOptions(GeneratorOptions):
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
     warmup: int = opt(0, "Generator steps before the first batch is handed out; not part of ZAQ.", ge=0)
     watch: bool = opt(
-        False, "Activation ranges grow with what the student sees in generator steps; wants range_lr=0 in finetune (authors' code)."
+        False,
+        "Activation ranges are the extremes of all that the student sees in generator steps, as in the authors' code; for chains "
+        "without calibrators and with range_lr=0.",
     )
 
 

@@ -79,14 +79,19 @@ class Scrm(_Features):
     mean absolute difference each, summed over both and over layers."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        ours, theirs = (unit(x.flatten(2), 1, self.options.eps) for x in (student, teacher))
+        ours, theirs = (unit(maps(x), 1, self.options.eps) for x in (student, teacher))
         return F.l1_loss(by_pixels(ours), by_pixels(theirs)) + F.l1_loss(by_channels(ours), by_channels(theirs))
 
 
 def relations(features: Tensor, eps: float) -> Tensor:
     """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions."""
-    channels = unit(features.flatten(2), 2, eps)
+    channels = unit(maps(features), 2, eps)
     return channels @ channels.mT
+
+
+def maps(features: Tensor) -> Tensor:
+    """Features (N, C, ...) with all positions in one dimension: (N, C, P); features without any have one."""
+    return features.flatten(2) if features.dim() > 2 else features[:, :, None]
 
 
 def unit(x: Tensor, dim: int, eps: float) -> Tensor:
@@ -107,9 +112,10 @@ def adaptive_weights(distances: Tensor) -> Tensor:
 def by_pixels(x: Tensor) -> Tensor:
     """``x`` (N, C, P) and a tenth of X Aᵀ with A = row-softmax(Xᵀ X), (P, P) per image.
 
-    The fused attention kernel never holds A, of which one layer of 256 CIFAR images would take a gibibyte.
+    The fused attention kernel never holds A, of which one layer of 256 CIFAR images would take a gibibyte; it wants pixels in
+    one piece, which in channels_last they are.
     """
-    pixels = x.mT[:, None]
+    pixels = x.mT[:, None].contiguous()
     return x + _MIXED * F.scaled_dot_product_attention(pixels, pixels, pixels, scale=1.0)[:, 0].mT
 
 
