@@ -61,14 +61,14 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
 
 
 def rows_of_steps(records: list[dict[str, Any]]) -> list[str]:
-    """One line per batch size and arithmetic."""
-    lines = ["| synthesizer | batch | arithmetic | step | floor | ratio |", "|---|---|---|---|---|---|"]
-    for r in records:
-        for row in r["rows"]:
-            lines.append(
-                f"| {row['synth']} | {row['batch']} | {row['precision']} "
-                f"| {row['chain_s']:.3f} s | {row['floor_s']:.3f} s | {row['ratio']:.2f} |"
-            )
+    """One line per batch size and arithmetic; a tuner other than ``finetune`` stands beside that one, without a generator."""
+    lines = ["| synthesizer | tuner | batch | arithmetic | step | beside | ratio |", "|---|---|---|---|---|---|---|"]
+    for row in (row for r in records for row in r["rows"]):
+        tune = row.get("tune", "finetune")
+        lines.append(
+            f"| {row['synth']} | {tune} | {row['batch']} | {row['precision']} | {row['chain_s']:.3f} s "
+            f"| {'floor' if tune == 'finetune' else 'finetune'} {row['floor_s']:.3f} s | {row['ratio']:.2f} |"
+        )
     return lines
 
 
@@ -116,10 +116,10 @@ def render() -> str:
             "",
             *rows_of_runs(runs),
             "",
-            "## Time of one generator step and one student step",
+            "## Time of one iteration with a generator, and of one step of a tuner",
             "",
-            "Medians; the floor is the same forwards and backwards without any quantizer, statistics or bookkeeping, in the same run",
-            "(`benchmarks/step_time.py`).",
+            "Medians per student step; the floor is the same forwards and backwards without any quantizer, statistics or bookkeeping, in",
+            "the same run. A tuner alone stands beside plain `finetune` on the same images (`benchmarks/step_time.py`).",
             "",
             *rows_of_steps(steps),
             "",
