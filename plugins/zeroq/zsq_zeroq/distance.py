@@ -48,7 +48,7 @@ class Distance:
     def _lay_out(self, seen: Seen) -> None:
         o = self.options
         if not seen.layers:
-            raise ZsqError("no BatchNorm layer of the teacher takes part in its forward", "synthesizer 'zeroq'", "use --synth noise")
+            raise ZsqError("no BatchNorm layer of the teacher takes part in its forward", "the synthesizer", "use --synth noise")
         norms: list[Any] = [self.norms[path] for path in seen.layers]
         mean = torch.cat([norm.running_mean.detach().float() for norm in norms])
         var = torch.cat([norm.running_var.detach().float() for norm in norms])
