@@ -52,18 +52,22 @@ class Lrq(Gdfq):
         return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional, stack)
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
-        """Stage 1, then the warm-up of the generator. May be closed after any beat."""
-        before = 0
-        if self.stage1 is not None:
-            first: Any = self.stage1.prepare(probe)
-            with closing(first):
-                for beat in first:
-                    before = beat.total
-                    yield replace(beat, total=before + self.options.warmup)
-        second: Any = super().prepare(probe)
-        with closing(second):
-            for beat in second:
-                yield replace(beat, step=before + beat.step, total=before + beat.total)
+        """Stage 1, then the warm-up of the generator. May be closed after any beat; the generator's work ends earlier by as much."""
+        before, warmup = 0, self.options.warmup
+        try:
+            if self.stage1 is not None:
+                first: Any = self.stage1.prepare(probe)
+                with closing(first):
+                    for beat in first:
+                        before = beat.total
+                        yield replace(beat, total=before + warmup)
+            second: Any = super().prepare(probe)
+            with closing(second):
+                for beat in second:
+                    yield replace(beat, step=before + beat.step, total=before + beat.total)
+        finally:
+            if self.last is not None:
+                self.last -= warmup - self.steps
 
     def sample(self, n: int) -> Batch:
         """``n`` images of stage 1; by the generator as it is where there are none."""
