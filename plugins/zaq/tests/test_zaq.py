@@ -21,7 +21,7 @@ from zsq.manager import Manager
 from zsq.recipe import read_recipe
 from zsq.run.probe import Probe, batch_norms
 from zsq.run.stream import Stream
-from zsq.testing import teachers
+from zsq.testing import teachers, tiny_run
 from zsq.testing.world import digest, make_batch, make_context, make_teacher
 from zsq.types import Batch, Context, Student, Teacher
 
@@ -55,7 +55,7 @@ def terms(synth: Zaq, probe: Probe) -> tuple[float, dict[str, float]]:
     """Loss and terms on a fixed batch."""
     view = probe(make_batch(probe.teacher, 8), synth.needs)
     loss, named = synth.loss(view)
-    return float(loss), {name: float(value) for name, value in named.items()}
+    return float(loss.detach()), {name: float(value.detach()) for name, value in named.items()}
 
 
 # -- generators -----------------------------------------------------------------------------------------------------------
@@ -266,6 +266,14 @@ def test_statistics_want_batch_norm() -> None:
     with pytest.raises(PlanError, match="no BatchNorm"):
         zaq(plain, features="none", beta=0, bns_weight=1.0)
     assert len(zaq(plain, features="none", beta=0).sample(2)) == 2
+
+
+def test_a_network_without_batch_norm_and_taps_can_be_played() -> None:
+    teacher = {"ref": "py:zsq.testing.teachers:plain", "shape": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "classes": 4}
+    sections = {"teacher": teacher, "synth": {"name": "zaq", "features": "none", "beta": 0.0}, "loss": ["logit-l1"]}
+    assert tiny_run(sections, steps=7).report["steps"] == 7
+    with pytest.raises(PlanError, match=r"teacher\.features"):
+        tiny_run({"teacher": teacher, "loss": ["logit-l1", "crm"]})
 
 
 # -- the game -------------------------------------------------------------------------------------------------------------

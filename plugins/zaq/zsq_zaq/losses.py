@@ -38,14 +38,14 @@ class _Features:
     def __init__(self, options: ScrmOptions, ctx: Context) -> None:
         self.options = options
         if ctx is not None and ctx.teacher is not None:
-            check_taps(ctx.teacher, "the feature losses", 1 if options.last else 2)
+            check_taps(ctx.teacher, "losses on features need", 1 if options.last else 2)
 
     def __call__(self, view: View) -> Tensor:
         assert view.student is not None and view.teacher is not None
         taps = list(view.teacher.features)
         taps = taps if self.options.last else taps[:-1]
         if not taps:
-            raise _no_taps("the feature losses", 1 if self.options.last else 2)
+            raise _no_taps("losses on features need", 1 if self.options.last else 2)
         return self.total([self.distance(view.student.features[tap], view.teacher.features[tap]) for tap in taps])
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -140,4 +140,4 @@ def check_taps(teacher: Teacher, who: str, least: int = 1) -> None:
 def _no_taps(who: str, least: int, where: str = "the teacher") -> PlanError:
     count = "no place to take them from (no stages or blocks were found)" if least == 1 else "fewer than two places to take them from"
     hint = "--loss logit-l1 and --set synth.features=none --set synth.beta=0 need none" if least == 1 else "set last=true"
-    return PlanError(f"{who} compare teacher.features, but the teacher has {count}", where, hint)
+    return PlanError(f"{who} teacher.features, but the teacher has {count}", where, hint)

@@ -33,12 +33,12 @@ class Zaq(GeneratorSynth):
         self.features: Crm | Scrm | None = None
         self.needs = frozenset({"teacher.output", "student.output"})
         if o.features != "none":
-            check_taps(ctx.teacher, "synthesizer zaq", 1 if o.last else 2)
+            check_taps(ctx.teacher, "synthesizer zaq needs", 1 if o.last else 2)
             crm = CrmOptions(last=o.last, layer_weight=o.layer_weight)
             self.features = Crm(crm, ctx) if o.features == "crm" else Scrm(ScrmOptions(last=o.last), ctx)
             self.needs |= {"teacher.features", "student.features"}
         if o.beta:
-            check_taps(ctx.teacher, "synthesizer zaq")
+            check_taps(ctx.teacher, "synthesizer zaq needs")
             self.needs |= {"teacher.features"}
         if o.bns_weight:
             if not batch_norms(ctx.teacher.module):
