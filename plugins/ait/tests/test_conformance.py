@@ -3,4 +3,4 @@
 from zsq.testing import conformance
 
 test_ait = conformance("ait")
-test_ait_with_learned_ranges = conformance("ait", options={"range_lr": 1e-2})
+test_ait_released = conformance("ait", options={"released": True, "range_lr": 0.0, "schedule": "step", "milestones": [1]})

