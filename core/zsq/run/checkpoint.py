@@ -42,7 +42,7 @@ def write(folder: Path, good: LastGood, fault: NotFinite, engine: Any) -> None:
 
     student, ctx = good.restore(), engine.ctx
     freeze(student)
-    report = reporting.build(engine.plan, ctx.teacher, student, {}, {}, engine)
+    report = reporting.build(engine.plan, ctx.teacher, student, {}, {}, None, engine)
     report |= {"stopped": True, "checkpoint": {"phase": good.phase, "step": good.step, "why": fault.what}}
     with RunFolder(folder) as out:
         assert out.scratch is not None

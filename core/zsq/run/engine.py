@@ -17,6 +17,7 @@ from zsq.errors import PlanError
 from zsq.recipe import Recipe, RunOptions
 from zsq.run import checkpoint
 from zsq.run import report as reporting
+from zsq.run.diversity import diversity
 from zsq.run.folder import RunFolder
 from zsq.run.guard import LastGood, NotFinite, Watch
 from zsq.run.objective import Objective, Term
@@ -154,8 +155,8 @@ class _Engine:
         tuner = self.build(plan.tuner, "tune")
         self.steps = self.beats(f"tune:{plan.tuner.name}", tuner.fit(student, stream, objective), plan.run.batch_size)
         checkpoint.freeze(student)
-        metrics, own = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
-        report = reporting.build(plan, teacher, student, metrics, own, self)
+        metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
+        report = reporting.build(plan, teacher, student, metrics, own, images, self)
         if self.out.scratch is not None:
             self.phase("export", lambda: self.export(student, report, stream))
             report = reporting.finish(report, self, self.out.scratch)
@@ -195,8 +196,8 @@ class _Engine:
                 evaluator.check(self.ctx.with_(teacher=teacher))
         return built
 
-    def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float]]:
-        """Metrics of the student, and of the teacher under the same evaluators."""
+    def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
+        """Metrics of the student, those of the teacher under the same evaluators, and figures of the images where there are any."""
         ctx = self.ctx.with_(sampler=stream.sample)
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
@@ -204,7 +205,8 @@ class _Engine:
             metrics |= evaluator.evaluate(student.module, ctx)
             if not getattr(evaluator, "compares", False):
                 own |= evaluator.evaluate(ctx.teacher.module, ctx)
-        return metrics, own
+        images = diversity(stream, ctx.teacher, Probe(ctx.teacher, ctx.precision)) if "images" in self.plan.synth.provides else None
+        return metrics, own, images
 
     def export(self, student: Student, report: dict[str, Any], stream: Stream) -> None:
         folder = self.out.scratch

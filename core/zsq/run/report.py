@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float], engine: Any) -> dict[str, Any]:
-    """The report of a finished student. Sizes in bytes; top-1 and agreement in percent."""
-    images = int(metrics.pop("images", 0))
+def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float],
+          images: dict[str, Any] | None, engine: Any) -> dict[str, Any]:  # fmt: skip
+    """The report of a finished student. Sizes in bytes; top-1 and agreement in percent; ``images`` are figures of the synthetic ones."""
+    evaluated = int(metrics.pop("images", 0))
     own.pop("images", None)
     return {
         "schema": SCHEMA,
@@ -47,7 +48,8 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         "phases": list(engine.phases),
         "wall_s": round(engine.seconds, 3),
         "seed": plan.run.seed,
-        "images_evaluated": images,
+        "images": images,
+        "images_evaluated": evaluated,
         "precision": engine.ctx.precision.name,
         "stopped": engine.stopped,
         "versions": pins(plan),
