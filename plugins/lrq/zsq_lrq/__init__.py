@@ -37,7 +37,8 @@ class AmaOptions(IntraqOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LrqOptions(GdfqOptions, AmaOptions):
-    """Options of the generator and of stage 1; of the two that both have, stage 1's are ``pixel_lr`` and ``pixel_bns_weight``."""
+    """Options of the generator and of stage 1. A name that both have is the generator's: ``pixel_lr`` and ``pixel_bns_weight`` are stage
+    1's, and its ``gamma`` stays as it is."""
 
     train_data: Literal["both", "stage1", "generator"] = opt(
         "both",
@@ -73,7 +74,7 @@ class LrqOptions(GdfqOptions, AmaOptions):
 
     def stage1(self) -> AmaOptions:
         """Those of stage 1 alone."""
-        own = {name: getattr(self, name) for name in AmaOptions.__dataclass_fields__}
+        own = {name: getattr(self, name) for name in AmaOptions.__dataclass_fields__ if name not in GdfqOptions.__dataclass_fields__}
         return AmaOptions(**{**own, "lr": self.pixel_lr, "bns_weight": self.pixel_bns_weight})
 
 
