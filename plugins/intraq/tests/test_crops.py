@@ -66,6 +66,8 @@ def test_boxes_are_those_of_random_resized_crop(least: float) -> None:
         assert bool((start == start.round()).all() and (length == length.round()).all())
         room = size - length
         assert float((start[room > 0] / room[room > 0]).mean()) == pytest.approx(0.5, abs=0.02)
+    placed = torch.stack([boxes.top / (size - boxes.height), boxes.left / (size - boxes.width), boxes.mirrored.float()])
+    assert float((placed[:, (boxes.height < size) & (boxes.width < size)].corrcoef() - torch.eye(3)).abs().max()) < 0.05
     share = boxes.height * boxes.width / size**2
     assert float(share.min()) >= least - 0.05 and float(share.max()) == 1
     aspect = (boxes.width / boxes.height).log()

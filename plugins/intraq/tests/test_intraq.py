@@ -125,11 +125,11 @@ def test_margins_are_of_the_cosine_distance_to_the_mean_feature_of_the_class() -
         centre = known[labels == label].mean(0)
         d = 1 - feature @ centre / (feature.norm() * centre.norm())
         total = total + torch.clamp(0.02 - d, min=0) + torch.clamp(d - 0.04, min=0)
-        count, apart = count + 1, apart + float(d)
+        count, apart = count + 1, apart + d.item()
     made = centred(images, labels, lambda_l=0.02, lambda_u=0.04, bns_weight=0.0, sil_weight=0.0)
     loss, metrics = made.loss(x, targets)
-    assert count == 4 and float(total) > 0
-    assert float(loss) == pytest.approx(float(total) / 4, rel=1e-4) and float(metrics["apart"]) == pytest.approx(apart / 4, rel=1e-4)
+    assert count == 4 and total.item() > 0
+    assert loss.item() == pytest.approx(total.item() / 4, rel=1e-4) and float(metrics["apart"]) == pytest.approx(apart / 4, rel=1e-4)
     assert torch.allclose(torch.autograd.grad(loss, x)[0], torch.autograd.grad(total / 4, x)[0], rtol=1e-3, atol=1e-6)
 
 
@@ -171,7 +171,7 @@ def test_hard_images_weigh_more_also_in_the_gradient(gamma: float) -> None:
     p = logits.softmax(1)[torch.arange(6), targets]
     theirs = ((1 - p) ** gamma * -p.log()).mean()
     ours = made.hard(logits, targets)
-    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)), atol=1e-6)
     certain = torch.tensor([[200.0, 0, 0, 0]] * 6).requires_grad_()
     made.hard(certain, torch.zeros(6, dtype=torch.int64)).backward()
