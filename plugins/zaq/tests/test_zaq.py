@@ -134,7 +134,7 @@ def test_feature_discrepancy_is_the_loss_of_that_name(features: str) -> None:
     synth, _, probe, _ = players(features=features, layer_weight="uniform", last=False)
     loss = Crm(CrmOptions(layer_weight="uniform", last=False), None) if features == "crm" else Scrm(ScrmOptions(last=False), None)
     value = loss(probe(make_batch(probe.teacher, 8), {"teacher.features", "student.features"}))
-    assert terms(synth, probe)[1]["g_features"] == pytest.approx(float(value), rel=1e-5)
+    assert terms(synth, probe)[1]["g_features"] == pytest.approx(float(value.detach()), rel=1e-5)
 
 
 def test_statistics_join_only_when_asked() -> None:
