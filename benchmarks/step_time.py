@@ -84,7 +84,7 @@ class Floor:
         logits = self.forward(self.teacher, images)
         loss = logits.square().mean()
         if self.through_student:
-            loss = loss - self.forward(self.student, images).square().mean()
+            loss = loss + self.forward(self.student, images).square().mean()
         loss.backward(inputs=self.learning)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
@@ -93,7 +93,7 @@ class Floor:
     def student_step(self, images: Tensor, logits: Tensor) -> None:
         answer = self.forward(self.student, images)
         self.sgd.zero_grad(set_to_none=True)
-        F.kl_div(answer.log_softmax(1), logits.softmax(1), reduction="batchmean").backward()
+        F.cross_entropy(answer, logits.argmax(1)).backward()
         self.sgd.step()
 
     def images(self) -> Tensor:
