@@ -33,6 +33,7 @@ def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, released: bool) -> dict[
     def watching(self: Any, closure: Any = None) -> None:
         step(self, closure)
         kept["kappas"].append([self.kappa.tolist()[self.codes.order.index(i)] for i in range(3)])
+        kept["forwards"] = {"teacher": kept["teacher"], "student": kept["student"]}  # reports run the teacher again afterwards
 
     def running(self: Any, module: Any, *inputs: Any) -> Any:
         kept["teacher"] += module is self.teacher.module
@@ -93,8 +94,4 @@ def test_gdfq_with_ait(monkeypatch: pytest.MonkeyPatch, seed: int, released: boo
         weighted = name.endswith("weight") and not name.startswith("bn")
         assert torch.equal(own[name], plain.quantized_weight(tensor, 4) if weighted else tensor), name
         assert not torch.equal(tensor, before[name]), f"{name} stood still"
-    assert (
-        counted
-        == {"teacher": ours["teacher"], "student": ours["student"]}
-        == {"teacher": WARMUP + WATCHED + STEPS, "student": WATCHED + STEPS}
-    )
+    assert counted == ours["forwards"] == {"teacher": WARMUP + WATCHED + STEPS, "student": WATCHED + STEPS}
