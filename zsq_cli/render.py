@@ -198,6 +198,8 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
         if name in own:
             drop = own[name] - value
             rows += [(f"teacher {name}", f"{own[name]:.2f}"), (f"student {name}", f"{value:.2f}"), ("drop", f"{drop:.2f}")]
+            if name in (student.get("calibrated") or {}):
+                rows.append((f"before tuning {name}", f"{student['calibrated'][name]:.2f}"))
         else:
             rows.append(
                 (name.replace("_", " "), f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")

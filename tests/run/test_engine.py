@@ -42,6 +42,20 @@ def test_the_saved_student_is_the_evaluated_student(tmp_path: Path) -> None:
         assert torch.equal(zsq.load(tmp_path / "run")(inputs), result.student.module(inputs))
 
 
+def test_looking_at_the_calibrated_student_changes_nothing(tmp_path: Path) -> None:
+    """Its figures are those of the same run without tuning, and the tuned student is the same with and without the look."""
+    npz = tmp_path / "images.npz"
+    rng = np.random.default_rng(0)
+    np.savez(npz, images=rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), labels=rng.integers(0, 4, 40))
+    shared = {**ALTERNATING, "eval": [{"name": "npz", "ref": str(npz)}, {"name": "agreement", "images": 8}]}
+    plain = tiny_run(shared, folder=tmp_path / "plain")
+    looked = tiny_run({**shared, "run": {"calibrated": True}}, folder=tmp_path / "looked")
+    untuned = tiny_run({**shared, "tune": "none"})
+    assert plain.report["student"]["calibrated"] is None
+    assert looked.report["student"]["calibrated"] == {"top1": untuned.report["student"]["metrics"]["top1"]}
+    assert (tmp_path / "plain" / "model.safetensors").read_bytes() == (tmp_path / "looked" / "model.safetensors").read_bytes()
+
+
 def test_a_run_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     tiny_run(ALTERNATING)

@@ -83,6 +83,7 @@ class _Engine:
         self.steps = 0
         self.good: LastGood | None = None
         self.stream: Stream | None = None
+        self.calibrated: dict[str, float] | None = None
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
@@ -152,6 +153,8 @@ class _Engine:
             last = index + 1 == len(plan.calibrators)
             work = self.build(choice, f"calib:{index}").fit(student, stream)
             self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrated=last)
+        if plan.run.calibrated:
+            self.calibrated = self.phase("evaluate:calibrated", lambda: self.measure(evaluators, student))
         tuner = self.build(plan.tuner, "tune")
         self.steps = self.beats(f"tune:{plan.tuner.name}", tuner.fit(student, stream, objective), plan.run.batch_size)
         checkpoint.freeze(student)
@@ -195,6 +198,11 @@ class _Engine:
             if hasattr(evaluator, "check"):
                 evaluator.check(self.ctx.with_(teacher=teacher))
         return built
+
+    def measure(self, evaluators: list[Any], student: Student) -> dict[str, float]:
+        """Metrics of the student before it is tuned, by the evaluators that draw no batch: the stream goes on as without this."""
+        found = [e.evaluate(student.module, self.ctx) for e in evaluators if not getattr(e, "compares", False)]
+        return {name: value for metrics in found for name, value in metrics.items() if name != "images"}
 
     def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
         """Metrics of the student, those of the teacher under the same evaluators, and figures of the images where there are any."""

@@ -37,6 +37,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         },
         "student": {
             "metrics": metrics,
+            "calibrated": engine.calibrated,
             "protocol": student.protocol,
             "weight_bits": _bits(p.bits for p in student.weights.values()),
             "act_bits": _bits(p.bits for p in student.acts.values()),
