@@ -124,19 +124,20 @@ def test_costs_count_every_call_and_the_grid_of_its_input() -> None:
     assert layers["conv"].operations(acts) == 81 * 64 * FLOAT + 81 * 16 * 8
 
 
+@pytest.mark.parametrize("interactions", [True, False])
 @pytest.mark.parametrize(
     "options", [{}, {"mean_bits": 3.3}, {"size_mb": 0.0002}, {"bops": 1.5e6}, {"bops": 1.4e6, "act_candidates": (4, 8)}]
 )
-def test_student_keeps_its_budget_and_says_what_it_chose(options: dict[str, Any], tmp_path: Path) -> None:
+def test_student_keeps_its_budget_and_says_what_it_chose(options: dict[str, Any], interactions: bool, tmp_path: Path) -> None:
     teacher = make_teacher()
-    student = pareto(teacher, tmp_path, **options)
+    student = pareto(teacher, tmp_path, interactions=interactions, **options)
     details = json.loads(json.dumps(student.details))
     assert {path: student.weights[f"{path}.weight_point"].bits for path in details["assignment"]} == details["assignment"]
     assert {path: point.bits for path, point in student.acts.items()} == details["act_assignment"]
     told = {row["path"]: row["act_bits" if row["type"] == "activation" else "weight_bits"] for row in student.layers if row["wrapped"]}
     assert told == {**details["assignment"], **details["act_assignment"]}
     ((name, budget),) = details["budget"].items()
-    assert 0.9 * budget < details[name] <= budget
+    assert (0 if interactions else 0.9 * budget) < details[name] <= budget
     costs, harm = zip(*details["frontier"], strict=True)
     assert list(costs) == sorted(costs) and list(harm) == sorted(harm, reverse=True)
     assert details["predicted_kl"] == pytest.approx(
@@ -144,7 +145,16 @@ def test_student_keeps_its_budget_and_says_what_it_chose(options: dict[str, Any]
     )
     for row in details["uniform"]:
         if row[name if name != "mean_bits" else "bits"] <= budget:
-            assert details["predicted_kl"] <= row["predicted_kl"]
+            kind = "joint_kl" if interactions else "predicted_kl"
+            assert details[kind] <= row[kind]
+    assert ("joint_kl" in details) == ("additive" in details) == interactions
+    if interactions:
+        paper = pareto(teacher, interactions=False, **options).details
+        assert {name: details["additive"][name] for name in ("assignment", "act_assignment", "predicted_kl", "chosen")} == {
+            name: paper[name] for name in ("assignment", "act_assignment", "predicted_kl", "chosen")
+        }
+        assert details["joint_kl"] <= details["additive"]["joint_kl"]
+        assert details["frontier"] == paper["frontier"] and details["chosen"][1] >= paper["chosen"][1]
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -182,8 +192,9 @@ def test_another_budget_runs_no_forward(tmp_path: Path, monkeypatch: pytest.Monk
             uniform(teacher)
             tracing = len(seen)
             second = pareto(teacher, cache=tmp_path, mean_bits=3)
-            pareto(teacher, cache=tmp_path, bops=1.5e6, candidates=(4, 2))
-        assert not runs and len(seen) == 3 * tracing  # tracing alone
+            pareto(teacher, cache=tmp_path, bops=1.5e6)
+            pareto(teacher, cache=tmp_path, bops=1.5e6, candidates=(4, 2), interactions=False)
+        assert not runs and len(seen) == 4 * tracing  # tracing alone
     assert second.details["sensitivities"] == first.details["sensitivities"]
     assert second.details["mean_bits"] <= 3 < first.details["mean_bits"]
 

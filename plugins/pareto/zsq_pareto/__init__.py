@@ -31,6 +31,9 @@ class ParetoOptions(Options):
     act_percent: float = opt(
         100.0, "Share of values inside an activation's range while its sensitivity is measured, in percent.", gt=50, le=100
     )
+    interactions: bool = opt(
+        True, "Count how the errors of layers add up or cancel; off: every layer's harm is its own and they add up, as in the paper."
+    )
     images: int | None = opt(None, "Images of the pool to measure sensitivities on; none takes all.", ge=1)
     bins: int | None = opt(
         None,
@@ -66,6 +69,7 @@ def zsq_quantizers() -> Iterator[Component]:
         ParetoOptions,
         "Uniform grids whose bits are chosen layer by layer: least harm under a budget on size or operations.",
         needs={"pool", "teacher.output"},
+        presets={"pareto-paper": {"interactions": False}},
         provides={"act.range", "graph", "weights.live"},
         paper="CVPR 2020, arXiv 2001.00281",
         suggests={"calib": ["mean-image-max"], "tune": {"name": "none"}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -16,7 +16,7 @@ from zsq.errors import ZsqError
 from zsq.run.probe import full_precision
 from zsq.run.replay import Replay
 from zsq.types import Student
-from zsq_pareto.frontier import Choices, Frontier
+from zsq_pareto.frontier import Choices, Frontier, Ints
 from zsq_pareto.sensitivity import calls
 
 #: Bits of an input that no activation point puts on a grid.
@@ -73,6 +73,55 @@ def multiply_adds(student: Student, inputs: Tensor) -> Tensor:
                 places = len(wide) * prod(wide.shape[2:])
             found[node] = places * layer.weight.numel() // len(inputs)  # type: ignore[operator]
     return torch.tensor([found[node] for node in uses])
+
+
+def size(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
+    """Bits of all weights."""
+    return sum(layer.params * bits[name] for name, layer in layers.items())
+
+
+def operations(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
+    """Bit operations of one image."""
+    return sum(layer.operations(bits) * bits[name] for name, layer in layers.items())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of items (name, bits), of which an assignment takes one per name: ``own`` (I,), and those of pairs of items,
+    ``cross`` (I, I), symmetric with a zero diagonal; None where there are none."""
+
+    own: Ints
+    cross: Ints | None = None
+
+    def of(self, taken: Ints) -> int:
+        """Cost of the items of these indices together."""
+        pairs = 0 if self.cross is None else int(self.cross[np.ix_(taken, taken)].sum()) // 2
+        return int(self.own[taken].sum()) + pairs
+
+
+def size_costs(layers: Mapping[str, Layer], items: Sequence[tuple[str, int]]) -> Costs:
+    """Weights times bits."""
+    return Costs(np.array([layers[name].params * bits for name, bits in items], np.int64))
+
+
+def operation_costs(layers: Mapping[str, Layer], items: Sequence[tuple[str, int]], act_bits: Mapping[str, int]) -> Costs:
+    """Bit operations: bits of a layer that is an item times those of a site; sites that are no items have ``act_bits``."""
+    own, rows = np.zeros(len(items), np.int64), {item: row for row, item in enumerate(items)}
+    widths: dict[str, list[int]] = {}
+    for name, bits in items:
+        if name not in layers:
+            widths.setdefault(name, []).append(bits)
+    cross = np.zeros((len(items), len(items)), np.int64) if widths else None
+    for row, (name, bits) in enumerate(items):
+        for call in layers[name].calls if name in layers else ():
+            if call.site not in widths:
+                own[row] += bits * call.macs * act_bits.get(call.site, FLOAT)
+            for width in widths.get(call.site, ()):
+                other = rows[call.site, width]
+                assert cross is not None
+                cross[row, other] += bits * call.macs * width
+                cross[other, row] = cross[row, other]
+    return Costs(own, cross)
 
 
 def size_groups(layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int, float]]) -> list[Choices]:

@@ -31,6 +31,10 @@ class Choices:
     losses: Floats
     bits: Mapping[str, Ints]
 
+    def named(self, index: int) -> dict[str, int]:
+        """The bits of one alternative."""
+        return {name: int(values[index]) for name, values in self.bits.items()}
+
     def __add__(self, other: Choices) -> Choices:
         """The alternatives of both, which name the same."""
         bits = {name: np.concatenate([values, other.bits[name]]) for name, values in self.bits.items()}

@@ -38,7 +38,11 @@ def _frontier(axes: Any, details: Mapping[str, Any]) -> None:
     for row, point in zip(details["uniform"], uniform, strict=True):
         name = f"{row['bits']}/{row['act_bits']}" if "act_bits" in row else f"{row['bits']}"
         axes.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.plot(*details["chosen"], "*", color="tab:red", markersize=13, label="chosen")
+    if "additive" in details:
+        told = details["additive"]
+        axes.plot(*told["chosen"], "D", color="tab:orange", label=f"least sum, jointly {told['joint_kl']:.2g}")
+    jointly = f", jointly {details['joint_kl']:.2g}" if "joint_kl" in details else ""
+    axes.plot(*details["chosen"], "*", color="tab:red", markersize=13, label=f"chosen{jointly}")
     axes.set_yscale("log")
     axes.set_xlabel("size of the weights, MB" if sizes else "bit operations of one image")
     axes.set_ylabel("sum of sensitivities (KL, nats)")

@@ -19,30 +19,34 @@ from zsq.errors import ZsqError
 from zsq.run.cache import Cache
 from zsq.types import Batch, Beat, Context, Student, Teacher
 from zsq_pareto import BUDGETS, ParetoOptions
-from zsq_pareto.costs import Layer, layers_of, multiply_adds, operation_groups, size_groups
+from zsq_pareto.costs import Layer, layers_of, multiply_adds, operation_costs, operation_groups, operations, size, size_costs, size_groups
+from zsq_pareto.details import MB, Choice
 from zsq_pareto.frontier import Choices, Frontier
-from zsq_pareto.sensitivity import Sensitivities
+from zsq_pareto.joint import Joint
+from zsq_pareto.sensitivity import Sensitivities, calls
 
-#: Bits of a MB of 2^20 bytes.
-_MB = 8 * 2**20
-#: Points of the frontier in the report.
-_POINTS = 200
+#: Points of the frontier that climbs start from.
+_STARTS = 16
 
-#: Values by what they are of, ``weights`` or ``acts``, and bits; ``("macs", 0)`` are multiply-adds by layer.
+#: Values by what they are of, ``weights`` or ``acts``, and bits; ``("macs", 0)`` are multiply-adds by layer, ``("gram", 0)``
+#: what moves of the output have in common, for all items: layers, then sites, each with all its bits.
 Found = dict[tuple[str, int], Tensor]
 
 
 class Pareto:
-    """Sensitivities, a frontier, a choice (ZeroQ, section 3.2). Losses of layers are taken to add up, as in the paper.
+    """Sensitivities, a frontier, a choice (ZeroQ, section 3.2).
 
-    Weights of all layers are live on the min/max grids of ``uniform``; activation points have no range yet.
+    With ``interactions``, which are not the paper's, the choice is the least of a joint prediction (:class:`Joint`) that climbs
+    from points of the frontier and from uniform bits lead to; without, losses of layers are taken to add up, as in the paper,
+    and the choice is the frontier's. Weights of all layers are live on the min/max grids of ``uniform``; activation points have
+    no range yet.
     """
 
     def __init__(self, options: ParetoOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
         self.candidates, self.widths = sorted(set(options.candidates)), tuple(sorted(set(options.act_candidates)))
         self.budget = next((name for name in BUDGETS if getattr(options, name) is not None), "mean_bits")
-        self.measured: tuple[Student, dict[int, Tensor], dict[int, Tensor], Tensor] | None = None
+        self.measured: tuple[Student, Found] | None = None
 
     def prepare(self, teacher: Teacher, pool: Batch) -> Iterator[Beat]:
         """Trace the student and get its sensitivities: from the cache where they are there, else measured, a beat a trial."""
@@ -50,8 +54,7 @@ class Pareto:
         shared = {name: getattr(o, name) for name in ("act_bits", "weight_symmetric", "act_symmetric", "per_channel", "protocol")}
         student = Uniform(UniformOptions(**shared), self.ctx).quantize(teacher, None)
         found = yield from self._found(student, teacher, pool.inputs[: o.images].to(self.ctx.device))
-        weights, acts = ({bits: found[kind, bits] for bits in all_} for kind, all_ in (("weights", self.candidates), ("acts", self.widths)))
-        self.measured = student, weights, acts, found["macs", 0]
+        self.measured = student, found
 
     def quantize(self, teacher: Teacher, pool: Batch | None) -> Student:
         """A student whose layers have bits of their own; ``details`` says which, and what else there was to choose.
@@ -64,20 +67,12 @@ class Pareto:
             for _ in self.prepare(teacher, pool):
                 pass
         assert self.measured is not None
-        student, weights, acts, macs = self.measured
-        layers = layers_of(student, macs)
-        harm = {**_rows(layers, weights), **_rows(student.acts, acts)}
-        act_bits = {path: point.bits for path, point in student.acts.items()}
-        bops = self.budget == "bops"
-        groups = operation_groups(layers, harm, act_bits, self.widths) if bops else size_groups(layers, harm)
-        uniform = self._uniform(layers, harm, act_bits)
-        frontier = Frontier(groups, uniform, self.options.bins)
-        index = self._choose(frontier, layers)
-        chosen = {name: int(bits[0]) for name, bits in frontier.choices([index]).bits.items()}
-        for name, bits in chosen.items():
+        student, found = self.measured
+        choice = self._choice(student, found)
+        for name, bits in choice.chosen.items():
             (student.acts[name] if name in student.acts else student.weights[f"{name}.weight_point"]).bits = bits
-        rows = [_with_bits(row, chosen) for row in student.layers]
-        details = self._details(layers, harm, {**act_bits, **chosen}, frontier, index, uniform)
+        rows = [_with_bits(row, choice.chosen) for row in student.layers]
+        details = {"budget": {self.budget: self._value}, **choice.details()}
         self._draw(details)
         return replace(student, layers=rows, details={**student.details, **details})
 
@@ -91,12 +86,18 @@ class Pareto:
         wanted |= {("acts", b): key | self._act_key() | {"acts": b} for b in self.widths}
         wanted["macs", 0] = key | {"macs": True}
         sizes = {"weights": len(student.weights), "acts": len(student.acts)}
+        if self.options.interactions:
+            acts = self._act_key() if self.widths else {}
+            wanted["gram", 0] = key | acts | {"gram": [self.candidates, self.widths]}
+            sizes["gram"] = len(student.weights) * len(self.candidates) + len(student.acts) * len(self.widths)
         found: Found = {}
         for what, own in wanted.items():
             kept = (cache.load(own) or {}).get("values")
             if kept is not None and len(kept) >= sizes.get(what[0], 1):
                 found[what] = kept
         if missing := wanted.keys() - found.keys():
+            if ("gram", 0) in missing:  # of all items at once
+                missing = set(wanted)
             found |= yield from self._measure(student, teacher, inputs, missing)
             for what in missing:
                 cache.save(wanted[what], {"values": found[what]})
@@ -110,7 +111,7 @@ class Pareto:
         yield from work.measure(weights, acts)
         found: Found = {("weights", bits): values for bits, values in work.weights.items()}
         found |= {("acts", bits): values for bits, values in work.acts.items()}
-        return found | {("macs", 0): multiply_adds(student, inputs[:2])}
+        return found | {("macs", 0): multiply_adds(student, inputs[:2]), ("gram", 0): work.gram}
 
     def _key(self, student: Student, teacher: Teacher, inputs: Tensor) -> dict[str, Any]:
         """Everything that sensitivities of weights depend on but the bits."""
@@ -132,6 +133,31 @@ class Pareto:
 
     # The choice
 
+    def _choice(self, student: Student, found: Found) -> Choice:
+        """The frontier, what fits the budget of it, and what is chosen."""
+        layers, sites = layers_of(student, found["macs", 0]), [path for path in calls(student) if path in student.acts]
+        harm = {name: {k: float(found["weights", k][i]) for k in self.candidates} for i, name in enumerate(layers)}
+        harm |= {name: {b: float(found["acts", b][i]) for b in self.widths} for i, name in enumerate(sites) if self.widths}
+        act_bits = {path: point.bits for path, point in student.acts.items()}
+        bops = self.budget == "bops"
+        groups = operation_groups(layers, harm, act_bits, self.widths) if bops else size_groups(layers, harm)
+        uniform = self._uniform(layers, harm, act_bits)
+        frontier = Frontier(groups, uniform, self.options.bins)
+        index = self._within(frontier, layers)
+        joint, chosen = None, frontier.choices([index]).named(0)
+        if self.options.interactions:
+            items = [(name, bits) for name, own in harm.items() for bits in own]
+            costs = operation_costs(layers, items, act_bits) if bops else size_costs(layers, items)
+            joint = Joint(items, found["gram", 0].numpy(), costs, self._limit(layers))
+            chosen = joint.best([chosen, *self._starts(frontier, index, uniform, joint.budget)])
+        return Choice(layers, harm, act_bits, bops, frontier, index, uniform, chosen, joint)
+
+    def _starts(self, frontier: Frontier, index: int, uniform: Choices, limit: int) -> list[dict[str, int]]:
+        """Where climbs start beside the paper's choice: the same bits everywhere, and points of the frontier below the budget."""
+        fitting = [uniform.named(int(i)) for i in np.flatnonzero(uniform.costs <= limit)]
+        points = frontier.choices(np.unique(np.linspace(0, index, _STARTS).round().astype(int)))
+        return [*fitting, *(points.named(i) for i in range(len(points.costs)))]
+
     def _uniform(self, layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int, float]], act_bits: Mapping[str, int]) -> Choices:
         """The same bits everywhere: for every candidate, with every width of activations that there is to choose."""
         pairs = list(product(self.candidates, self.widths or (0,)))
@@ -141,22 +167,27 @@ class Pareto:
         return Choices(np.array(costs, np.int64), np.array(losses), names)
 
     def _cost(self, layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
-        return _operations(layers, bits) if self.budget == "bops" else _size(layers, bits)
+        return operations(layers, bits) if self.budget == "bops" else size(layers, bits)
 
-    def _choose(self, frontier: Frontier, layers: Mapping[str, Layer]) -> int:
-        """The point of the budget.
+    def _limit(self, layers: Mapping[str, Layer]) -> int:
+        """The budget in whole bits or bit operations."""
+        return int(self._value * self._unit(layers))
+
+    def _unit(self, layers: Mapping[str, Layer]) -> int:
+        return {"mean_bits": sum(layer.params for layer in layers.values()), "size_mb": MB, "bops": 1}[self.budget]
+
+    def _within(self, frontier: Frontier, layers: Mapping[str, Layer]) -> int:
+        """The frontier's point of the budget.
 
         Raises:
             ZsqError: When there is none; names the smallest budget.
         """
-        params = sum(layer.params for layer in layers.values())
-        unit = {"mean_bits": params, "size_mb": _MB, "bops": 1}[self.budget]
-        index = frontier.within(int(self._value * unit))
+        index = frontier.within(self._limit(layers))
         if index is None:
-            least = int(frontier.costs[0])
-            smallest = f"{least} bit operations" if self.budget == "bops" else f"{least / _MB:.4g} MB, {least / params:.4g} bits a weight"
+            least, params = int(frontier.costs[0]), sum(layer.params for layer in layers.values())
+            smallest = f"{least} bit operations" if self.budget == "bops" else f"{least / MB:.4g} MB, {least / params:.4g} bits a weight"
             what = f"{self.budget}={self._value:g} is too little: the smallest student of these candidates has {smallest}"
-            enough = least if self.budget == "bops" else -(-least * 10**6 // unit) / 10**6
+            enough = least if self.budget == "bops" else -(-least * 10**6 // self._unit(layers)) / 10**6
             raise ZsqError(what, "quantizer 'pareto'", f"set quant.{self.budget}={enough} or more, or add smaller candidates")
         return index
 
@@ -165,60 +196,11 @@ class Pareto:
         given = getattr(self.options, self.budget)
         return 4.0 if given is None else float(given)
 
-    # The report
-
-    def _details(self, layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int, float]], bits: Mapping[str, int], frontier: Frontier,
-                 index: int, uniform: Choices) -> dict[str, Any]:  # fmt: skip
-        params, act_bits = sum(layer.params for layer in layers.values()), {name: b for name, b in bits.items() if name not in layers}
-        unit = 1 if self.budget == "bops" else _MB
-        size = _size(layers, bits)
-        shown = np.unique(np.linspace(0, len(frontier.costs) - 1, _POINTS).round().astype(int))
-        rows = []
-        for i, loss in enumerate(uniform.losses.tolist()):
-            own = {**act_bits, **{name: int(b[i]) for name, b in uniform.bits.items()}}
-            row = {
-                "bits": own[next(iter(layers))],
-                "size_mb": _size(layers, own) / _MB,
-                "bops": _operations(layers, own),
-                "predicted_kl": loss,
-            }
-            rows.append(row | ({"act_bits": own[next(iter(act_bits))]} if self.widths and act_bits else {}))
-        return {
-            "assignment": {name: bits[name] for name in layers},
-            "act_assignment": act_bits,
-            "budget": {self.budget: self._value},
-            "mean_bits": size / params,
-            "size_mb": size / _MB,
-            "bops": _operations(layers, bits),
-            "predicted_kl": float(frontier.losses[index]),
-            "uniform": rows,
-            "sensitivities": {name: {str(k): loss for k, loss in own.items()} for name, own in harm.items()},
-            "cost": "bit operations" if self.budget == "bops" else "MB",
-            "frontier": [[float(frontier.costs[i]) / unit, float(frontier.losses[i])] for i in shown],
-            "chosen": [float(frontier.costs[index]) / unit, float(frontier.losses[index])],
-            "points": len(frontier.costs),
-        }
-
     def _draw(self, details: Mapping[str, Any]) -> None:
         if self.ctx.workdir is not None:
             from zsq_pareto.picture import draw
 
             draw(details, self.ctx.workdir / "pareto.png")
-
-
-def _size(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
-    """Bits of all weights."""
-    return sum(layer.params * bits[name] for name, layer in layers.items())
-
-
-def _operations(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
-    """Bit operations of one image."""
-    return sum(layer.operations(bits) * bits[name] for name, layer in layers.items())
-
-
-def _rows(names: Any, values: Mapping[int, Tensor]) -> dict[str, dict[int, float]]:
-    """Name to bits to sensitivity."""
-    return {name: {bits: float(column[i]) for bits, column in values.items()} for i, name in enumerate(names)} if values else {}
 
 
 def _with_bits(row: Mapping[str, Any], bits: Mapping[str, int]) -> dict[str, Any]:

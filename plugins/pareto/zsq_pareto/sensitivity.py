@@ -1,4 +1,7 @@
-"""Sensitivities: how far the output moves when one layer's weights, or one activation, are put on a grid (paper, equation 2)."""
+"""Sensitivities: how far the output moves when one layer's weights, or one activation, are put on a grid (paper, equation 2),
+
+and how much of the way two such moves have in common.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from zsq.types import Beat, Student
 
 #: Most pixels and images of a forward: bounds memory. Batches below 16 would be slower on one thread of a CPU.
 _PIXELS, _IMAGES = 2**20, 128
+#: Most numbers of an image's answer that moves are compared on, and of all moves of a part: bounds memory where answers are dense.
+_NUMBERS, _MOVES = 2**14, 2**26
 
 
 class Sensitivities:
@@ -27,6 +32,12 @@ class Sensitivities:
     ``weights[k]`` (number of layers,) and ``acts[b]`` (number of sites,) are float64 in the order of ``layers`` and
     ``sites``; a layer that is called twice is on its grid in both calls. What lies before a layer runs once per image, what
     follows once per candidate. Float32 forwards in any case, as at 8 bits divergences are near 1e-6; divergences in float64.
+
+    ``gram`` (I, I) float64 belongs to ``items``, all (path, bits) of the latest measurement: entry (i, j) is half the mean
+    over images of f_i . f_j, with f = sqrt(p) (d - <p, d>) for the teacher's probabilities p and the change d of the logits.
+    That is the second order of the divergence (not in the paper): KL of several moves at once is close to the sum over all
+    pairs of them, where moves are small, and the diagonal is close to Omega. No forward more than for Omega. Of an answer
+    with many places, places evenly spaced stand for all; products in float32 within a part, sums over parts in float64.
 
     Args:
         student: Of the quantizer ``uniform``, its activations without a range. Put back as it was after every beat.
@@ -44,10 +55,12 @@ class Sensitivities:
         self.sites = [path for path in self.nodes if path in student.acts]
         self.weights: dict[int, Tensor] = {}
         self.acts: dict[int, Tensor] = {}
+        self.items: list[tuple[str, int]] = []
+        self.gram = torch.zeros(0, 0, dtype=torch.float64)
 
     @torch.no_grad()
     def measure(self, weight_bits: Iterable[int], act_bits: Iterable[int] = ()) -> Iterator[Beat]:
-        """Fill ``weights`` and ``acts`` for these bits; a beat for every layer and site of every part of the images.
+        """Fill ``weights`` and ``acts`` for these bits, and ``gram``; a beat for every layer and site of every part of the images.
 
         Raises:
             ZsqError: When an output is not finite.
@@ -55,48 +68,54 @@ class Sensitivities:
         weights = {k: torch.zeros(len(self.layers), dtype=torch.float64) for k in weight_bits}
         acts = {b: torch.zeros(len(self.sites), dtype=torch.float64) for b in act_bits}
         todo = [path for path in self.nodes if (acts if path in self.student.acts else weights)]
+        items = [(path, k) for path in self.layers for k in weights] + [(path, b) for path in self.sites for b in acts]
+        rows = {item: row for row, item in enumerate(items)}
+        gram = torch.zeros(len(items), len(items), dtype=torch.float64)
         parts = self._parts()
         ranges = self._ranges(parts) if acts else {}
         for number, part in enumerate(parts):
             with _floating(self.student):
                 truth = self._answers(Replay(self.module, part))
             replay = Replay(self.module, part)
+            places = _places(truth, len(items))
+            moves = truth.new_empty((len(items), truth[..., places].numel()), dtype=torch.float32)
             for step, path in enumerate(todo, 1):
+                own, known = (self.sites, acts) if path in self.student.acts else (self.layers, weights)
                 with _floating(self.student):
                     replay.advance(self.nodes[path][0])
-                    if path in self.student.acts:
-                        for bits, sums in acts.items():
-                            sums[self.sites.index(path)] += self._act(replay, truth, path, bits, ranges[path])
-                    else:
-                        for bits, sums in weights.items():
-                            sums[self.layers.index(path)] += self._weight(replay, truth, path, bits)
+                    for bits, sums in known.items():
+                        other = self._act(replay, path, bits, ranges[path]) if known is acts else self._weight(replay, path, bits)
+                        sums[own.index(path)] += _compare(truth, other, places, moves[rows[path, bits]])
                 yield Beat(number * len(todo) + step, len(parts) * len(todo))
+            gram += (moves @ moves.T).cpu().double() / (2 * len(places))
         for into, found in ((self.weights, weights), (self.acts, acts)):
             for bits, sums in found.items():
                 if not sums.isfinite().all():
                     raise ZsqError("the teacher's output on the pool is not finite", "quantizer 'pareto'", "choose another --synth")
                 into[bits] = sums / len(self.inputs)
+        self.items, self.gram = items, (gram + gram.T) / (2 * len(self.inputs))
 
-    def _weight(self, replay: Replay, truth: Tensor, path: str, bits: int) -> float:
-        """Sum over images, with the weights of one layer on the grid that a point of the student would give them."""
+    def _weight(self, replay: Replay, path: str, bits: int) -> Tensor:
+        """Answers with the weights of one layer on the grid that a point of the student would give them."""
         layer: Any = self.module.get_submodule(path)
         own: Any = self.student.weights[f"{path}.weight_point"]
         none, layer.weight_point = layer.weight_point, WeightPoint(layer.weight, bits, own.symmetric, own.axis).to(layer.weight.device)
         try:
-            return _divergence(truth, self._answers(replay))
+            return self._answers(replay)
         finally:
             layer.weight_point = none
 
-    def _act(self, replay: Replay, truth: Tensor, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> float:
-        """Sum over images, with one activation on its grid."""
+    def _act(self, replay: Replay, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> Tensor:
+        """Answers with one activation on its grid."""
         node, own = self.nodes[path][0], self.module.get_submodule(path)
         point = ActPoint(bits, own.symmetric)  # type: ignore[arg-type]
         point.set_range(*ends)
-        return _divergence(truth, self._answers(replay, {node: point(replay.values[node.all_input_nodes[0]])}))
+        return self._answers(replay, {node: point(replay.values[node.all_input_nodes[0]])})
 
     def _answers(self, replay: Replay, known: Mapping[fx.Node, Tensor] | None = None) -> Tensor:
-        """Logarithms of the classes' probabilities (N, K, ...), float64."""
-        return self.task.logits(replay.finish(known)).double().log_softmax(1)
+        """Logarithms of the classes' probabilities (N, K, places), float64."""
+        answers = self.task.logits(replay.finish(known)).double().log_softmax(1)
+        return answers.reshape(*answers.shape[:2], -1)
 
     def _parts(self) -> list[Tensor]:
         """The images in parts of nearly the same size."""
@@ -126,9 +145,23 @@ def calls(student: Student) -> dict[str, list[fx.Node]]:
     return found
 
 
-def _divergence(truth: Tensor, other: Tensor) -> float:
-    """KL(truth || other) over dimension 1: the sum over images, of the mean over places where an answer has several."""
-    terms = (truth.exp() * (truth - other)).sum(1)
+def _places(truth: Tensor, items: int) -> Tensor:
+    """Indices of the places that moves are compared on: all, or as many as the bounds allow, evenly spaced."""
+    images, classes, places = truth.shape
+    room = min(_NUMBERS, _MOVES // max(images * items, 1)) // classes
+    kept = max(1, min(places, room))
+    return (torch.arange(kept, device=truth.device) * places + places // 2) // kept
+
+
+def _compare(truth: Tensor, other: Tensor, places: Tensor, move: Tensor) -> float:
+    """KL(truth || other): the sum over images, of the mean over places; and into ``move`` f of some places (see the class).
+
+    Changes of log-probabilities and of logits differ by a number for all classes, which <p, d> takes away.
+    """
+    change = other - truth
+    terms = -(truth.exp() * change).sum(1, keepdim=True)
+    some = truth[..., places]
+    move.copy_(((change[..., places] + terms[..., places]) * (some / 2).exp()).flatten())
     return max(float(terms.mean()) * len(terms), 0.0)
 
 
