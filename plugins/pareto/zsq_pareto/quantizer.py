@@ -135,9 +135,10 @@ class Pareto:
 
     def _choice(self, student: Student, found: Found) -> Choice:
         """The frontier, what fits the budget of it, and what is chosen."""
-        layers, sites = layers_of(student, found["macs", 0]), [path for path in calls(student) if path in student.acts]
+        layers = layers_of(student, found["macs", 0])
+        sites = [path for path in calls(student) if path in student.acts] if self.widths else []
         harm = {name: {k: float(found["weights", k][i]) for k in self.candidates} for i, name in enumerate(layers)}
-        harm |= {name: {b: float(found["acts", b][i]) for b in self.widths} for i, name in enumerate(sites) if self.widths}
+        harm |= {name: {b: float(found["acts", b][i]) for b in self.widths} for i, name in enumerate(sites)}
         act_bits = {path: point.bits for path, point in student.acts.items()}
         bops = self.budget == "bops"
         groups = operation_groups(layers, harm, act_bits, self.widths) if bops else size_groups(layers, harm)

@@ -1,6 +1,6 @@
-"""Sensitivities: how far the output moves when one layer's weights, or one activation, are put on a grid (paper, equation 2),
+"""Sensitivities: how far the output moves when one layer's weights, or one activation, are put on a grid (paper, equation 2).
 
-and how much of the way two such moves have in common.
+Of the same forwards: what two such moves have in common.
 """
 
 from __future__ import annotations
