@@ -227,6 +227,13 @@ def test_two_layers_that_cancel_are_both_taken_low() -> None:
     assert joint.predicted({"a": 2, "b": 2, "c": 8}) == 0 < joint.predicted(paper) == 5
 
 
+def test_a_name_alone_takes_one_item() -> None:
+    moves = np.array([[9.0], [1.0], [3.0], [-2.0]])  # 3 - 2 would leave nothing of 1, but one name takes one item
+    items = [("a", k) for k in (2, 3, 4, 5)]
+    joint = Joint(items, moves @ moves.T, Costs(np.array([2, 3, 3, 3])), 3)
+    assert joint.climb({"a": 2}) == joint.climb({"a": 3}) == ({"a": 3}, 1.0)
+
+
 def test_of_equal_harm_the_cheaper_is_taken_then_the_first() -> None:
     layers = {"a": Layer(1, ()), "b": Layer(1, ())}
     items = [(path, k) for path in "ab" for k in (2, 8)]
