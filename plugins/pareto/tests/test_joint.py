@@ -287,3 +287,12 @@ def test_another_budget_of_operations_runs_no_forward(tmp_path: Path, monkeypatc
 def test_what_is_measured_without_interactions_serves_them_not(tmp_path: Path) -> None:
     pareto(make_teacher(), tmp_path, interactions=False)
     assert pareto(make_teacher(), tmp_path) == pareto(make_teacher())
+
+
+@pytest.mark.parametrize("change", [{"candidates": (3, 6)}, {"act_candidates": (5, 7)}, {"act_percent": 90.0}])
+def test_the_matrix_of_other_items_is_not_taken_from_the_cache(change: dict[str, Any], tmp_path: Path) -> None:
+    given = {"candidates": (2, 8), "act_candidates": (4, 8), "bops": 2e6}
+    first = pareto(make_teacher(), tmp_path, **given)
+    cached = pareto(make_teacher(), tmp_path, **{**given, **change})
+    assert cached == pareto(make_teacher(), **{**given, **change})
+    assert cached["joint_kl"] != first["joint_kl"]
