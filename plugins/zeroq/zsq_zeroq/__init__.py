@@ -19,7 +19,11 @@ class PoolOptions(Options):
     images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
     batch: int | None = opt(None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1)
     iterations: int = opt(100, "Steps of Adam for every batch.", ge=1)
-    lr: float = opt(0.1, "Learning rate of Adam on the pixels at the start.", gt=0)
+    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0)
+    basis: Literal["pixels", "spectrum"] = opt(
+        "pixels",
+        "What Adam moves. pixels: as the papers; spectrum: Fourier coefficients, scaled so that slow waves move most, as in photographs.",
+    )
     schedule: Literal["cosine", "plateau", "constant"] = opt(
         "cosine",
         "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
@@ -75,6 +79,7 @@ def zsq_synthesizers() -> Iterator[Component]:
         "Images distilled from the teacher's BatchNorm statistics, made once and kept for later runs.",
         presets={
             "zeroq-paper": {**_EQUATION_3, **_LOOP},
+            "zeroq-spectrum": {"basis": "spectrum"},
             "zeroq-released": {**_EQUATION_3, **_LOOP, "statistics": "image", "unbiased": True, "init": "released"},
         },
         needs={"teacher.output", "teacher.bn"},

@@ -1,4 +1,4 @@
-"""One batch of images, optimised on its pixels against the frozen teacher."""
+"""One batch of images, optimised on its pixels or its spectrum against the frozen teacher."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zsq.types import Context, InputSpec
 from zsq_zeroq import PoolOptions, ZeroqOptions
 from zsq_zeroq.distance import Distance, input_distance
 from zsq_zeroq.fused import Watched
+from zsq_zeroq.spectrum import Spectrum
 
 #: The authors' ReduceLROnPlateau: factor, patience, smallest rate, and the relative improvement that counts.
 FACTOR, PATIENCE, MIN_LR, THRESHOLD = 0.1, 100, 1e-4, 1e-4
@@ -36,23 +37,28 @@ class Descent:
         :meth:`enough` does.
         """
         o = self.options
+        spectrum = Spectrum(x.detach()) if o.basis == "spectrum" else None
+        moved = x if spectrum is None else spectrum.waves
         plateau = Plateau(o.lr, x.device, self.patience) if o.schedule == "plateau" else None
-        adam = torch.optim.Adam([x], plateau.lr if plateau else o.lr, fused=True)
+        adam = torch.optim.Adam([moved], plateau.lr if plateau else o.lr, fused=True)
         for step in range(o.iterations):
             if o.schedule == "cosine":
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
             with torch.enable_grad():
-                loss, metrics = self.loss(x, targets)
+                loss, metrics = self.loss(x if spectrum is None else spectrum.images(self.limits), targets)
                 if self.enough(metrics):
                     yield True, metrics
                     return
-                loss.backward(inputs=[x])
+                loss.backward(inputs=[moved])
             adam.step()
-            x.grad = None
+            moved.grad = None
             if plateau:
                 plateau.step(loss.detach())
-            if self.limits is not None:
-                x.detach().clamp_(*self.limits)
+            with torch.no_grad():
+                if spectrum is not None:
+                    x.copy_(spectrum.images(self.limits))
+                elif self.limits is not None:
+                    x.clamp_(*self.limits)
             yield step + 1 == o.iterations, metrics
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
