@@ -60,6 +60,39 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def rows_of_methods(records: list[dict[str, Any]]) -> list[str]:
+    """One line per run that looked at its student before tuning; the best of each bit width first."""
+    lines = [
+        "| bits | chain | losses | seed | calibrated | tuned | gain | teacher | steps | time | distance in class | rank | confidence |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in sorted(records, key=lambda r: (bits(r["student"]), -r["student"]["metrics"]["top1"])):
+        before, top1, images = r["student"]["calibrated"]["top1"], r["student"]["metrics"]["top1"], r["images"]
+        seen = [f"{images[name]:.{digits}f}" for name, digits in (("cosine_distance", 2), ("effective_rank", 1), ("confidence", 2))]
+        losses = " + ".join(entry["name"] for entry in r["recipe"]["loss"])
+        lines.append(
+            f"| {bits(r['student'])} | {chain(r['recipe'])} | {losses} | {r['seed']} | {before:.2f} | {top1:.2f} | {top1 - before:+.2f} "
+            f"| {r['teacher']['metrics']['top1']:.2f} | {r['steps']} | {r['wall_s']:.0f} s | {' | '.join(seen)} |"
+        )
+    return lines
+
+
+def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
+    """One line per chain and bit width that was run with three seeds or more: mean, and the lowest and highest."""
+    lines = ["| bits | chain | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for r in records:
+        groups.setdefault((bits(r["student"]), chain(r["recipe"]), str(r["recipe"]["loss"])), []).append(r)
+    for (width, name, _), runs in sorted(groups.items()):
+        if len({r["seed"] for r in runs}) >= 3:
+            found, seconds = [r["student"]["metrics"]["top1"] for r in runs], [r["wall_s"] for r in runs]
+            lines.append(
+                f"| {width} | {name} | {len(runs)} | {sum(found) / len(found):.2f} | {min(found):.2f} | {max(found):.2f} "
+                f"| {sum(seconds) / len(seconds):.0f} s |"
+            )
+    return lines
+
+
 def rows_of_steps(records: list[dict[str, Any]]) -> list[str]:
     """One line per batch size and arithmetic; a tuner other than ``finetune`` stands beside that one, without a generator."""
     lines = ["| synthesizer | tuner | batch | arithmetic | step | beside | ratio |", "|---|---|---|---|---|---|---|"]
@@ -99,6 +132,7 @@ def render() -> str:
     records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
     machines = sorted({f"{r['hardware']['cores']} cores, {r['hardware']['cpu']}, {r['hardware']['isa']}" for r in records})
     runs = [r for r in records if r["benchmark"] == "run"]
+    looked = [r for r in runs if r["student"].get("calibrated")]
     steps = [r for r in records if r["benchmark"] == "step_time"]
     return "\n".join(
         [
@@ -114,7 +148,20 @@ def render() -> str:
             "",
             "## Accuracy",
             "",
-            *rows_of_runs(runs),
+            *rows_of_runs([r for r in runs if r not in looked]),
+            "",
+            "## Methods side by side",
+            "",
+            "ResNet-20 for CIFAR-10, protocol paper, 5,000 real test images, one run each with a budget of five minutes: every",
+            "synthesizer before the same quantizer and calibrator, then its own loss. Distance in class: mean cosine distance between",
+            "synthetic images of one class (by the teacher's answer) in the teacher's last features; rank: effective rank of those",
+            "features; confidence: the teacher's, mean.",
+            "",
+            *rows_of_methods(looked),
+            "",
+            "Chains that were run with several seeds:",
+            "",
+            *rows_of_seeds(looked),
             "",
             "## Time of one iteration with a generator, and of one step of a tuner",
             "",
