@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/zsq run --recipe qimera/cifar10-w4a4-short --out runs/demo
+	$(BIN)/zsq run --recipe qimera/demo --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST)

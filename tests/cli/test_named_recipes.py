@@ -94,7 +94,7 @@ def test_a_file_of_that_path_comes_first(zsq: Callable[..., Any], tmp_path: Path
 
 def test_recipes_are_listed_with_what_they_are(zsq: Callable[..., Any]) -> None:
     done = zsq("recipes", "qimera")
-    assert done.code == 0 and "qimera/cifar10-w4a4-short" in done.out and "two CPU cores" in done.out and "gdfq/" not in done.out
+    assert done.code == 0 and "qimera/demo" in done.out and "two CPU cores" in done.out and "gdfq/" not in done.out
     assert {row["name"].split("/")[0] for row in json.loads(zsq("recipes", "--json").out)} >= {"gdfq", "qimera", "zeroq"}
     assert json.loads(zsq("recipes", "--json", "--no-plugins").out) == []
 

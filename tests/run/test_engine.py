@@ -56,6 +56,13 @@ def test_looking_at_the_calibrated_student_changes_nothing(tmp_path: Path) -> No
     assert (tmp_path / "plain" / "model.safetensors").read_bytes() == (tmp_path / "looked" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(("rates", "moves", "stays"), [({"lr": 1e-30, "norm_lr": 0.01}, "bn1", "conv1"), ({"norm_lr": 0}, "conv1", "bn1")])
+def test_batch_norm_has_a_rate_of_its_own(rates: dict[str, float], moves: str, stays: str) -> None:
+    tuned, left = (tiny_run({"tune": tune}).student.module for tune in ({"name": "finetune", "steps": 3, "lr": 0.05, **rates}, "none"))
+    for name, same in ((moves, False), (stays, True)):
+        assert torch.equal(tuned.get_submodule(name).weight, left.get_submodule(name).weight) is same, name
+
+
 def test_a_run_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     tiny_run(ALTERNATING)

@@ -19,7 +19,7 @@ _COARSEST = 4
 
 
 class Finetune:
-    """One optimizer over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
+    """Two optimizers alike over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
     biases), and Adam over the activation ranges of points that can learn them. The last step is what is kept; nothing is
     selected on the way."""
 
@@ -34,7 +34,13 @@ class Finetune:
                 norm.train()
         default = default_lr(min((point.bits for point in student.weights.values()), default=_COARSEST))
         ranges, moved = learn_ranges(student, 100 * default if o.range_lr is None else o.range_lr)
-        moved = [(self._optimizer(_trainable(module)), o.lr or default), *moved]
+        lr = o.lr or default
+        rates = [lr, lr if o.norm_lr is None else o.norm_lr]
+        for parameters, rate in zip(_parted(module), rates, strict=True):
+            if parameters and rate:
+                for parameter in parameters:
+                    parameter.requires_grad_()
+                moved.append((self._optimizer(parameters), rate))
         yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -53,13 +59,12 @@ class Finetune:
         return 1.0
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The floating-point parameters, made to take gradients; but for weights whose codes are final."""
+def _parted(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The floating-point parameters but for weights whose codes are final: those of other layers, and those of BatchNorm layers."""
     final = {id(m.weight) for m in module.modules() if getattr(getattr(m, "weight_point", None), "frozen", False)}
+    norms = {id(p) for norm in batch_norms(module).values() for p in norm.parameters()}
     parameters = [p for p in module.parameters() if p.is_floating_point() and id(p) not in final]
-    for parameter in parameters:
-        parameter.requires_grad_()
-    return parameters
+    return [p for p in parameters if id(p) not in norms], [p for p in parameters if id(p) in norms]
 
 
 def default_lr(bits: int) -> float:

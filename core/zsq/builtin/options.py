@@ -100,6 +100,9 @@ class FinetuneOptions(Options):
         "0 keeps ranges as they were calibrated.",
         ge=0,
     )
+    norm_lr: float | None = opt(
+        None, "Learning rate at the start for BatchNorm scale and shift; by default that of the weights; 0 leaves them.", ge=0
+    )
     momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
     nesterov: bool = opt(True, "Nesterov momentum for SGD.")
     weight_decay: float = opt(0.0, "Weight decay on every parameter.", ge=0)
