@@ -1,0 +1,193 @@
+"""What the file computes and how: against the simulated student in ONNX Runtime, on small networks of every kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from zsq_onnx import runtime
+from zsq_onnx.bias import Weight, with_integer_bias
+from zsq_onnx.emit import Codes
+from zsq_onnx.exporter import Onnx, build
+from zsq_onnx.verify import verify
+
+from zsq.builtin.uniform.points import ActPoint
+from zsq.errors import FileError, ZsqError
+from zsq.options import Options
+from zsq.testing import conformance, world
+from zsq.types import Student, Teacher
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nets import Layers, Shuffle, images, student, teacher
+
+test_onnx = conformance("onnx")
+
+
+def tiny() -> Teacher:
+    from zsq.testing import teachers
+
+    return teacher(teachers.tiny())
+
+
+def shuffle() -> Teacher:
+    return teacher(Shuffle())
+
+
+def grouped() -> Teacher:
+    """Groups, stride, dilation, `same`, ReLU6, a bias beside BatchNorm."""
+    layers = (
+        nn.Conv2d(3, 8, 3, padding="same", dilation=2, bias=True),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardtanh(-1.0, 2.0),
+    )
+    return teacher(Layers(8, *layers))
+
+
+def exported(made: Student, of: Teacher, folder: Path) -> Path:
+    manifest = {"teacher": {"ref": of.ref, "fingerprint": of.fingerprint}, "recipe": {"seed": 0}}
+    Onnx(Options(), world.make_context(folder, teacher=of)).export(made, manifest, folder)
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["deploy", "paper"])
+@pytest.mark.parametrize("bits", [8, 5, 4, 3, 2])
+@pytest.mark.parametrize("make", [tiny, shuffle, grouped])
+def test_it_agrees_with_the_simulated_student(make: Callable[[], Teacher], bits: int, protocol: str, tmp_path: Path) -> None:
+    of = make()
+    made = student(of, bits, protocol)
+    result = verify(made.module, images(128), exported(made, of, tmp_path))
+    assert result["agreement"] == 100
+    assert result["difference"] < 0.25 * result["spread"]
+    assert result["first"] is None or (result["first"]["share"] < 2 and result["first"]["steps"] <= 2)
+    if bits <= 4 and make is not grouped:  # there a mean of saturated values lies exactly between two codes
+        assert result["first"] is None, "every code is the simulated one"
+        assert result["difference"] < 1e-3 * result["spread"]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("make", [tiny, shuffle, grouped])
+def test_a_deployed_student_is_integer_from_end_to_end(make: Callable[[], Teacher], bits: int) -> None:
+    of = make()
+    model, _ = build(student(of, bits).module, of.inputs)
+    found = runtime.optimized(model.SerializeToString())
+    assert not found.floating and len(found.integer) >= 3
+    assert found.operations.get("QLinearConv", 0) >= 2 and found.operations.get("DequantizeLinear", 0) == 0
+
+
+def test_a_paper_student_says_that_it_is_not_integer(tmp_path: Path) -> None:
+    of, said = tiny(), list[str]()
+    made = student(of, 4, "paper")
+    ctx = world.make_context(tmp_path, teacher=of).with_(log=said.append)
+    Onnx(Options(), ctx).export(made, {}, tmp_path)
+    assert any("not integer from end to end" in line for line in said)
+    assert any("int8 speed" in line for line in said)
+
+
+def test_the_batch_is_free_and_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    of = tiny()
+    exported(student(of), of, tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    session = runtime.session((tmp_path / "model.onnx").read_bytes())
+    assert [session.run(None, {"inputs": images(n).numpy()})[0].shape for n in (1, 5)] == [(1, 4), (5, 4)]
+    told = {p.key: p.value for p in model.metadata_props}
+    assert told["zsq_teacher"] == of.ref and told["zsq_teacher_sha256"] == of.fingerprint and told["zsq_protocol"] == "deploy"
+    assert len(told["zsq_recipe_sha256"]) == 64 and told["zsq_weight_bits"] == "8"
+    assert [o.version for o in model.opset_import if not o.domain] == [17]
+
+
+def test_weights_are_one_byte_each() -> None:
+    of = teacher(Layers(64, nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False), nn.ReLU()))
+    model, _ = build(student(of).module, of.inputs)
+    floats = sum(p.numel() for p in of.module.parameters()) * 4
+    assert len(model.SerializeToString()) < 0.32 * floats
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 8), st.integers(0, 10_000), st.floats(1e-3, 30.0))
+def test_an_integer_bias_gives_the_codes_of_the_float_bias(bits: int, seed: int, spread: float) -> None:
+    """Every sum that can occur goes to the same code below 5 bits; never more than one code away at any width."""
+    rng = np.random.default_rng(seed)
+    weight = Weight(rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (4, 9)), rng.uniform(1e-3, 1.0, 4), np.zeros(4, np.int64))
+    codes = Codes("x", np.float32(rng.uniform(1e-3, 1.0)), 0, np.uint8, 2**bits - 1)
+    bias = rng.normal(size=4) * spread
+    sums = rng.integers(0, 2**bits, (2000, 9)) @ weight.codes.T
+    step = np.float64(codes.scale) * weight.scale
+    exact = sums * step + bias
+    after = ActPoint(bits)
+    after.set_range(float(exact.min()), float(exact.max()))
+    after.freeze()
+    found, numbers, given_step = with_integer_bias(weight, bias, codes, after)
+    factor = np.rint(weight.scale / found.scale).astype(np.int64)
+    assert np.array_equal(found.codes, weight.codes * factor[:, None]) and np.abs(found.codes).max() <= 128
+    assert np.allclose(given_step, step / factor)
+
+    def encoded(values: np.ndarray) -> np.ndarray:
+        scale, zero = after.scale.item(), after.zero_point.item()
+        return np.clip(np.rint(values / scale) + zero, 0, 2**bits - 1)
+
+    gap = np.abs(encoded(exact) - encoded((sums * factor + numbers) * (step / factor)))
+    assert gap.max() <= 1
+    assert gap.mean() <= (1e-3 if bits <= 4 else 0.02)
+
+
+def test_a_channel_that_batchnorm_closed_keeps_its_bias() -> None:
+    """Its scale would make the integer bias overflow 32 bits."""
+    weight = Weight(np.full((1, 9), 100), np.array([1e-14]), np.zeros(1, np.int64))
+    codes = Codes("x", np.float32(0.1), 0, np.uint8, 255)
+    _, numbers, step = with_integer_bias(weight, np.array([3.0]), codes, None)
+    assert numbers[0] * float(step[0]) == pytest.approx(3.0, rel=1e-5)
+
+
+def test_what_cannot_be_translated_is_named() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cumsum(self.conv(x), 2).mean((2, 3)))  # type: ignore[no-any-return]
+
+    of = teacher(Odd())
+    with pytest.raises(ZsqError, match="'cumsum' has no translation"):
+        build(student(of).module, of.inputs)
+
+
+def test_wide_weights_are_refused_with_a_hint() -> None:
+    of = tiny()
+    with pytest.raises(ZsqError, match="16 bits have no integer kernel"):
+        build(student(of, weight_bits=16).module, of.inputs)
+
+
+def test_a_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
+    of = tiny()
+    made = student(of)
+    with pytest.raises(FileError, match=r"cannot read model\.onnx"):
+        verify(made.module, images(2), tmp_path)
+    path = exported(made, of, tmp_path) / "model.onnx"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(FileError, match="ONNX Runtime cannot run"):
+        verify(made.module, images(2), tmp_path)
+
+
+def test_a_file_of_another_student_does_not_verify(tmp_path: Path) -> None:
+    """The proof can fail: the first point whose codes differ is named."""
+    of = tiny()
+    made = student(of, 4)
+    exported(made, of, tmp_path)
+    other = student(tiny(), 4)
+    with torch.no_grad():
+        other.module.get_submodule("block.bn2").bias += 0.7  # type: ignore[operator]
+    result = verify(other.module, images(128), tmp_path)
+    assert result["first"]["path"] == "block.relu_point" and result["difference"] > 0

@@ -1,0 +1,236 @@
+"""A student's graph as ONNX nodes: where values are codes, where they are floats, and what becomes of points and layers.
+
+A value that comes from an activation point exists as integer codes; operations that only move values move the codes, and a
+``DequantizeLinear`` stands directly before each operation that calculates. With the ``QuantizeLinear`` of the next point directly
+behind it, that is the pattern that runtimes replace by one integer operation.
+
+A ReLU or clamp that goes into a point and nowhere else is done on the codes: quantizing is monotone, so that
+``quantize(clamp(x, a, b)) = clamp(quantize(x), quantize(a), quantize(b))``, exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from zsq.builtin.uniform import affine
+from zsq.builtin.uniform.graph import arguments
+from zsq.builtin.uniform.points import ActPoint
+from zsq.errors import ZsqError
+from zsq_onnx import layers, ops
+from zsq_onnx.writer import Writer
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A value as integers: ``(codes - zero_point) * scale``; ``high`` is the largest magnitude of a code without its zero point."""
+
+    name: str
+    scale: np.float32
+    zero_point: int
+    dtype: Any
+    high: int
+
+
+class Emitter:
+    """Walks a graph of float or quantized layers, once.
+
+    Args:
+        module: A student's graph (frozen, eval mode), or a lifted teacher's.
+        shape: Of one input image, (C, H, W).
+    """
+
+    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...]) -> None:
+        self.module, self.writer = module, Writer()
+        self.graph = _without_identities(module)
+        self.shapes = _shapes(module, shape)
+        self.floats: dict[fx.Node, Any] = {}
+        self.codes: dict[fx.Node, Any] = {}
+        #: Path of every activation point, with the name of its codes.
+        self.points: dict[str, Codes] = {}
+        self._late: set[fx.Node] = set()
+
+    def __call__(self) -> list[str]:
+        """Write all nodes; the names of the outputs."""
+        self._late = {n.args[0] for n in self.graph.nodes if self.is_point(n) and self._waits(n.args[0])}
+        outputs: list[str] = []
+        for node in self.graph.nodes:
+            if node in self._late:
+                continue
+            if node.op == "placeholder":
+                self.floats[node] = self.writer.unique("inputs")
+            elif node.op == "get_attr":
+                self.floats[node] = self.writer.constant(_attribute(self.module, str(node.target)).detach().cpu().numpy(), None)
+            elif node.op == "output":
+                outputs = [self._output(value) for value in pytree.tree_leaves(node.args[0])]
+            elif node.op == "call_module":
+                self._call(node)
+            else:
+                self._function(node)
+        return outputs
+
+    # Values
+
+    def value(self, node: Any) -> str:
+        """The float value of a node, dequantized where it exists as codes; a number as a constant."""
+        if not isinstance(node, fx.Node):
+            return self.writer.constant(node)
+        if node not in self.floats:
+            codes = self.codes[node]
+            zero = self.writer.constant(codes.zero_point, codes.dtype)
+            inputs = [codes.name, self.writer.constant(codes.scale), zero]
+            self.floats[node] = self.writer.node("DequantizeLinear", inputs, f"{codes.name}.values")
+        return str(self.floats[node])
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape for a batch of two."""
+        return self.shapes[node.name]
+
+    def size(self, value: Any) -> str:
+        """A size, a number or a node, as an int64 tensor of one element."""
+        return str(self.floats[value]) if isinstance(value, fx.Node) else self.writer.constant([value], np.int64)
+
+    def sizes(self, values: Any) -> str:
+        """Several sizes as one int64 tensor."""
+        if not any(isinstance(v, fx.Node) for v in values):
+            return self.writer.constant(list(values), np.int64)
+        return str(self.writer.node("Concat", [self.size(v) for v in values], "sizes", axis=0))
+
+    def is_point(self, node: Any) -> bool:
+        """Whether a node is an activation point with a range."""
+        called = self.module.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
+        return isinstance(called, ActPoint) and called.ranged
+
+    def point_after(self, node: fx.Node) -> ActPoint | None:
+        """The activation point that a value goes into and nowhere else, at most through a ReLU or clamp."""
+        users = list(node.users)
+        if len(users) != 1:
+            return None
+        if self.is_point(users[0]):
+            return self.module.get_submodule(str(users[0].target))  # type: ignore[return-value]
+        return self.point_after(users[0]) if users[0] in self._late and ops.bounds(users[0]) is not None else None
+
+    def path(self, node: fx.Node) -> str:
+        return str(node.target) if node.op == "call_module" else node.name
+
+    # Nodes
+
+    def _waits(self, node: fx.Node) -> bool:
+        """Whether a node is written together with the point that is its only user: a clamp, or a mean that drops dimensions."""
+        return node.op == "call_function" and len(node.users) == 1 and (ops.bounds(node) is not None or ops.drops(self, node) is not None)
+
+    def _output(self, node: fx.Node) -> str:
+        return str(self.writer.node("Identity", [self.value(node)], "logits"))
+
+    def _call(self, node: fx.Node) -> None:
+        called: Any = self.module.get_submodule(str(node.target))
+        if self.is_point(node):
+            self._point(node, called)
+        elif isinstance(called, ActPoint):
+            self.floats[node] = self.value(node.args[0])
+        elif isinstance(called, nn.modules.batchnorm._BatchNorm):
+            if node not in self.floats:  # not folded into the layer before it
+                self.floats[node] = layers.norm(self, node, called)
+        else:
+            follower = layers.follower(self, node, called)
+            self.floats[follower or node] = layers.layer(self, node, called, follower)
+
+    def _point(self, node: fx.Node, point: ActPoint) -> None:
+        """Quantize, clip below 8 bits or where a ReLU was, and keep the codes."""
+        path, source, tail = str(node.target), node.args[0], None
+        grid = affine.flatten(point.grid)
+        if point.bits > 8:
+            hint = "export with at most 8 bits: int8 is what integer kernels take"
+            raise ZsqError(f"activations of {point.bits} bits have no integer kernel", f"activation point '{path}'", hint)
+        low, high = grid.low, grid.high
+        if source in self._late and (limits := ops.bounds(source)) is not None:
+            low, high = (int(affine.encode(torch.tensor(v, dtype=torch.float32), point.grid)) for v in limits)
+            source = source.args[0]
+        elif source in self._late:
+            tail, source = ops.drops(self, source), source
+        dtype: Any = np.int8 if grid.low < 0 else np.uint8
+        value = self.value(source) if tail is None else ops.global_mean(self, source)
+        zero, scale = self.writer.constant(grid.zero_point, dtype), self.writer.constant(np.float32(grid.scale))
+        name = self.writer.node("QuantizeLinear", [value, scale, zero], path)
+        limit = np.iinfo(dtype)
+        if (low, high) != (limit.min, limit.max):
+            name = self.writer.node("Clip", [name, self.writer.constant(low, dtype), self.writer.constant(high, dtype)], f"{path}.clip")
+        largest = max(grid.high - grid.zero_point, grid.zero_point - grid.low, grid.high)
+        codes = Codes(name, np.float32(grid.scale), grid.zero_point, dtype, largest)
+        self.points[path] = codes
+        if tail is not None:
+            moved = self.writer.node("Squeeze", [name, self.writer.constant(tail, np.int64)], f"{path}.squeeze")
+            codes = Codes(moved, codes.scale, codes.zero_point, dtype, largest)
+        self.codes[node] = codes
+
+    def _function(self, node: fx.Node) -> None:
+        name = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
+        if name in ops.MOVES:
+            self._move(node, name)
+        elif name in ops.SIZES:
+            self.floats[node] = ops.size(self, node, name)
+        elif name in ops.FUNCTIONS:
+            self.floats[node] = ops.FUNCTIONS[name](self, node, arguments(node))
+        else:
+            hint = "export the network as PyTorch sees it (--export safetensors), or replace this operation in the teacher"
+            raise ZsqError(f"'{name}' has no translation to ONNX", f"operation '{node.name}'", hint)
+
+    def _move(self, node: fx.Node, name: str) -> None:
+        """An operation that only moves values: done on the codes where there are any."""
+        source: Any = node.args[0]
+        codes = self.codes.get(source)
+        if name == "getitem":
+            values = codes if codes is not None else self.floats[source]
+            (self.floats if codes is None else self.codes)[node] = values[node.args[1]]  # type: ignore[index]
+            return
+        if codes is None:
+            self.floats[node] = ops.MOVES[name](self, node, arguments(node), self.value(source), self.writer.constant(0.0))
+            return
+        zero = self.writer.constant(codes.zero_point, codes.dtype)
+        moved = ops.MOVES[name](self, node, arguments(node), codes.name, zero)
+
+        def alike(result: str) -> Codes:
+            return Codes(result, codes.scale, codes.zero_point, codes.dtype, codes.high)
+
+        self.codes[node] = [alike(m) for m in moved] if isinstance(moved, list) else alike(moved)
+
+
+def _without_identities(module: fx.GraphModule) -> fx.Graph:
+    graph = copy.deepcopy(module.graph)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return graph
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.found[n.name] = tuple(value.shape)
+        return value
+
+
+@torch.no_grad()
+def _shapes(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    interpreter = _Shapes(module)
+    interpreter.run(torch.zeros((2, *shape), device=device))
+    return interpreter.found
+
+
+def _attribute(module: nn.Module, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(owner), name)
+    return found

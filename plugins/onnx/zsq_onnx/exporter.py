@@ -1,0 +1,103 @@
+"""The exporter: ``model.onnx`` of a finished student."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import Tensor, fx, nn
+
+from zsq import __version__
+from zsq.errors import ZsqError
+from zsq.files import write_atomic
+from zsq.options import Options
+from zsq.types import Context, InputSpec, Student, Teacher
+from zsq_onnx.emit import Codes, Emitter
+
+FILE = "model.onnx"
+
+
+class Onnx:
+    """A graph of integer weights and activations; see ``zsq_onnx.emit`` and ``zsq_onnx.layers``. Same student, same bytes."""
+
+    def __init__(self, options: Options, ctx: Context) -> None:
+        self.ctx = ctx
+
+    def export(self, student: Student, manifest: Mapping[str, Any], folder: Path) -> list[Path]:
+        """Write ``model.onnx``: input ``inputs`` (batch, C, H, W), normalised as the teacher's, output ``logits``.
+
+        Raises:
+            ZsqError: When the student is not a graph, or holds something that has no translation; the message names it.
+        """
+        model, _ = build(student.module, self.ctx.teacher.inputs, _metadata(student, manifest, self.ctx.teacher.inputs))
+        for note in notes(student):
+            self.ctx.log(note)
+        return [write_atomic(folder / FILE, model.SerializeToString(deterministic=True))]
+
+    def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
+        """See ``zsq_onnx.verify.verify``."""
+        from zsq_onnx.verify import verify
+
+        return verify(module, images, folder)
+
+    def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
+        """See ``zsq_onnx.bench.bench``."""
+        from zsq_onnx.bench import bench
+
+        return bench(teacher, folder, threads, batch)
+
+
+def build(module: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = None) -> tuple[onnx.ModelProto, dict[str, Codes]]:
+    """The model, and the name of every activation point's codes in it.
+
+    Args:
+        module: A student's graph, or a lifted teacher's; in eval mode.
+        inputs: What it takes.
+        metadata: Written into the file.
+    """
+    if not isinstance(module, fx.GraphModule):
+        raise ZsqError(f"cannot export a {type(module).__name__}: not a graph", "exporter onnx", "use --quant uniform")
+    emitter = Emitter(module, inputs.shape)
+    names = emitter()
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    shapes = [emitter.shapes[n.name][1:] for n in output.all_input_nodes]
+    outputs = list(zip(names, shapes, strict=True))
+    return emitter.writer.model(("inputs", inputs.shape), outputs, metadata or {}, __version__), emitter.points
+
+
+def notes(student: Student) -> list[str]:
+    """What a user should know of a student's file before measuring it, one line each."""
+    lines = []
+    bits = [p.bits for p in student.points.values()]
+    if bits and min(bits) < 8:
+        lines.append("values below 8 bits lie in int8 containers: they run at int8 speed and save download size (model.safetensors)")
+    if student.protocol == "paper":
+        lines.append(
+            "protocol 'paper' leaves inputs and sums in float and shifts weights: this graph is not integer from end to end; "
+            "for speed quantize with --set quant.protocol=deploy"
+        )
+    return lines
+
+
+def _metadata(student: Student, manifest: Mapping[str, Any], inputs: InputSpec) -> dict[str, str]:
+    recipe = json.dumps(manifest.get("recipe", {}), sort_keys=True, default=str)
+    teacher = manifest.get("teacher", {})
+
+    def bits(points: Mapping[str, Any]) -> str:
+        return ",".join(str(b) for b in sorted({p.bits for p in points.values()}))
+
+    return {
+        "zsq_version": __version__,
+        "zsq_recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
+        "zsq_teacher": str(teacher.get("ref", "")),
+        "zsq_teacher_sha256": str(teacher.get("fingerprint", "")),
+        "zsq_protocol": student.protocol,
+        "zsq_weight_bits": bits(student.weights),
+        "zsq_act_bits": bits(student.acts),
+        "zsq_mean": json.dumps(list(inputs.mean)),
+        "zsq_std": json.dumps(list(inputs.std)),
+    }
