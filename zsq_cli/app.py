@@ -253,7 +253,7 @@ def recipes(
 
 @app.command()
 def eval(
-    run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote, or hub:ORG/NAME.", metavar="RUN")],
     evaluate: EvalFlag = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
@@ -266,6 +266,32 @@ def eval(
     from zsq_cli.run import evaluate_run
 
     evaluate_run(run, evaluate or [], json=json, files=plugin_file or (), third_party=not no_plugins)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
+    repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face Hub.", metavar="ORG/NAME")],
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Who may see a new repository.", show_default=False)] = None,
+    dry_run: Annotated[
+        Path | None, typer.Option("--dry-run", help="Write what would be published to this new folder, offline.", metavar="DIR")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="The teacher on the Hub; else from its reference.", metavar="ID")
+    ] = None,
+    license: Annotated[str | None, typer.Option("--license", help="Licence; else that of the teacher on the Hub.", metavar="ID")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="What accuracy was measured on; else the name of its file.", metavar="NAME")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Publish a student on the Hub.
+
+    One commit with a model card; needs the plugin hub.
+    """
+    from zsq_cli.push import push_run
+
+    push_run(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, json=json)
 
 
 @plugins_app.command("list")

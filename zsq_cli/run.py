@@ -120,8 +120,10 @@ def evaluate_run(
     Without ``evaluators`` those of the run, else the one that its teacher brings. The teacher's own figures stand beside only
     where the run measured them in the same way: no figures of different images are ever compared.
     """
+    from zsq.run.places import locate
     from zsq_cli import render
 
+    folder = locate(folder)
     report, manager = read_report(folder), Manager.discover(third_party=third_party, files=files)
     asked = [_evaluator(parse_entry("eval", text, "--eval"), manager) for text in evaluators]
     ran = [_evaluator(entry, manager) for entry in report.get("recipe", {}).get("eval") or ()]
@@ -130,7 +132,7 @@ def evaluate_run(
     module = load(folder)
     ctx = saved_context(folder, module, report)
     if not (chosen := asked or [e for e in ran if not _compares(e)]):
-        ran = chosen = [_evaluator(parse_entry("eval", _brought(report, manager, ctx)), manager)]
+        ran = chosen = [_evaluator(parse_entry("eval", brought(report, manager, ctx)), manager)]
     metrics: dict[str, float] = {}
     for evaluator in chosen:
         if _compares(evaluator):
@@ -177,7 +179,7 @@ def saved_context(folder: Path, module: Any, report: Mapping[str, Any]) -> Conte
     return ctx.with_(teacher=Teacher(module, inputs, Classify(ClassifyOptions(classes=classes), ctx), ref=report["teacher"]["ref"]))
 
 
-def _brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
+def brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
     """The evaluation on real images that the run's teacher brings with it."""
     values = dict(report.get("recipe", {}).get("teacher") or {})
     source, _, ref = str(values.pop("ref", "")).partition(":")

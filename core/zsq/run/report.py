@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from zsq.files import write_atomic
-from zsq.recipe import dump_recipe, pins
+from zsq.recipe import Recipe, dump_recipe, pins
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 if TYPE_CHECKING:
@@ -55,8 +56,15 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         "stopped": engine.stopped,
         "versions": pins(plan),
         "hardware": hardware(),
-        "recipe": plan.recipe.to_dict(),
+        "recipe": pinned(plan.recipe, teacher.ref).to_dict(),
     }
+
+
+def pinned(recipe: Recipe, ref: str) -> Recipe:
+    """The recipe with the teacher's own reference, which may say more than the one asked for: a commit beside a name."""
+    entry = recipe.teacher or {}
+    same = str(entry.get("ref", "")).partition(":")[0] == ref.partition(":")[0]
+    return replace(recipe, teacher={**entry, "ref": ref}) if entry and same else recipe
 
 
 def finish(report: dict[str, Any], engine: Any, folder: Path) -> dict[str, Any]:
@@ -77,7 +85,10 @@ def manifest(report: dict[str, Any]) -> dict[str, Any]:
 
 def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch | None) -> None:
     """The recipe with its pins, and a picture of synthetic images where there are any."""
-    write_atomic(folder / "recipe.yaml", dump_recipe(plan.recipe, {**report["versions"], "teacher": report["teacher"]["fingerprint"]}))
+    write_atomic(
+        folder / "recipe.yaml",
+        dump_recipe(pinned(plan.recipe, report["teacher"]["ref"]), {**report["versions"], "teacher": report["teacher"]["fingerprint"]}),
+    )
     if images is not None and len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
         write_atomic(folder / "images.png", lambda path: gallery(images, inputs).save(path, "PNG"))
 

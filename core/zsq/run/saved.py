@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsq.errors import FileError
+from zsq.run.places import locate
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +19,15 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
+def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: str | None = None) -> nn.Module:
     """The student saved in ``folder``, in eval mode; its outputs equal those of the student that was saved, bit for bit.
 
     It takes inputs normalised as the teacher's (``inputs`` in ``config.json``), and needs no code of the teacher.
+
+    Args:
+        folder: A run folder, or a student on the Hub: ``"ORG/NAME"`` (see :func:`zsq.run.places.locate`).
+        device: Where its tensors shall be.
+        revision: Branch, tag or commit, of a student on the Hub.
 
     Raises:
         FileError: When a file is missing, damaged, newer than this zsq, or the two do not belong together.
@@ -31,7 +37,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
 
     from zsq.builtin.safetensors import rebuild
 
-    folder = Path(folder)
+    folder = locate(folder, revision)
     config = _config(folder)
     content = _read(folder / WEIGHTS)
     if hashlib.sha256(content).hexdigest() != config.get("sha256"):

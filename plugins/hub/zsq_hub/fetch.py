@@ -1,0 +1,51 @@
+"""Files of a student from the Hub, in the client's own cache: safetensors and text only, nothing that carries code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import validate_repo_id
+
+from zsq.errors import FileError
+from zsq_hub.faults import explained
+
+#: All that a student consists of; no other file of a repository is downloaded.
+FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")
+_REFERENCE = re.compile(r"(?:hub:)?(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
+
+
+def split(place: str) -> tuple[str, str | None]:
+    """Repository and revision of ``ORG/NAME``, ``ORG/NAME@REVISION``, either with ``hub:`` in front.
+
+    Raises:
+        FileError: When it is none of them.
+    """
+    match = _REFERENCE.fullmatch(place)
+    if match is None or match["repo"].count("/") != 1:
+        raise FileError(f"'{place}' names no repository", "", "write hub:ORG/NAME or hub:ORG/NAME@REVISION")
+    with explained(match["repo"], "load"):
+        validate_repo_id(match["repo"])
+    return match["repo"], match["revision"]
+
+
+def fetch(place: str, revision: str | None = None) -> Path:
+    """The folder of the student ``place``, its name the hash of its commit; what the cache holds is not downloaded again.
+
+    Args:
+        place: As :func:`split` reads it.
+        revision: Branch, tag or commit; wins over one in ``place``. Without any, the newest commit of ``main``.
+
+    Raises:
+        HubError: When it is not there or not for you, or the way to the Hub fails.
+        FileError: When what is there is no zsq student.
+    """
+    repo, named = split(place)
+    with explained(repo, "load"):
+        folder = Path(snapshot_download(repo, revision=revision or named, allow_patterns=list(FILES), library_name="zsq"))
+    if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
+        raise FileError(
+            f"'{repo}' is no zsq student: it has no {missing[0]}", f"hub:{repo}@{folder.name}", "networks of others: zsq run py:…"
+        )
+    return folder

@@ -1,0 +1,176 @@
+"""Publishing a run: checked as a whole first, then one commit: a repository holds the old student or the new one, never a mixture."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+import zsq
+from zsq.errors import FileError
+from zsq_hub import card
+from zsq_hub.faults import HubError, explained
+from zsq_hub.fetch import FILES, split
+
+#: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
+_CARD, _PICTURE = "README.md", "images.png"
+_EXPORTED = (".onnx", ".xml", ".bin", ".onnx.data")
+_FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: where it is, and its commit; of a dry run the folder, and no commit."""
+
+    url: str
+    commit: str | None
+    files: tuple[str, ...]
+
+
+def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
+         license: str | None = None, dataset: str | None = None) -> Pushed:  # fmt: skip
+    """Publish the run in folder ``run`` as ``repo``.
+
+    Args:
+        run: Folder of a finished run.
+        repo: ``ORG/NAME``; made when it is not there.
+        private: Who may see it; None leaves that to the Hub's default for you.
+        dry_run: Write what would be published to this new folder instead; the network is not touched.
+        base_model: The teacher on the Hub; by default the one that its reference names.
+        license: Default: that of ``base_model``.
+        dataset: What the accuracy was measured on.
+
+    Raises:
+        FileError: When the run is not finished or damaged, or the card is not valid.
+        HubError: When the Hub refuses or the way there fails; nothing is published then.
+    """
+    repo, _ = split(repo)
+    report, config = finished(run)
+    base_model = base_model or hub_name(report["teacher"]["ref"])
+    api = HfApi(library_name="zsq")
+    author = None
+    if dry_run is None:
+        with explained(repo, "push"):
+            author = api.whoami()["name"]
+            license = license or (_license_of(api, base_model) if base_model else None)
+    files = contents(run, report, config)
+    values = {"base_model": base_model, "license": license, "dataset": dataset, "author": author}
+    recipe = files["recipe.yaml"].decode()  # type: ignore[union-attr]
+    public = json.loads(files["report.json"])  # type: ignore[arg-type]
+    files[_CARD] = card.write(public, config, recipe, repo, picture=_PICTURE in files, **values).encode()
+    if dry_run is not None:
+        _write(dry_run, files)
+        return Pushed(str(dry_run), None, tuple(sorted(files)))
+    with explained(repo, "push"):
+        return _publish(api, repo, files, private)
+
+
+def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``report.json`` and ``config.json`` of a finished run whose student loads.
+
+    Raises:
+        FileError: When there is none, or its parts do not belong together.
+    """
+    hint = "push a folder that `zsq run` finished"
+    try:
+        report, config = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("report.json", "config.json"))
+        size = (run / FILES[1]).stat().st_size
+        (run / "recipe.yaml").read_bytes()
+        complete = {"teacher", "student", "seed", "versions", "recipe", "images_evaluated"} <= report.keys()
+        complete = complete and report["student"]["size_bytes"] == size and isinstance(report["student"]["metrics"], dict)
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise FileError(f"the run is not finished: {name} cannot be read ({error.strerror})", str(run), hint) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileError("the run is not finished: its report is damaged", str(run / "report.json"), hint) from None
+    if not complete:
+        raise FileError("the run is not finished: its report is not about this student", str(run / "report.json"), hint)
+    zsq.load(run)
+    return report, config
+
+
+def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, bytes | Path]:
+    """What is published but the card, by name; folders of this machine are cut from every path, file names stay."""
+    files: dict[str, bytes | Path] = {
+        "config.json": (
+            json.dumps({**config, "manifest": cut(config.get("manifest"))}, sort_keys=True, separators=(",", ":")) + "\n"
+        ).encode(),
+        "model.safetensors": run / "model.safetensors",
+        "report.json": (json.dumps(cut(report), indent=1) + "\n").encode(),
+        "recipe.yaml": cut((run / "recipe.yaml").read_text(encoding="utf-8")).encode(),
+    }
+    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == _PICTURE or path.name.endswith(_EXPORTED))]
+    return files | {path.name: path for path in extra if path.suffix != ".bin" or path.with_suffix(".xml").exists()}
+
+
+def cut(value: Any) -> Any:
+    """``value`` with the folders of absolute paths taken out of its texts: ``npz:/home/me/val.npz`` becomes ``npz:val.npz``."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: cut(item) for key, item in value.items()}
+    return [cut(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def hub_name(ref: str) -> str | None:
+    """The repository on the Hub of a teacher's reference, or None: ``hub:ORG/NAME@COMMIT`` and ``timm:NAME`` have one."""
+    source, _, name = ref.partition(":")
+    name = name.partition("@")[0]
+    return {"hub": name, "timm": f"timm/{name}"}.get(source) if name else None
+
+
+def _license_of(api: HfApi, repo: str) -> str | None:
+    """The licence that the teacher's card names; None where it names none or is not to be had."""
+    try:
+        data = api.model_info(repo).card_data
+    except HfHubHTTPError:
+        return None
+    return data.license if data is not None and isinstance(data.license, str) else None
+
+
+def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: bool | None) -> Pushed:
+    api.create_repo(repo, private=private, exist_ok=True)
+    info = api.model_info(repo)
+    if private and not info.private:
+        raise HubError(
+            f"'{repo}' is public already, so --private cannot hold", f"hub:{repo}", "make it private on its page, or push to another name"
+        )
+    there = {sibling.rfilename for sibling in info.siblings or ()}
+    if there - {".gitattributes", _CARD} and "report.json" not in there:
+        raise HubError(
+            f"'{repo}' holds something else than a zsq student", f"hub:{repo}", "nobody's files are overwritten: push to another name"
+        )
+    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE) or ("/" not in name and name.endswith(_EXPORTED))]
+    add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
+    gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
+    done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)
+    return Pushed(f"{api.endpoint}/{repo}", done.oid, tuple(sorted(files)))
+
+
+def _write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+    """The files of a dry run, all or none."""
+    if folder.exists() and any(folder.iterdir()):
+        raise FileError(f"'{folder}' is not empty", "--dry-run", "name a new folder")
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, folder / name)
+            else:
+                (folder / name).write_bytes(content)
+    except OSError as error:
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+        if made and folder.is_dir():
+            folder.rmdir()
+        raise FileError(
+            f"cannot write the folder: {error.strerror or error}", str(folder), "free some space or name another --dry-run"
+        ) from error
