@@ -92,6 +92,8 @@ NoPluginsFlag = Annotated[bool, typer.Option("--no-plugins", help="Built-in comp
 TrustFlag = Annotated[bool, typer.Option("--trust-code", help="Allow checkpoints that carry code. It runs on this machine.")]
 RoleFlag = Annotated[RoleName | None, typer.Option("--role", help="Components of this role only.")]
 HelpFlag = Annotated[bool, typer.Option("--help", help="Show this message and the options of the components on the line, and exit.")]
+RunArg = Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")]
+ToFlag = Annotated[str, typer.Option("--to", help="Exporter.", metavar="NAME")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")]
 
 
@@ -266,6 +268,51 @@ def eval(
     from zsq_cli.run import evaluate_run
 
     evaluate_run(run, evaluate or [], json=json, files=plugin_file or (), third_party=not no_plugins)
+
+
+@app.command()
+def export(run: RunArg, to: ToFlag = "onnx", json: JsonFlag = False) -> None:
+    """Write a saved student in another format.
+
+    Into the run's folder, beside the student.
+    """
+    from zsq_cli.export import export_run
+
+    export_run(run, to, json=json)
+
+
+@app.command()
+def verify(
+    run: RunArg,
+    to: ToFlag = "onnx",
+    images: Annotated[int, typer.Option("--images", help="How many images to compare.", min=1, metavar="INTEGER")] = 256,
+    npz: Annotated[Path | None, typer.Option("--npz", help="Real images instead of synthetic patterns.", metavar="FILE")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Prove that an exported file computes what was evaluated.
+
+    Needs no data; exit code 1 when it does not.
+    """
+    from zsq_cli.verify import verify_run
+
+    _exit(verify_run(run, to, images, npz, json=json))
+
+
+@app.command()
+def bench(
+    run: RunArg,
+    to: ToFlag = "onnx",
+    threads: Annotated[int, typer.Option("--threads", help="Threads of the runtime.", min=1, metavar="INTEGER")] = 1,
+    batch: Annotated[int, typer.Option("--batch", help="Images at once, for throughput.", min=1, metavar="INTEGER")] = 32,
+    json: JsonFlag = False,
+) -> None:
+    """Time teacher and exported student in the same runtime.
+
+    Latency and throughput; no speed-up is given for a student that calculates in float.
+    """
+    from zsq_cli.bench import bench_run
+
+    bench_run(run, to, threads, batch, json=json)
 
 
 @app.command()

@@ -1,0 +1,82 @@
+"""``zsq export``, ``verify`` and ``bench`` on a saved run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zsq_cli.app import main
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """``runs(protocol, bits)``: the folder of a tiny run, exported."""
+    folder, made = tmp_path_factory.mktemp("runs"), dict[tuple[str, int], Path]()
+
+    def run(protocol: str, bits: int) -> Path:
+        out = folder / f"{protocol}{bits}"
+        if (protocol, bits) not in made:
+            sets = [f"quant.protocol={protocol}", "teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "run.batch_size=8"]
+            words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "noise", "--quant", f"uniform{bits}", "--calib", "minmax"]
+            words += ["--tune", "none", "--out", str(out), *(w for s in sets for w in ("--set", s))]
+            assert main(words) == 0
+            assert main(["export", str(out), "--to", "onnx"]) == 0
+            made[protocol, bits] = out
+        return made[protocol, bits]
+
+    return run
+
+
+def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = runs("deploy", 8)
+    capsys.readouterr()
+    assert main(["verify", str(folder), "--images", "64"]) == 0
+    said = capsys.readouterr().out
+    assert "100.00 % of 64 images" in said and "float layers: 0" in said and said.rstrip().endswith("verified")
+
+
+def test_verify_reads_real_images(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, file = runs("deploy", 4), tmp_path / "images.npz"
+    np.savez(file, images=np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    capsys.readouterr()
+    assert main(["verify", str(folder), "--npz", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == 20 and told["agreement"] == 100 and told["verified"] and told["below_8_bits"]
+    np.savez(file, images=np.zeros((2, 9, 9, 3), np.uint8))
+    assert main(["verify", str(folder), "--npz", str(file)]) == 2
+    assert "not uint8 (N, 8, 8, 3)" in capsys.readouterr().err
+
+
+def test_a_file_of_another_run_fails(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    mixed = Path(shutil.copytree(runs("deploy", 2), tmp_path / "mixed"))
+    shutil.copy(runs("deploy", 8) / "model.onnx", mixed)
+    assert main(["verify", str(mixed), "--images", "256"]) == 1
+    assert "NOT VERIFIED" in capsys.readouterr().out
+
+
+def test_bench_gives_a_speed_up_only_for_integer_graphs(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    deploy, paper = runs("deploy", 4), runs("paper", 8)
+    capsys.readouterr()
+    assert main(["bench", str(deploy), "--batch", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "speed-up" in said and "threads 1" in said and "onnxruntime" in said and "int8 speed" in said
+    assert main(["bench", str(paper), "--batch", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "no speed-up: " in said and "protocol 'paper'" in said and "x\n" not in said.split("no speed-up")[0].splitlines()[-1]
+
+
+def test_messages(tmp_path: Path, runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = runs("deploy", 8)
+    assert main(["export", str(tmp_path)]) == 2
+    assert "is not a run" in capsys.readouterr().err
+    assert main(["verify", str(folder), "--to", "safetensors"]) == 2
+    assert "cannot verify its files" in capsys.readouterr().err
+    assert main(["export", str(folder), "--to", "onxx"]) == 2
+    assert "onxx" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""``zsq verify``: proof that an exported file computes what was evaluated, on images that need no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsq.errors import FileError
+from zsq_cli.export import able, saved_student
+from zsq_cli.run import read_report
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zsq.types import InputSpec
+
+#: Percent of images that have to get the same answer.
+ENOUGH = 99.9
+
+
+def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool = False) -> int:
+    """Compare and print; 1 when too few images agree, or when a student for deployment has a convolution in float."""
+    from zsq_cli import render
+
+    result = verified(run, to, count, file)
+    if json:
+        render.print_json(result)
+    else:
+        for line in _lines(result):
+            render.console().print(line, soft_wrap=True)
+    return 0 if result["verified"] else 1
+
+
+def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = None) -> dict[str, Any]:
+    """The comparison as plain values; ``verified`` is its outcome.
+
+    Args:
+        run: Folder of a run with an exported file.
+        to: The exporter that made the file.
+        count: Images at most.
+        file: An ``.npz`` with ``images`` (N, H, W, C) uint8 instead of synthetic ones.
+    """
+    make = able(to, "verify")
+    student, ctx, _ = saved_student(run, read_report(run))
+    spec = ctx.teacher.inputs
+    images = patterns(spec, count) if file is None else _read(file, spec, count)
+    result: dict[str, Any] = make(ctx).verify(student.module, images, run)
+    integer = not result["floating"] or student.protocol != "deploy"
+    bits = [point.bits for point in student.points.values()]
+    told = {"protocol": student.protocol, "source": str(file) if file else "synthetic patterns", "below_8_bits": min(bits, default=8) < 8}
+    return {**result, **told, "verified": result["agreement"] >= ENOUGH and integer}
+
+
+def patterns(spec: InputSpec, count: int, seed: int = 0) -> Tensor:
+    """Random patterns (N, C, H, W) with the coarse and fine structure of photos, normalised: noise summed over octaves, then clipped to
+    pixel values; each with a contrast and a colour of its own, so that a network gives many different answers."""
+    import torch
+
+    rng, (channels, height, width) = torch.Generator().manual_seed(seed), spec.shape
+    total, size = torch.zeros((count, *spec.shape)), 1
+    while size <= max(height, width):
+        noise = torch.randn((count, channels, min(size, height), min(size, width)), generator=rng)
+        total += torch.nn.functional.interpolate(noise, (height, width), mode="bilinear" if size > 1 else "nearest") / math.sqrt(size)
+        size *= 2
+    contrast = torch.rand((count, 1, 1, 1), generator=rng) * 0.35 + 0.05
+    pixels = (0.5 + contrast * total).clamp_(0, 1)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    return (pixels - mean) / std
+
+
+def _read(file: Path, spec: InputSpec, count: int) -> Tensor:
+    import zipfile
+
+    import numpy as np
+
+    from zsq.builtin.evaluators import normalise
+
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            pixels = content["images"][:count]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(f"cannot read images: {error}", str(file), "an .npz with `images` (N, H, W, C) uint8") from None
+    channels, height, width = spec.shape
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
+        what = f"images are {pixels.dtype} {pixels.shape}, not uint8 (N, {height}, {width}, {channels})"
+        raise FileError(what, str(file), "give images of the teacher's size")
+    return normalise(pixels, spec).contiguous()
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    """The result in words."""
+    first, names = result["first"], ", ".join(result["floating"][:5])
+    more = len(result["floating"]) - 5
+    lines = [
+        f"{result['agreement']:.2f} % of {result['images']} images ({result['source']}) get the same answer",
+        f"largest difference of a logit {result['difference']:.3g}; the largest logit is {result['spread']:.3g}",
+        "no code differs"
+        if first is None
+        else f"first layer that differs: {first['path']}, {first['share']:.3g} % of its codes, by {first['steps']} at most",
+        f"integer layers: {len(result['integer'])}; float layers: {len(result['floating'])}"
+        + (f" ({names}{f' and {more} more' if more > 0 else ''})" if names else ""),
+    ]
+    if result["below_8_bits"]:
+        lines.append("values below 8 bits lie in int8 containers: they run at int8 speed and save download size")
+    if result["floating"] and result["protocol"] == "paper":
+        lines.append("protocol 'paper' is not integer from end to end: for speed quantize with --set quant.protocol=deploy")
+    if result["agreement"] < ENOUGH:
+        lines.append(f"NOT VERIFIED: less than {ENOUGH} % agree")
+    elif not result["verified"]:
+        lines.append("NOT VERIFIED: a student for deployment must not calculate in float")
+    else:
+        lines.append("verified")
+    return lines
