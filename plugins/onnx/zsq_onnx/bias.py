@@ -3,11 +3,12 @@
 Sums of products are integers, and so is the bias beside them: a multiple of ``s_act * s_weight``. Rounding it moves every sum by up to
 half such a step, which at 4 bits is enough to push one value in a thousand over the edge to the next code.
 
-Two liberties make up for it. Symmetric weight codes below 8 bits may be multiplied by an integer ``m``, and their scale divided by it, as
-far as the int8 container and 16-bit sums of two products allow: the values stay and the step of the bias gets finer. And the bias may
-be any number that puts every possible sum on the same side of every edge between two output codes: with the sums being integers,
-those numbers are an interval around the float bias. Per channel, ``m`` and the integer deepest inside the interval are taken; where no
-integer lies inside (usually at 8 bits, where a step is small beside a code), the one nearest to the float bias.
+Three liberties make up for it. Symmetric weight codes below 8 bits may be multiplied by an integer ``m``, and their scale divided by it,
+as far as the int8 container and 16-bit sums of two products allow: the values stay and the step of the bias gets finer. The bias may be
+any number, and the scale may differ by a trifle, as long as every possible sum stays on the same side of every edge between two output
+codes: the sums being integers, there is room around the float bias and the scale. Per channel, the ``m`` and the integer that leave
+most room are taken, with the scale in the middle of it; where there is no room (at 8 bits, with many edges), the
+integer nearest to the float bias with the scale as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Largest integer bias: leaves room for the sum of products in 32 bits.
 _LARGEST = 2.0**30
+#: Output points of more bits leave no room for another bias.
+_WIDEST = 6
+#: Largest change of a scale.
+_STRETCH = 0.01
 
 
 class Weight(NamedTuple):
@@ -44,31 +49,47 @@ def with_integer_bias(weight: Weight, bias: Any, codes: Codes, after: ActPoint |
     """
     weight = _bounded(weight, bias, codes)
     step = np.float64(codes.scale) * weight.scale
-    low, high = _interval(bias / step, step, after)
+    exact, rows = bias / step, np.arange(len(step))
     factors = np.arange(1, _most(weight, codes) + 1)
-    numbers = np.rint(factors * ((low + high) / 2)[:, None])
-    depth = np.minimum(numbers / factors - low[:, None], high[:, None] - numbers / factors)
-    near = np.rint(factors * (bias / step)[:, None])
-    error = np.abs(near / factors - (bias / step)[:, None])
-    inside, nearest, rows = depth.argmax(1), error.argmin(1), np.arange(len(step))
-    found = depth[rows, inside] > 0
-    chosen = np.where(found, factors[inside], factors[nearest])
-    integer = np.where(found, numbers[rows, inside], near[rows, nearest])
+    numbers = np.rint(factors * exact[:, None])
+    nearest = np.abs(numbers / factors - exact[:, None]).argmin(1)
+    chosen, integer, ratio = factors[nearest], numbers[rows, nearest], np.ones(len(step))
+    if after is not None and after.bits <= _WIDEST:
+        numbers = (numbers[:, :, None] + np.arange(-1, 2)).reshape(len(step), -1)  # two more beside each
+        multiples = np.repeat(factors, 3)
+        low, high = _room(weight, codes, exact, step, numbers / multiples, after)
+        best = (high - low).argmax(1)
+        low, high = low[rows, best], high[rows, best]
+        found = (high > low) & (step > 0)
+        chosen, integer = np.where(found, multiples[best], chosen), np.where(found, numbers[rows, best], integer)
+        ratio = np.where(found, 2 / (low + high), ratio)
     wide = chosen.reshape(-1, *(1,) * (weight.codes.ndim - 1))
-    result = Weight(weight.codes * wide, weight.scale / chosen, weight.zero_point)
+    result = Weight(weight.codes * wide, weight.scale * ratio / chosen, weight.zero_point)
     return result, integer.astype(np.int32), (codes.scale * result.scale.astype(np.float32)).astype(np.float32)
 
 
-def _interval(exact: Any, step: Any, after: ActPoint | None) -> tuple[Any, Any]:
-    """Smallest and largest bias per channel, in steps, that lets every integer sum reach the same output codes as ``exact``."""
-    if after is None:
-        return exact, exact
+def _room(weight: Weight, codes: Codes, exact: Any, step: Any, biases: Any, after: ActPoint) -> tuple[Any, Any]:
+    """How far the scale may shrink or grow, per channel and candidate: limits of (scale / new scale), empty where low > high.
+
+    Args:
+        weight: Gives the sums that can occur.
+        codes: What the layer reads.
+        exact: Float bias in steps, per channel.
+        step: Value of one step, per channel.
+        biases: Candidates in steps (channels, candidates).
+        after: Gives the edges.
+    """
     grid = after.grid
     edges = (np.arange(grid.low + 1, grid.high + 1) - 0.5 - grid.zero_point.item()) * np.float64(grid.scale.item())
-    edges = edges / step[:, None]  # from one code to the next, in steps
+    edges = edges / step[:, None]  # in steps
     passing = np.ceil(edges - exact[:, None])  # the smallest sum that gets over each edge
-    near, far = edges - passing, edges - passing + 1
-    return np.where(step > 0, near.max(1), exact), np.where(step > 0, far.min(1), exact)
+    flat = np.abs(weight.codes.reshape(len(step), -1)).sum(1, keepdims=True) * codes.high
+    counts = (np.abs(passing) <= flat) & (edges != 0)  # the others are out of reach
+    over = (passing[:, None] + biases[..., None]) / np.where(counts, edges, 1)[:, None]
+    under = (passing[:, None] - 1 + biases[..., None]) / np.where(counts, edges, 1)[:, None]
+    lowest = np.where(counts[:, None], np.minimum(over, under), 1 - _STRETCH).max(2)
+    highest = np.where(counts[:, None], np.maximum(over, under), 1 + _STRETCH).min(2)
+    return np.maximum(lowest, 1 - _STRETCH), np.minimum(highest, 1 + _STRETCH)
 
 
 def _most(weight: Weight, codes: Codes) -> int:

@@ -1,0 +1,38 @@
+"""The real teacher at 4 and 8 bits: exported, compared on real images, integer from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zsq_cli.app import main
+from zsq_cli.verify import verified
+
+SHARED = Path(__file__).parents[4] / "shared"
+WEIGHTS, IMAGES = SHARED / "teachers/resnet20-cifar10.safetensors", SHARED / "data/cifar10-test-5k.npz"
+
+pytestmark = [
+    pytest.mark.accuracy,
+    pytest.mark.skipif(not (WEIGHTS.is_file() and IMAGES.is_file()), reason="needs the teacher and the test images of ../shared"),
+]
+
+
+def made(bits: int, folder: Path) -> Path:
+    words = ["run", "py:zsq_zoo.resnet:resnet20", "--weights", str(WEIGHTS), "--synth", "none", "--quant", f"squant{bits}"]
+    assert main([*words, "--set", "quant.protocol=deploy", "--out", str(folder)]) == 0
+    assert main(["export", str(folder), "--to", "onnx"]) == 0
+    return folder
+
+
+def test_four_bits_are_exact(tmp_path: Path) -> None:
+    folder = made(4, tmp_path / "run")
+    result = verified(folder, count=256, file=IMAGES)
+    assert result["agreement"] == 100 and result["first"] is None and not result["floating"] and result["verified"]
+
+
+def test_eight_bits_are_integer_and_close(tmp_path: Path) -> None:
+    """Biases are rounded to steps that are coarse enough to change some codes; see the README."""
+    folder = made(8, tmp_path / "run")
+    result = verified(folder, count=256, file=IMAGES)
+    assert result["agreement"] >= 95 and not result["floating"] and result["first"]["share"] < 0.1
