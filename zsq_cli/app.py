@@ -131,6 +131,7 @@ def run(
     seed: SeedFlag = None,
     precision: PrecisionFlag = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/SYNTH-QUANT-SEED.", metavar="DIR")] = None,
+    push: Annotated[str | None, typer.Option("--push", help="Publish the run there, on the Hugging Face Hub.", metavar="ORG/NAME")] = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
     no_plugins: NoPluginsFlag = False,
@@ -165,7 +166,7 @@ def run(
         typer.echo(ctx.get_help())
         print_options(flags)
     else:
-        run_flags(flags, out, json=json, trust_code=trust_code)
+        run_flags(flags, out, json=json, trust_code=trust_code, push=push)
 
 
 @app.command(add_help_option=False)

@@ -24,24 +24,33 @@ def push_run(
 ) -> None:
     """Publish, or write what would be published, and say where it is."""
     from zsq_cli import render
-    from zsq_cli.run import read_report
 
-    hub = Manager.discover().get(Role.TEACHER, "hub").component.implementation()
-    report = read_report(run)
-    done = hub.push(
-        run,
-        repo,
-        private=private,
-        dry_run=dry_run,
-        base_model=base_model,
-        license=license,
-        dataset=dataset or measured_on(run, report),
-    )
+    done = publish(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset)
     if json:
         render.print_json({"url": done.url, "commit": done.commit, "files": list(done.files)})
     else:
-        said = f"{done.url} at {done.commit}" if done.commit else f"{done.url}: {len(done.files)} files, nothing was published"
-        render.console().print(said, soft_wrap=True)
+        render.console().print(said(done), soft_wrap=True)
+
+
+def publish(run: Path, repo: str, *, dataset: str | None = None, **options: Any) -> Any:
+    """What became of it: ``url``, ``commit`` and ``files``; see ``zsq_hub.push.push``."""
+    from zsq_cli.run import read_report
+
+    return hub().push(run, repo, dataset=dataset or measured_on(run, read_report(run)), **options)
+
+
+def said(done: Any) -> str:
+    """The same as a line."""
+    return f"{done.url} at {done.commit}" if done.commit else f"{done.url}: {len(done.files)} files, nothing was published"
+
+
+def hub() -> Any:
+    """What the plugin ``hub`` offers.
+
+    Raises:
+        ComponentError: When it is not installed or broken.
+    """
+    return Manager.discover().get(Role.TEACHER, "hub").component.implementation()
 
 
 def measured_on(run: Path, report: Mapping[str, Any]) -> str | None:

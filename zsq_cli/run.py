@@ -64,8 +64,8 @@ class Flags:
                 yield manager.get(role, parse_entry(role.value, text)["name"])
 
 
-def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code: bool = False) -> None:
-    """``zsq run``: everything is checked before torch is imported, and progress goes to standard error."""
+def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code: bool = False, push: str | None = None) -> None:
+    """``zsq run``: everything is checked before torch is imported, the right to ``push`` as well; progress goes to standard error."""
     from zsq.compose import compose
     from zsq_cli import render
 
@@ -74,6 +74,10 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
     plan = compose(recipe, manager)
     for line in pin_warnings(recipe):
         render.console(error=True).print(line, style="yellow")
+    if push is not None:
+        from zsq_cli.push import hub
+
+        hub().ready(push)
     from zsq.run.engine import run
     from zsq_cli.memory import keep_freed_memory
 
@@ -84,6 +88,11 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
         render.print_json(result.report)
     else:
         render.console().print(render.report_table(result.report, result.folder))
+    if push is not None:
+        from zsq_cli.push import publish, said
+
+        assert result.folder is not None
+        render.console(error=json).print(said(publish(result.folder, push)), soft_wrap=True)
 
 
 def plan_flags(flags: Flags, *, json: bool = False) -> None:

@@ -15,7 +15,7 @@ COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench
 PLUGIN_COMMANDS = {"list", "install", "uninstall", "new", "check", "why"}
 RUN_FLAGS = {
     "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--weights", "--recipe", "--budget", "--seed",
-    "--out", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
+    "--out", "--push", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
 }  # fmt: skip
 
 
@@ -32,7 +32,11 @@ def test_the_commands_are_the_frozen_ones() -> None:
     assert set(TREE[()].commands) == COMMANDS
     assert set(TREE[("plugins",)].commands) == PLUGIN_COMMANDS
     assert {name for p in TREE[("run",)].params for name in p.opts if name.startswith("--")} == RUN_FLAGS
-    assert {name for p in TREE[("plan",)].params for name in p.opts if name.startswith("--")} == RUN_FLAGS - {"--out", "--trust-code"}
+    assert {name for p in TREE[("plan",)].params for name in p.opts if name.startswith("--")} == RUN_FLAGS - {
+        "--out",
+        "--push",
+        "--trust-code",
+    }
 
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)

@@ -318,3 +318,26 @@ def test_from_a_process_of_its_own_with_the_clients_variables(hub: Loopback, run
 def test_the_plugin_loads_nothing_heavy_by_itself() -> None:
     code = "import sys, zsq_hub; assert not {'torch', 'huggingface_hub'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+RUN = ["run", "py:zsq.testing.teachers:tiny", "--synth", "noise", "--quant", "uniform8", "--calib", "minmax", "--tune", "none"]
+SPEC = ["teacher.shape=3,8,8", "teacher.mean=0.5,0.5,0.5", "teacher.std=0.2,0.2,0.2", "calib.batches=1", "run.batch_size=8"]
+
+
+def test_run_and_push(hub: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*RUN, *(word for value in SPEC for word in ("--set", value)), "--eval", "agreement", "--out", str(tmp_path / "r"), "--json"]
+    capsys.readouterr()
+    assert main([*words, "--push", "org/tiny"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["student"]["weight_bits"] == 8
+    assert hub.repos["org/tiny"].refs["main"] in captured.err
+    assert torch.equal(answers(zsq.load("org/tiny")), answers(zsq.load(tmp_path / "r")))
+
+
+def test_a_run_that_could_not_be_pushed_does_not_begin(
+    hub: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrong")
+    assert "does not accept your token" in refused(capsys, *RUN, "--out", tmp_path / "r", "--push", "org/tiny")
+    assert "names no repository" in refused(capsys, *RUN, "--out", tmp_path / "r", "--push", "tiny")
+    assert not (tmp_path / "r").exists()

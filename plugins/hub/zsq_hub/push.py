@@ -21,7 +21,7 @@ from zsq_hub.fetch import FILES, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
 _CARD, _PICTURE = "README.md", "images.png"
-_EXPORTED = (".onnx", ".xml", ".bin", ".onnx.data")
+_EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
 _FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
 
 
@@ -72,6 +72,17 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
         return _publish(api, repo, files, private)
 
 
+def ready(repo: str) -> None:
+    """Whether a push to ``repo`` can begin: before a long run rather than after it.
+
+    Raises:
+        FileError, HubError: When the name is none, or nobody is logged in with a token that the Hub knows.
+    """
+    repo, _ = split(repo)
+    with explained(repo, "push"):
+        HfApi(library_name="zsq").whoami()
+
+
 def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """``report.json`` and ``config.json`` of a finished run whose student loads.
 
@@ -106,8 +117,8 @@ def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any]) ->
         "report.json": (json.dumps(cut(report), indent=1) + "\n").encode(),
         "recipe.yaml": cut((run / "recipe.yaml").read_text(encoding="utf-8")).encode(),
     }
-    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == _PICTURE or path.name.endswith(_EXPORTED))]
-    return files | {path.name: path for path in extra if path.suffix != ".bin" or path.with_suffix(".xml").exists()}
+    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == _PICTURE or path.name in _EXPORTED)]
+    return files | {path.name: path for path in extra if path.name != "model.bin" or path.with_suffix(".xml").exists()}
 
 
 def cut(value: Any) -> Any:
@@ -147,7 +158,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
         raise HubError(
             f"'{repo}' holds something else than a zsq student", f"hub:{repo}", "nobody's files are overwritten: push to another name"
         )
-    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE) or ("/" not in name and name.endswith(_EXPORTED))]
+    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE) or name in _EXPORTED]
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
     done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)

@@ -41,6 +41,13 @@ class Hub:
         return fetch(place, revision)
 
     @staticmethod
+    def ready(repo: str) -> None:
+        """Fail early where a push will; see :func:`zsq_hub.push.ready`."""
+        from zsq_hub.push import ready
+
+        ready(repo)
+
+    @staticmethod
     def push(run: Path, repo: str, **options: Any) -> Any:
         """Publish a run; see :func:`zsq_hub.push.push`."""
         from zsq_hub.push import push
