@@ -331,6 +331,7 @@ def push(
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="What accuracy was measured on; else the name of its file.", metavar="NAME")
     ] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Refuse a model.onnx that `zsq verify` refuses.")] = True,
     json: JsonFlag = False,
 ) -> None:
     """Publish a student on the Hub.
@@ -339,7 +340,7 @@ def push(
     """
     from zsq_cli.push import push_run
 
-    push_run(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, json=json)
+    push_run(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, verify=verify, json=json)
 
 
 @plugins_app.command("list")

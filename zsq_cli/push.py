@@ -20,22 +20,32 @@ def push_run(
     base_model: str | None = None,
     license: str | None = None,
     dataset: str | None = None,
+    verify: bool = True,
     json: bool = False,
 ) -> None:
     """Publish, or write what would be published, and say where it is."""
     from zsq_cli import render
 
-    done = publish(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset)
+    done = publish(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, verify=verify)
     if json:
         render.print_json({"url": done.url, "commit": done.commit, "files": list(done.files)})
     else:
         render.console().print(said(done), soft_wrap=True)
 
 
-def publish(run: Path, repo: str, *, dataset: str | None = None, **options: Any) -> Any:
-    """What became of it: ``url``, ``commit`` and ``files``; see ``zsq_hub.push.push``."""
+def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = True, **options: Any) -> Any:
+    """What became of it: ``url``, ``commit`` and ``files``; see ``zsq_hub.push.push``.
+
+    Raises:
+        ZsqError: When the run holds an exported file which does not compute what was evaluated, unless ``verify`` is off.
+    """
     from zsq_cli.run import read_report
 
+    if verify and (run / "model.onnx").is_file():
+        from zsq_cli.verify import verified
+
+        if not verified(run)["verified"]:
+            raise ZsqError("model.onnx does not verify, so nothing was published", str(run), "see `zsq verify`, or push with --no-verify")
     return hub().push(run, repo, dataset=dataset or measured_on(run, read_report(run)), **options)
 
 

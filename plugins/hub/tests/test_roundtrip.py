@@ -341,3 +341,15 @@ def test_a_run_that_could_not_be_pushed_does_not_begin(
     assert "does not accept your token" in refused(capsys, *RUN, "--out", tmp_path / "r", "--push", "org/tiny")
     assert "names no repository" in refused(capsys, *RUN, "--out", tmp_path / "r", "--push", "tiny")
     assert not (tmp_path / "r").exists()
+
+
+def test_an_exported_file_that_does_not_verify_is_refused_unless_told_otherwise(
+    hub: Loopback, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = Path(shutil.copytree(run, tmp_path / "exported"))
+    (exported / "model.onnx").write_bytes(b"a graph")
+    monkeypatch.setattr("zsq_cli.verify.verified", lambda folder: {"verified": folder != exported})
+    assert "does not verify" in refused(capsys, "push", exported, "org/tiny")
+    assert hub.requests == []
+    assert main(["push", str(exported), "org/tiny", "--no-verify"]) == 0
+    assert "model.onnx" in files(hub)
