@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Largest integer bias: leaves room for the sum of products in 32 bits.
 _LARGEST = 2.0**30
 #: Output points of more bits leave no room for another bias.
-_WIDEST = 6
+WIDEST = 6
 #: Largest change of a scale.
 _STRETCH = 0.01
 
@@ -54,7 +54,7 @@ def with_integer_bias(weight: Weight, bias: Any, codes: Codes, after: ActPoint |
     numbers = np.rint(factors * exact[:, None])
     nearest = np.abs(numbers / factors - exact[:, None]).argmin(1)
     chosen, integer, ratio = factors[nearest], numbers[rows, nearest], np.ones(len(step))
-    if after is not None and after.bits <= _WIDEST:
+    if after is not None and after.bits <= WIDEST:
         numbers = (numbers[:, :, None] + np.arange(-1, 2)).reshape(len(step), -1)  # two more beside each
         multiples = np.repeat(factors, 3)
         low, high = _room(weight, codes, exact, step, numbers / multiples, after)

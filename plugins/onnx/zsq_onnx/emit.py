@@ -54,6 +54,8 @@ class Emitter:
         self.codes: dict[fx.Node, Any] = {}
         #: Path of every activation point, with the name of its codes.
         self.points: dict[str, Codes] = {}
+        #: Module that holds a bias, and what its rounding to an integer adds to it; where codes cannot be kept otherwise.
+        self.roundings: list[tuple[nn.Module, Any]] = []
         self._late: set[fx.Node] = set()
 
     def __call__(self) -> list[str]:
