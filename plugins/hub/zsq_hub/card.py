@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from zsq.errors import FileError
 
@@ -63,7 +63,7 @@ def write(report: Mapping[str, Any], config: Mapping[str, Any], recipe: str, rep
     shape = (config.get("inputs") or {}).get("shape")
     text = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
         title=name,
-        origin=f"[{base_model}](https://huggingface.co/{base_model})" if base_model else f"`{teacher['ref']}`",
+        origin=f"[{base_model}]({constants.ENDPOINT}/{base_model})" if base_model else f"`{teacher['ref']}`",
         bits=bits,
         protocol=student["protocol"],
         seed=report["seed"],
