@@ -31,7 +31,8 @@ def record(folder: Path) -> dict[str, Any]:
 
 def chain(recipe: dict[str, Any]) -> str:
     """The chain as it is typed."""
-    parts = [f"{recipe['synth']['name']}", f"{recipe['quant']['name']}", *(c["name"] for c in recipe["calib"])]
+    waves = " (spectrum)" if recipe["synth"].get("basis") == "spectrum" else ""
+    parts = [f"{recipe['synth']['name']}{waves}", f"{recipe['quant']['name']}", *(c["name"] for c in recipe["calib"])]
     return " + ".join([*parts, recipe["tune"]["name"] if recipe["tune"]["name"] != "none" else "no tuning"])
 
 
