@@ -75,7 +75,9 @@ def test_refused_chain_names_the_missing_need(chain: Chain) -> None:
     declared = set().union(*(column[name].component.needs for column, name in zip(COLUMNS, chain, strict=True)))
     named = [need for need in NEEDS if f"needs {need}" in what]
     assert named and declared.issuperset(named), f"refused, but not for a need that it has: {REFUSED[chain]}"
-    assert any(f"'{name}'" in what for name in (*chain, _typed(COLUMNS[1][chain[1]]))), f"refused without naming a component: {REFUSED[chain]}"
+    assert any(f"'{name}'" in what for name in (*chain, _typed(COLUMNS[1][chain[1]]))), (
+        f"refused without naming a component: {REFUSED[chain]}"
+    )
 
 
 def test_most_combinations_run(capsys: pytest.CaptureFixture[str]) -> None:
