@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,38 +95,41 @@ def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def rows_of_measured(columns: list[str], records: list[dict[str, Any]], cells: Callable[[dict[str, Any]], list[Any]]) -> list[str]:
+    """A table with one line per row of the records."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return lines + [f"| {' | '.join(map(str, cells(row)))} |" for r in records for row in r["rows"]]
+
+
 def rows_of_steps(records: list[dict[str, Any]]) -> list[str]:
     """One line per batch size and arithmetic; a tuner other than ``finetune`` stands beside that one, without a generator."""
-    lines = ["| synthesizer | tuner | batch | arithmetic | step | beside | ratio |", "|---|---|---|---|---|---|---|"]
-    for row in (row for r in records for row in r["rows"]):
+
+    def cells(row: dict[str, Any]) -> list[Any]:
         tune = row.get("tune", "finetune")
-        lines.append(
-            f"| {row['synth']} | {tune} | {row['batch']} | {row['precision']} | {row['chain_s']:.3f} s "
-            f"| {'floor' if tune == 'finetune' else 'finetune'} {row['floor_s']:.3f} s | {row['ratio']:.2f} |"
-        )
-    return lines
+        beside = f"{'floor' if tune == 'finetune' else 'finetune'} {row['floor_s']:.3f} s"
+        return [row["synth"], tune, row["batch"], row["precision"], f"{row['chain_s']:.3f} s", beside, f"{row['ratio']:.2f}"]
+
+    return rows_of_measured(["synthesizer", "tuner", "batch", "arithmetic", "step", "beside", "ratio"], records, cells)
 
 
 def rows_of_distillation(records: list[dict[str, Any]]) -> list[str]:
     """One line per teacher and arithmetic."""
-    lines = ["| synthesizer | teacher | batch | arithmetic | iteration | floor | ratio |", "|---|---|---|---|---|---|---|"]
-    for row in (row for r in records for row in r["rows"]):
-        lines.append(
-            f"| {row['synth']} | {row['teacher']} | {row['batch']} | {row['precision']} "
-            f"| {1000 * row['iteration_s']:.1f} ms | {1000 * row['floor_s']:.1f} ms | {row['ratio']:.2f} |"
-        )
-    return lines
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        times = [f"{1000 * row[name]:.1f} ms" for name in ("iteration_s", "floor_s")]
+        return [row["synth"], row["teacher"], row["batch"], row["precision"], *times, f"{row['ratio']:.2f}"]
+
+    return rows_of_measured(["synthesizer", "teacher", "batch", "arithmetic", "iteration", "floor", "ratio"], records, cells)
 
 
 def rows_of_sensitivities(records: list[dict[str, Any]]) -> list[str]:
     """One line per teacher."""
-    lines = ["| teacher | layers | widths | images | all sensitivities | one forward | ratio |", "|---|---|---|---|---|---|---|"]
-    for row in (row for r in records for row in r["rows"]):
-        lines.append(
-            f"| {row['teacher']} | {row['layers']} | {len(row['bits'])} | {row['images']} "
-            f"| {row['sensitivities_s']:.1f} s | {row['forward_s']:.2f} s | {row['ratio']:.2f} |"
-        )
-    return lines
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        times = [f"{row['sensitivities_s']:.1f} s", f"{row['forward_s']:.2f} s"]
+        return [row["teacher"], row["layers"], len(row["bits"]), row["images"], *times, f"{row['ratio']:.2f}"]
+
+    return rows_of_measured(["teacher", "layers", "widths", "images", "all sensitivities", "one forward", "ratio"], records, cells)
 
 
 def render() -> str:
