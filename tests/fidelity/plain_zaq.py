@@ -190,9 +190,10 @@ def related(a: Tensor, b: Tensor) -> Tensor:
     maps = []
     for x in (a, b):
         x = x.flatten(2)
-        norm = x.norm(dim=2, keepdim=True)
-        x = torch.where(norm < EPS, torch.zeros(()), x / norm.clamp_min(EPS))
-        maps.append(x @ x.transpose(1, 2))
+        products = x @ x.transpose(1, 2)
+        squares = torch.diagonal(products, dim1=1, dim2=2)
+        inverse = torch.where(squares < EPS**2, torch.zeros(()), squares.clamp_min(EPS**2).rsqrt())
+        maps.append(products * inverse[:, :, None] * inverse[:, None, :])
     return (maps[0] - maps[1]).abs().mean()
 
 

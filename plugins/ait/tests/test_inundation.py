@@ -84,7 +84,7 @@ LAYERS = st.tuples(
 )
 @example([((8, 18), 4, False, 0, False, 1e-3, 3)], 1e-2, 1e-3, True, 5, 10, 0.01)
 def test_all_layers_at_once_equal_one_after_the_other(described, lr, rho, released, rounds, doublings, tolerance) -> None:  # type: ignore[no-untyped-def]
-    options = AitOptions(lr=lr, rho=rho, released=released, rounds=rounds, doublings=doublings, tolerance=tolerance)
+    options = AitOptions(lr=lr, rho=rho, released=released, rounds=rounds, doublings=doublings, tolerance=tolerance, warm=False)
     layers, scales = [], []
     for shape, bits, symmetric, axis, fixed, scale, seed in described:
         rng = torch.Generator().manual_seed(seed)
@@ -103,6 +103,46 @@ def test_all_layers_at_once_equal_one_after_the_other(described, lr, rho, releas
         assert together.kappa.tolist() == [kappas[i] for i in together.codes.order]
         for (weight, _), plain in zip(layers, alone, strict=True):
             assert torch.equal(weight, plain.weight)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([1e-7, 1e-5, 1e-2, 10.0]), st.integers(0, 2**16)), min_size=1, max_size=5), st.booleans())
+def test_begun_where_the_last_one_ended_the_search_finds_the_same(gradients: list[tuple[float, int]], released: bool) -> None:
+    """On grids that stay, where a longer step never changes fewer codes; longer and shorter factors follow each other."""
+    found = []
+    for warm in (True, False):
+        made = layer(noise(8, 18)), layer(noise(6, 2, 3, 3, seed=1))
+        for _, point in made:
+            point.set_range(-30.0, 30.0)
+        options = AitOptions(lr=1e-2, rho=0.02, warm=warm, released=released)
+        inundation, kappas = Inundation(list(made), options), []
+        for scale, seed in gradients:
+            for i, (weight, _) in enumerate(made):
+                weight.grad = scale * noise(*weight.shape, seed=seed + i)
+            inundation.step()
+            kappas.append(inundation.kappa.tolist())
+        found.append(kappas)
+    assert found[0] == found[1]
+
+
+def test_begun_where_the_last_one_ended_the_search_needs_fewer_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for warm in (True, False):
+        made = layer(noise(8, 18))
+        inundation, count = Inundation([made], AitOptions(lr=1e-4, rho=0.02, rounds=0, warm=warm)), 0
+        flips = inundation.codes.flips
+
+        def counting(*inputs: Tensor, of: object = flips) -> Tensor:
+            nonlocal count
+            count += 1
+            return of(*inputs)  # type: ignore[operator,no-any-return]
+
+        monkeypatch.setattr(inundation.codes, "flips", counting)
+        for step in range(4):
+            made[0].grad = noise(8, 18, seed=10 + step)
+            inundation.step()
+        counts.append(count)
+    assert counts[0] < 0.6 * counts[1]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

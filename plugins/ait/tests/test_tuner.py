@@ -158,8 +158,8 @@ def test_where_looking_stalls_there_is_none_and_the_outcome_is_the_same(monkeypa
     for free in (True, False):
         rng = torch.Generator().manual_seed(0)
         weights = [torch.nn.Parameter(torch.randn(8, 18, generator=rng)) for _ in range(3)]
-        inundation = Inundation([(w, WeightPoint(w, 4, False, 0)) for w in weights], AitOptions(lr=1e-5, rho=0.02))
-        monkeypatch.setattr(inundation.codes, "_free_looks", free)
+        inundation = Inundation([(w, WeightPoint(w, 4, False, 0)) for w in weights], AitOptions(lr=1e-5, rho=0.02, warm=False))
+        monkeypatch.setattr(inundation.codes, "free_looks", free)
         for step in range(3):
             for weight, scale in zip(weights, (1e-3, 0.0, 1.0), strict=True):
                 weight.grad = scale * torch.randn(weight.shape, generator=rng)

@@ -18,6 +18,7 @@ PAPER_SCHEDULE: Mapping[str, Any] = {
     "lr": 1e-4,
     "range_lr": 0.0,
     "rho": 1e-3,
+    "warm": False,
     "schedule": "step",
     "milestones": (19_200, 39_200, 59_200),
 }
@@ -39,6 +40,11 @@ class AitOptions(Options):
     rounds: int = opt(5, "Most bisections of kappa.", ge=0)
     tolerance: float = opt(0.01, "The bisection ends where the share is so near to rho, as a part of rho.", ge=0)
     doublings: int = opt(12, "Most doublings of kappa, so that no step is longer than 2**doublings times the plain one.", ge=0, le=30)
+    warm: bool = opt(
+        True,
+        "Begin the doubling where the layer's last one ended instead of at 1, as the paper does: fewer probes, and the same factor "
+        "wherever a longer step changes no fewer codes.",
+    )
     released: bool = opt(
         False, "Take the bisection's last midpoint, as the authors' code does, though it may miss rho, instead of its upper end."
     )

@@ -73,7 +73,7 @@ class Codes:
         self._flips = torch.zeros(len(self._layer), device=device)
         self._groups = list(self._grouped(layers, kinds, counts))
         self._layers = layers
-        self._free_looks = device.type == "cpu"
+        self.free_looks = device.type == "cpu"
         torch._foreach_copy_(self.parts(self.at), [weight.detach() for weight, _ in layers])
         self._encode()
 
@@ -92,7 +92,7 @@ class Codes:
         Where looking at a tensor waits for no device, layers that are not in the mask ``of`` may keep their last answer.
         """
         rows = lengths.float()[self._layer, None]
-        wanted = of.tolist() if of is not None and self._free_looks else None
+        wanted = of.tolist() if of is not None and self.free_looks else None
         for group in self._groups:
             if wanted is None or any(wanted[group.layers.start : group.layers.stop]):
                 torch.mul(group.direction, rows[group.rows], out=group.moved)
@@ -103,7 +103,7 @@ class Codes:
 
     def over(self, mask: Tensor) -> bool:
         """Whether nothing is left in ``mask``; False where looking would have to wait for a device."""
-        return self._free_looks and not mask.any()
+        return self.free_looks and not mask.any()
 
     def move(self, lengths: Tensor) -> None:
         """Make the step."""

@@ -38,30 +38,41 @@ class Inundation(torch.optim.Optimizer):
         torch._foreach_copy_(self._gradients, gradients)
         self._momentum.mul_(momentum).add_(self._gradient)
         torch.mul(self._momentum, momentum, out=direction).add_(self._gradient)
-        self.kappa = search(self.codes, lr, self.options.rho * (lr / self.options.lr), self.options)
+        warm = self.options.warm and self.codes.free_looks
+        start = self.kappa.log2().ceil().exp2() if warm else torch.ones_like(self.kappa)
+        self.kappa = search(self.codes, lr, self.options.rho * (lr / self.options.lr), self.options, start)
         self.codes.move(self.kappa * lr)
         torch._foreach_copy_(self._weights, self._values)
 
 
-def search(codes: Codes, lr: float, rho: float, options: AitOptions) -> Tensor:
+def search(codes: Codes, lr: float, rho: float, options: AitOptions, start: Tensor) -> Tensor:
     """The factor of every layer, (layers,) float64: 1 where a step of ``lr`` changes a share ``rho`` of the codes, else longer.
 
-    The factor is doubled until the share is reached, and the last doubling is bisected. Range and codes are those of the moved
-    weight at every probe. All layers are probed at once and each goes its own way; on a device where looking at the outcome
-    would stall, always as many rounds as there can be.
+    The factor is doubled from ``start``, powers of two, until the share is reached; where ``start`` itself reaches it, halved
+    for as long as the half still does. The last doubling is bisected. Range and codes are those of the moved weight at every
+    probe. All layers are probed at once and each goes its own way; on a device where looking at the outcome would stall, ``start``
+    is 1 and there are always as many rounds as there can be.
 
     Guards that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
     that factor; but one of which no code at all has changed (gradients of zero, one weight per grid) makes the plain step.
     """
-    kappa = torch.ones_like(codes.numel)
+    kappa = start
     flips = codes.flips(kappa * lr)
-    plain = reached = flips / codes.numel >= rho
+    reached = flips / codes.numel >= rho
+    shrinking = reached & (kappa > 1)
+    while codes.free_looks and shrinking.any():
+        enough = codes.flips(kappa / 2 * lr, shrinking) / codes.numel >= rho
+        kappa = torch.where(shrinking & enough, kappa / 2, kappa)
+        shrinking = shrinking & enough & (kappa > 1)
+    plain = reached & (kappa == 1)
+    longest = 2.0**options.doublings
     for _ in range(options.doublings):
-        if codes.over(~reached):
+        growing = ~reached & (kappa < longest)
+        if codes.over(growing):
             break
-        kappa = torch.where(reached, kappa, 2 * kappa)
-        flips = codes.flips(kappa * lr, ~reached)
-        reached = reached | (flips / codes.numel >= rho)
+        kappa = torch.where(growing, 2 * kappa, kappa)
+        flips = torch.where(growing, codes.flips(kappa * lr, growing), flips)
+        reached = reached | (growing & (flips / codes.numel >= rho))
     kappa = torch.where(reached | (flips > 0), kappa, 1)
     searching = reached & ~plain
     lower, last = kappa / 2, kappa

@@ -84,9 +84,16 @@ class Scrm(_Features):
 
 
 def relations(features: Tensor, eps: float) -> Tensor:
-    """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions."""
-    channels = unit(maps(features), 2, eps)
-    return channels @ channels.mT
+    """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions.
+
+    Products first, norms from their diagonal: the large maps are read once and never divided. A channel whose norm is below
+    ``eps`` has relations of zero and takes no gradient, as in :func:`unit`.
+    """
+    channels = maps(features).float()
+    products = channels @ channels.mT
+    squares = products.diagonal(dim1=1, dim2=2)
+    inverse = torch.where(squares < eps**2, 0.0, squares.clamp_min(eps**2).rsqrt())
+    return products * inverse[:, :, None] * inverse[:, None, :]
 
 
 def maps(features: Tensor) -> Tensor:
