@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pickle
+import tracemalloc
+import zlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 import zsq
@@ -17,6 +22,7 @@ from zsq.builtin.safetensors import Safetensors
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import FileError, ZsqError
 from zsq.options import Options
+from zsq.run.saved import FORMAT, text_of
 from zsq.types import InputSpec, Student, Teacher
 
 SPEC = InputSpec((3, 8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -74,7 +80,13 @@ def edit(folder, change):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     change(config)
-    path.write_text(json.dumps(config))
+    path.write_bytes(text_of(config))
+
+
+def replace(folder, content):
+    """Other weights, with every checksum as it has to be."""
+    (folder / "model.safetensors").write_bytes(content)
+    edit(folder, lambda config: config.update(sha256=hashlib.sha256(content).hexdigest()))
 
 
 @pytest.mark.parametrize("make", [plain, Mixed])
@@ -111,10 +123,12 @@ def test_the_same_student_gives_the_same_bytes(tmp_path):
 def test_weights_take_their_true_bits_and_no_float_copy_is_kept(tmp_path):
     saved(tmp_path, weight_bits=3)
     tensors = load_file(tmp_path / "model.safetensors")
-    assert tensors["0.weight.codes"].numel() == -(-4 * 3 * 9 * 3 // 8) and tensors["5.weight.codes"].numel() == 144 * 3 * 3 // 8
-    assert {"0.weight", "5.weight"}.isdisjoint(tensors)
-    assert tensors["0.weight.scale"].shape == tensors["0.weight.zero_point"].shape == (4,)
-    assert tensors["0.weight.scale"].dtype == tensors["activations.scale"].dtype == torch.float32
+    packed = zlib.decompress(tensors["codes"].numpy().tobytes())
+    assert len(packed) == -(-4 * 3 * 9 * 3 // 8) + 144 * 3 * 3 // 8
+    assert tensors["scales"].shape == tensors["zero_points"].shape == (4 + 3,)
+    assert tensors["scales"].dtype == tensors["act_scales"].dtype == torch.float32 and tensors["zero_points"].dtype == torch.int8
+    assert tensors["values"].shape == (4 + 4 * 4 + 3,)  # a bias, a BatchNorm, a bias: nothing is kept twice
+    assert tensors.keys() == {"codes", "scales", "zero_points", "act_ranges", "act_scales", "act_zero_points", "values"}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["inputs"] == {"shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.2] * 3} and config["manifest"]["teacher"]["ref"] == "test"
 
@@ -151,9 +165,124 @@ def test_a_damaged_configuration(folder, text):
     refused(folder, "not the configuration")
 
 
-def test_a_newer_format(folder):
-    edit(folder, lambda config: config.update(format=2))
-    refused(folder, "format 2")
+@pytest.mark.parametrize(("version", "hint"), [(FORMAT + 1, "pip install -U zsq"), (FORMAT - 1, "zsq run"), (10**40, "pip install -U zsq")])
+def test_another_format(folder, version, hint):
+    edit(folder, lambda config: config.update(format=version))
+    refused(folder, f"saved in format {str(version)[:20]}")
+    with pytest.raises(FileError) as caught:
+        zsq.load(folder)
+    assert hint in caught.value.hint
+
+
+def test_a_configuration_that_was_changed_by_hand(folder):
+    path = folder / "config.json"
+    path.write_bytes(path.read_bytes().replace(b'"protocol":"paper"', b'"protocol":"other"'))
+    refused(folder, "config.json has changed")
+
+
+def test_deep_json_is_refused(folder):
+    rest = b'","graph":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    (folder / "config.json").write_bytes(b'{"checksum":"' + hashlib.sha256(rest).hexdigest().encode() + rest)
+    refused(folder, "not the configuration")
+
+
+def test_a_long_configuration_is_not_read(folder):
+    with (folder / "config.json").open("r+b") as file:
+        file.truncate(2**25 + 1)
+    refused(folder, "longer than any network needs")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_links_out_of_the_folder_and_what_is_no_file(folder, name, tmp_path_factory):
+    path, outside = folder / name, tmp_path_factory.mktemp("outside") / name
+    path.rename(outside)
+    path.symlink_to(outside)
+    refused(folder, f"{name} is a link out of the folder")
+    path.unlink()
+    path.symlink_to(path)
+    refused(folder, f"cannot read {name}")
+    path.unlink()
+    os.mkfifo(path)
+    refused(folder, f"{name} is not a file")
+
+
+def test_a_link_inside_the_folder_and_the_cache_of_the_hub_are_read(folder, tmp_path_factory):
+    (folder / "weights").mkdir()
+    (folder / "model.safetensors").rename(folder / "weights" / "a")
+    (folder / "model.safetensors").symlink_to(folder / "weights" / "a")
+    x, expected = torch.randn(2, 3, 8, 8), None
+    expected = zsq.load(folder)(x)
+    cache = tmp_path_factory.mktemp("cache") / "models--org--name"
+    snapshot, blobs = cache / "snapshots" / "0123", cache / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (blobs / name[:3]).write_bytes((folder / name).read_bytes())
+        (snapshot / name).symlink_to(f"../../blobs/{name[:3]}")
+    assert torch.equal(zsq.load(snapshot)(x), expected)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_a_pickle_is_not_opened(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    replace(folder, pickle.dumps(Bomb()))
+    refused(folder, "no safetensors file")
+    assert not (folder / "pwned").exists()
+
+
+def test_an_oversized_header(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    replace(folder, (2**40).to_bytes(8, "little") + content[8:])
+    refused(folder, "no safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value", "match"),
+    [
+        ("scales", 0, float("nan"), "a scale is not a positive number"),
+        ("scales", 3, float("inf"), "a scale is not a positive number"),
+        ("scales", 6, 0.0, "a scale is not a positive number"),
+        ("scales", 6, 3e38, "'5.weight' holds values that no network has"),
+        ("act_ranges", (0, 0), float("nan"), "range of an activation"),
+        ("act_ranges", (0, 1), -1.0, "range of an activation"),
+        ("act_ranges", (0, 1), 9.0, "do not follow from its range"),
+        ("act_scales", 0, 1.0, "do not follow from its range"),
+        ("act_zero_points", 0, 1, "do not follow from its range"),
+        ("values", 0, float("nan"), "'0.bias' holds values"),
+        ("values", 19, -1.0, "'1.running_var' holds values"),
+    ],
+)
+def test_absurd_values_are_refused(folder, name, index, value, match):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][index] = value
+    replace(folder, save(tensors))
+    refused(folder, match)
+
+
+def test_codes_that_inflate_without_end_are_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    bomb = zlib.compress(bytes(10**8), 9)
+    replace(folder, save({**tensors, "codes": torch.frombuffer(bytearray(bomb), dtype=torch.uint8)}))
+    tracemalloc.start()
+    try:
+        refused(folder, "the codes are not")
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+    edit(folder, lambda config: config["modules"]["5"].update(shape=[3, 2 * 10**7]))
+    refused(folder, "cannot hold")
+
+
+def test_students_that_no_reader_would_take_are_not_written(tmp_path):
+    torch.manual_seed(0)
+    student = Uniform(UniformOptions(), None).quantize(Teacher(plain().eval(), SPEC, task=None), None)
+    student.module.get_submodule("1").running_var.fill_(float("nan"))
+    with pytest.raises(ZsqError, match=r"1\.running_var"):
+        Safetensors(Options(), SimpleNamespace(teacher=None)).export(student, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_belong_to_another_configuration(folder):
@@ -187,8 +316,25 @@ def node(config, op):
         lambda c: c["modules"]["0"].update(bits=99),
         lambda c: c["modules"]["0"].update(shape=[4, 3, 3, 300]),
         lambda c: c["modules"].pop("0"),
-        lambda c: c["activations"].clear(),
         lambda c: c.pop("graph"),
+        lambda c: c.update(more=1),
+        lambda c: c["inputs"].update(shape=[3, 2, 2]),
+        lambda c: c["inputs"].update(shape=[3, 2**30, 2**30]),
+        lambda c: c["inputs"].update(std=[0.2, 0.2, 0]),
+        lambda c: c["modules"].update({"../up": c["modules"].pop("0")}),
+        lambda c: c["modules"].update(unused={"type": "Identity"}),
+        lambda c: c["modules"]["0"].update(bits=True),
+        lambda c: c["modules"]["0"].update(shape=[2**30, 2**30, 3, 3]),
+        lambda c: c["modules"]["0"].update(colour="red"),
+        lambda c: c["modules"]["1"].update(features=2**31),
+        lambda c: c["modules"]["1"].update(eps=-1),
+        lambda c: c["tensors"].update({"huge": {"dtype": "float32", "shape": [2**30, 2**30]}}),
+        lambda c: c["tensors"].update({"0.weight": {"dtype": "float32", "shape": [0]}}),
+        lambda c: c["graph"].append(c["graph"][1]),
+        lambda c: c["graph"].extend([c["graph"][1]] * 20_000),
+        lambda c: node(c, "output").update(args=[1]),
+        lambda c: node(c, "call_function").update(target="operator::mul", args=[[1], 10**10]),
+        lambda c: node(c, "call_function").update(target="aten::full.default", args=[[10**6, 10**6], 1.0]),
     ],
 )
 def test_a_description_outside_the_encoding_is_refused(folder, change):
@@ -197,13 +343,9 @@ def test_a_description_outside_the_encoding_is_refused(folder, change):
 
 
 def test_a_missing_tensor_is_refused(folder):
-    import hashlib
-
-    from safetensors.torch import save
-
     tensors = load_file(folder / "model.safetensors")
-    del tensors["5.bias"]
-    content = save(tensors)
-    (folder / "model.safetensors").write_bytes(content)
-    edit(folder, lambda config: config.update(sha256=hashlib.sha256(content).hexdigest()))
-    refused(folder, "'5.bias' is missing")
+    del tensors["zero_points"]
+    replace(folder, save(tensors))
+    refused(folder, "expected were .*zero_points")
+    replace(folder, save({**tensors, "values": tensors["values"][:-1].clone()}))
+    refused(folder, "the tensors are|expected was")

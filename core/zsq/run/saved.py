@@ -1,9 +1,11 @@
-"""``zsq.load``: a saved student as a module again, checked before anything is built from it."""
+"""``zsq.load``: a saved student as a module again, checked before anything is built from it (docs/format.md)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: Version of both files together; a reader refuses newer ones.
-FORMAT = 1
+#: Version of both files together; a reader takes no other.
+FORMAT = 2
+#: How ``config.json`` begins; 64 digits follow, the SHA-256 of every byte after them.
+_HEAD = b'{"checksum":"'
+_KEYS = {"checksum", "format", "sha256", "protocol", "inputs", "modules", "tensors", "graph", "manifest"}
+#: Bytes of a configuration: a network of a thousand operations takes a fifth of a megabyte.
+_LONGEST = 2**25
+_AGAIN = "it is damaged: copy the run again"
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: str | None = None) -> nn.Module:
@@ -30,7 +38,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
         revision: Branch, tag or commit, of a student on the Hub.
 
     Raises:
-        FileError: When a file is missing, damaged, newer than this zsq, or the two do not belong together.
+        FileError: When a file is missing, damaged, of another format, or the two do not belong together.
     """
     import torch
     from safetensors.torch import load as tensors_of
@@ -39,34 +47,104 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
 
     folder = locate(folder, revision)
     config = _config(folder)
-    content = _read(folder / WEIGHTS)
-    if hashlib.sha256(content).hexdigest() != config.get("sha256"):
+    content = _read(folder, WEIGHTS)
+    if hashlib.sha256(content).hexdigest() != config["sha256"]:
         raise FileError(
             f"{WEIGHTS} is not the file that {CONFIG} was written with", str(folder), "it is damaged or mixed up: copy the run again"
         )
     try:
-        return rebuild(config, tensors_of(content), torch.device(device))
+        tensors = tensors_of(content)
+    except Exception as error:
+        raise FileError(f"{WEIGHTS} is no safetensors file: {_brief(error)}", str(folder), _AGAIN) from error
+    try:
+        return rebuild(config, tensors, torch.device(device))
     except Exception as error:  # whatever a damaged description leads to
-        raise FileError(f"{CONFIG} does not describe a network: {error}", str(folder), "it is damaged: copy the run again") from error
+        raise FileError(f"{CONFIG} does not describe a network: {_brief(error)}", str(folder), _AGAIN) from error
+
+
+def text_of(config: Mapping[str, Any]) -> bytes:
+    """What ``config.json`` holds, its checksum made anew; same configuration, same bytes."""
+    values = {key: value for key, value in config.items() if key != "checksum"}
+    rest = b'",' + json.dumps(values, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()[1:] + b"\n"
+    return _HEAD + hashlib.sha256(rest).hexdigest().encode() + rest
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    """The configuration, its parts of the right kind."""
+    content = _read(folder, CONFIG)
     try:
-        config = json.loads(_read(folder / CONFIG))
+        config = json.loads(content, parse_constant=_refuse, object_pairs_hook=_once)
         version = config["format"]
-        if not isinstance(version, int):
+        if type(version) is not int:
             raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise FileError(f"{CONFIG} is not the configuration of a saved student", str(folder), "it is damaged: copy the run again") from None
-    if version > FORMAT:
-        raise FileError(f"saved in format {version}, but this zsq reads up to {FORMAT}", str(folder), "update with `pip install -U zsq`")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FileError(f"{CONFIG} is not the configuration of a saved student", str(folder), _AGAIN) from None
+    if version != FORMAT:
+        hint = "update with `pip install -U zsq`" if version > FORMAT else "make it again with `zsq run`"
+        raise FileError(f"saved in format {str(version)[:20]}, but this zsq reads format {FORMAT}", str(folder), hint)
+    start = len(_HEAD)
+    if content[:start] != _HEAD or hashlib.sha256(content[start + 64 :]).hexdigest().encode() != content[start : start + 64]:
+        raise FileError(f"{CONFIG} has changed since it was written", str(folder), _AGAIN)
+    if config.keys() != _KEYS or not _plain(config):
+        raise FileError(f"{CONFIG} does not describe a network: a part is missing or of another kind", str(folder), _AGAIN)
     return dict(config)
 
 
-def _read(path: Path) -> bytes:
+def _plain(config: Mapping[str, Any]) -> bool:
+    """Whether the parts that build no network are of the right kind."""
+    inputs, strings = config["inputs"], (config["sha256"], config["protocol"])
+    if not all(isinstance(config[key], dict) for key in ("modules", "tensors", "manifest")) or not all(isinstance(s, str) for s in strings):
+        return False
+    return inputs is None or (isinstance(inputs, dict) and inputs.keys() == {"shape", "mean", "std"} and _inputs(**inputs))
+
+
+def _inputs(shape: Any, mean: Any, std: Any) -> bool:
+    """Whether this is the shape of one image, and a mean and a deviation for each channel."""
+    if not all(isinstance(v, list) for v in (shape, mean, std)) or not all(type(n) is int and 0 < n < 2**31 for n in shape):
+        return False
+    numbers = all(type(n) in (int, float) and math.isfinite(n) for n in (*mean, *std))
+    return numbers and len(mean) == len(std) and all(n > 0 for n in std)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """A file's content.
+
+    Raises:
+        FileError: When it is no plain file, leads out of the folder, or is longer than anything a student needs.
+    """
+    path = folder / name
+    hint = "name the folder of a finished run"
     try:
-        return path.read_bytes()
+        real, home = path.resolve(strict=True), folder.resolve()
+        homes = [home]
+        if home.parent.name == "snapshots":  # the Hub's client keeps content under blobs: of the repository, or of all repositories
+            homes += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+        if not any(real.is_relative_to(place) for place in homes):
+            raise FileError(f"{name} is a link out of the folder", str(folder), "put the file itself there")
+        if not real.is_file():
+            raise FileError(f"{name} is not a file", str(folder), hint)
+        if name == CONFIG and real.stat().st_size > _LONGEST:
+            raise FileError(f"{name} is longer than any network needs", str(folder), _AGAIN)
+        return real.read_bytes()
+    except RuntimeError:  # links in a circle
+        raise FileError(f"cannot read {name}: it is a link to itself", str(folder), hint) from None
     except OSError as error:
-        raise FileError(
-            f"cannot read {path.name}: {error.strerror or error}", str(path.parent), "name the folder of a finished run"
-        ) from error
+        raise FileError(f"cannot read {name}: {error.strerror or error}", str(folder), hint) from error
+
+
+def _brief(error: Exception) -> str:
+    """One line of a message, whoever wrote it."""
+    lines = f"{error}{' is missing' * isinstance(error, KeyError)}".strip().splitlines() or [type(error).__name__]
+    text = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of its keys there once."""
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found

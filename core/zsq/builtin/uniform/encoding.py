@@ -1,4 +1,4 @@
-"""A student's modules and graph as JSON values, and back: a closed encoding, every value of it checked on reading.
+"""A student's graph as JSON values, and back: a closed encoding, every value of it checked on reading (docs/format.md).
 
 A node is ``{"name", "op", "target", "args", "kwargs"}``. Targets are paths of modules and tensors, ``aten::NAME.OVERLOAD``, or
 ``operator::NAME`` for arithmetic on sizes. Arguments are numbers, strings, null, lists, and objects with one key:
@@ -17,70 +17,28 @@ import torch
 from torch import fx, nn
 
 from zsq.builtin.uniform.graph import SIZE_OPS
-from zsq.builtin.uniform.points import LAYERS, ActPoint
+from zsq.builtin.uniform.points import WeightPoint
+from zsq.builtin.uniform.specs import listed, only
 from zsq.errors import ZsqError
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PATH = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+_NODE = frozenset({"name", "op", "target", "args", "kwargs"})
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
-_NORMS: Mapping[str, type[Any]] = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
-_OPTIONS = ("stride", "padding", "dilation", "output_padding", "groups")
+#: Nodes of a network, far more than any has that was traced so far: a longer list would take minutes to refuse.
+MAX_NODES = 20_000
 #: ATen operations without a tensor argument that a network may contain; all others need one.
 _FACTORIES = frozenset({"arange", "full", "zeros", "ones", "scalar_tensor", "linspace", "eye"})
 
 
-def encode_module(path: str, root: nn.Module) -> dict[str, Any]:
-    """One module's kind and settings.
+def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
+    """All nodes, in order.
 
     Raises:
-        ZsqError: When it is of no known kind.
+        ZsqError: When they are more than a reader takes.
     """
-    module: Any = root.get_submodule(path)
-    kind = type(module).__name__.removeprefix("Quant")
-    if isinstance(module, ActPoint):
-        return {"type": "Activation", "bits": module.bits, "symmetric": module.symmetric}
-    if LAYERS.get(kind) is type(module):
-        point = module.weight_point
-        spec = {"type": kind, "shape": list(module.weight.shape), "bias": module.bias is not None, "bits": point.bits}
-        spec |= {"symmetric": point.symmetric, "per_channel": point.axis is not None}
-        spec["channels_last"] = module.weight.dim() == 4 and not module.weight.is_contiguous()
-        settings = {k: getattr(module, k) for k in _OPTIONS if hasattr(module, k)}
-        return spec | {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    if _NORMS.get(kind) is type(module):
-        return {"type": kind, "features": module.num_features, "eps": module.eps, "momentum": module.momentum, "affine": module.affine}
-    if type(module) is nn.Identity:
-        return {"type": "Identity"}
-    raise ZsqError(f"cannot save '{path}', a {type(module).__name__}", "exporter safetensors", "use --quant uniform, or another --export")
-
-
-def decode_module(spec: Mapping[str, Any]) -> nn.Module:
-    """A module of the kind and settings; values of its tensors are left open."""
-    kind = spec["type"]
-    if kind == "Activation":
-        return ActPoint(_bits(spec["bits"]), bool(spec["symmetric"]))
-    if kind == "Identity":
-        return nn.Identity()
-    if kind in _NORMS:
-        return _NORMS[kind](int(spec["features"]), float(spec["eps"]), spec["momentum"], bool(spec["affine"]))  # type: ignore[no-any-return]
-    shape = tuple(int(s) for s in spec["shape"])
-    bias = bool(spec["bias"])
-    if kind == "Linear":
-        layer: Any = LAYERS[kind](shape[1], shape[0], bias, device="meta")
-    else:
-        keys = [k for k in _OPTIONS if k in spec and (k != "output_padding" or "Transpose" in kind)]
-        options = {k: tuple(spec[k]) if isinstance(spec[k], list) else spec[k] for k in keys}
-        groups = options["groups"]
-        first, second = (shape[0], shape[1] * groups) if "Transpose" in kind else (shape[1] * groups, shape[0])
-        layer = LAYERS[kind](first, second, shape[2:], bias=bias, device="meta", **options)
-    layer.to_empty(device="cpu")
-    if spec["channels_last"]:
-        layer.to(memory_format=torch.channels_last)
-    layer.point(_bits(spec["bits"]), bool(spec["symmetric"]), bool(spec["per_channel"]))
-    return layer  # type: ignore[no-any-return]
-
-
-def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
-    """All nodes, in order."""
+    if len(graph.nodes) > MAX_NODES:
+        raise ZsqError(f"cannot save a network of more than {MAX_NODES} operations", "exporter safetensors", "use another --export")
     return [
         {
             "name": n.name,
@@ -94,30 +52,51 @@ def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
 
 
 def decode_graph(nodes: list[Mapping[str, Any]], root: nn.Module, device: torch.device) -> fx.Graph:
-    """The graph over the modules and tensors of ``root``.
+    """The graph over the modules and tensors of ``root``: one input, then operations, then the output; it calls every module.
 
     Raises:
         ValueError: At the first value that the encoding does not know.
     """
+    if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
+        raise ValueError(f"a network of 2 to {MAX_NODES} operations was expected")
     graph = fx.Graph()
     known: dict[str, fx.Node] = {}
-    for spec in nodes:
-        name, op = _name(spec["name"]), spec["op"]
-        inputs = tuple(_decode(a, known, device) for a in spec["args"])
+    tensors = {name for name, _ in (*root.named_parameters(), *root.named_buffers())}
+    for place, spec in enumerate(nodes):
+        only(spec, _NODE)
+        name, op, target = _name(spec["name"]), spec["op"], spec["target"]
+        inputs = tuple(_decode(a, known, device) for a in listed(spec["args"]))
         options = {_name(k): _decode(v, known, device) for k, v in spec["kwargs"].items()}
-        if op == "output":
-            known[name] = graph.output(*inputs)
-        elif op == "call_function":
-            known[name] = graph.call_function(_function(spec["target"], inputs, options), inputs, options)
-        elif op in ("placeholder", "get_attr", "call_module"):
-            target = _name(spec["target"], _NAME if op == "placeholder" else _PATH)
-            if op == "call_module":
-                root.get_submodule(target)
-            known[name] = graph.create_node(op, target, inputs, options, name)
+        if name in known or (op == "placeholder") != (place == 0) or (op == "output") != (place == len(nodes) - 1):
+            raise ValueError(f"'{name}' is out of place")
+        if op == "call_function":
+            found = _function(target, inputs, options)
         else:
-            raise ValueError(f"unknown operation '{op}'")
+            if options or len(inputs) != (op in ("output", "call_module")):
+                raise ValueError(f"'{name}' has arguments that no {op} takes")
+            found = _target_of(op, target, inputs, root, tensors)
+        known[name] = graph.create_node(op, found, inputs, options, name)
+    called = {node.target for node in graph.nodes if node.op == "call_module"}
+    for path, module in root.named_modules():
+        if path not in called and type(module) is not nn.Module and not isinstance(module, WeightPoint):
+            raise ValueError(f"'{path}' is never called")
     graph.lint()
     return graph
+
+
+def _target_of(op: str, target: Any, inputs: tuple[Any, ...], root: nn.Module, tensors: set[str]) -> str:
+    """The checked target of a node that calls no function."""
+    if op == "output" and target == "output":
+        return "output"
+    if op == "placeholder":
+        return _name(target)
+    path = _name(target, _PATH)
+    if op == "get_attr" and path in tensors:
+        return path
+    if op == "call_module" and isinstance(inputs[0], fx.Node):
+        root.get_submodule(path)
+        return path
+    raise ValueError(f"unknown operation '{op}' of '{target}'")
 
 
 def _target(node: fx.Node) -> str:
@@ -157,7 +136,7 @@ def _decode(value: Any, known: Mapping[str, fx.Node], device: torch.device) -> A
     ((key, inner),) = value.items()
     if key == "node":
         return known[inner]
-    if key == "float":
+    if key == "float" and inner in ("inf", "-inf", "nan"):
         return float(inner)
     if key == "device":
         return device
@@ -170,8 +149,10 @@ def _decode(value: Any, known: Mapping[str, fx.Node], device: torch.device) -> A
 
 def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
     """The function of a target: pure ATen on tensors of the graph, or arithmetic on sizes."""
-    space, _, name = target.partition("::")
+    space, _, name = str(target).partition("::")
     if space == "operator" and name in SIZE_OPS:
+        if options or not inputs or not all(isinstance(v, (fx.Node, int, float)) for v in inputs):
+            raise ValueError(f"'{target}' calculates with sizes only")
         return SIZE_OPS[name]
     packet_name, _, overload = name.partition(".")
     packet = getattr(torch.ops.aten, _name(packet_name), None) if space == "aten" else None
@@ -187,14 +168,13 @@ def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) 
     return function
 
 
+def path_of(value: Any) -> str:
+    """The path of a module or tensor: names of letters, digits, ``_`` and ``-`` with dots between them."""
+    return _name(value, _PATH)
+
+
 def _name(value: Any, form: re.Pattern[str] = _NAME) -> str:
     """A plain name, or a path of them: what becomes part of generated code has to be one."""
     if not isinstance(value, str) or not form.fullmatch(value):
         raise ValueError(f"{value!r} is not a name")
-    return value
-
-
-def _bits(value: Any) -> int:
-    if not isinstance(value, int) or not 2 <= value <= 16:
-        raise ValueError(f"{value!r} is not a bit width")
     return value
