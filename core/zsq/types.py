@@ -170,6 +170,7 @@ class Student:
         layers: One row per layer of the teacher: what was wrapped, what stayed in float.
         protocol: The name of the placement rules, e.g. ``paper`` or ``deploy``.
         details: What the quantizer has to say beyond that, as JSON values: ``student.details`` of the report.
+        finish: Called once after the last change, when all points are frozen and before the student is evaluated.
     """
 
     module: nn.Module
@@ -178,6 +179,7 @@ class Student:
     layers: Sequence[Mapping[str, Any]] = ()
     protocol: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[], None] | None = None
 
     @property
     def acts(self) -> dict[str, QuantPoint]:

@@ -20,6 +20,8 @@ def freeze(student: Student) -> None:
     for point in student.points.values():
         if hasattr(point, "freeze"):
             point.freeze()
+    if student.finish is not None:
+        student.finish()
     student.module.eval().requires_grad_(False)
 
 

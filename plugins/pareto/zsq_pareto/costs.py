@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from zsq.builtin.uniform.quantizer import producer
+from zsq.builtin.uniform.sites import producer
 from zsq.errors import ZsqError
 from zsq.run.probe import full_precision
 from zsq.run.replay import Replay

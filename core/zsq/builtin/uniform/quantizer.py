@@ -7,43 +7,31 @@ Input, biases, BatchNorm, residual sums before their ReLU and pooled values stay
 ``deploy``, for integer kernels: symmetric per-channel weights, and an unsigned asymmetric grid for the network's input, every
 input of a convolution or linear layer, every operand and result of a sum, product, concatenation or average. A value has one
 point; where it goes through a ReLU and nowhere else, the point stands after the ReLU. Operations that only move values
-(max-pooling, reshaping, padding with zeros) need none. The network's output stays in float.
+(max-pooling, reshaping, padding with zeros) need none. The network's output stays in float. Once all is frozen, biases are
+rounded as integer kernels add them, see ``zsq.builtin.uniform.biases``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.graph import LAYER_OPS, Lifted, arguments, lift, unused_path
+from zsq.builtin.uniform.biases import round_biases
+from zsq.builtin.uniform.graph import Lifted, lift, unused_path
 from zsq.builtin.uniform.points import LAYERS, ActPoint, WeightPoint
+from zsq.builtin.uniform.sites import deploy_sites, kind_of, op_name, paper_sites
 from zsq.errors import ZsqError
 from zsq.types import Batch, Context, QuantPoint, Student, Teacher
 
-_aten = torch.ops.aten
-
-_RELUS = ("relu", "relu6")
-_CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
-#: Operations whose result holds only values of their first argument.
-# fmt: off
-_MOVES = frozenset({
-    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat",
-    "flip", "roll", "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
-})
-# fmt: on
-#: Operations that calculate with grids: operands and results get a point under ``deploy``.
-_COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean"})
 #: Activations that no protocol point follows under ``paper``: reported, so that nobody takes them for quantized.
 _OTHER_ACTIVATIONS = frozenset(
     ("sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "celu", "selu", "prelu")
 )
-#: Operations that make constants or sizes.
-_CONSTANTS = frozenset({"sym_size", "arange", "full", "zeros", "ones", "scalar_tensor"})
 
 
 class Uniform:
@@ -71,7 +59,7 @@ class Uniform:
         wanted = tuple(dict.fromkeys((*teacher.taps, *teacher.blocks)))
         lifted = lift(teacher.module, example, tuple(p for p in wanted if p))
         module, graph = lifted.module, lifted.module.graph
-        layers = list(dict.fromkeys(n.target for n in graph.nodes if n.op == "call_module" and _kind(module, n) in LAYERS))
+        layers = list(dict.fromkeys(n.target for n in graph.nodes if n.op == "call_module" and kind_of(module, n) in LAYERS))
         if not layers:
             raise ZsqError(
                 "found nothing to quantize: no convolution or linear layer whose weight is a parameter",
@@ -90,7 +78,8 @@ class Uniform:
         rows = list(_rows(lifted, module, set(points.values())))
         for node in graph.nodes:
             node.meta.clear()
-        return Student(module, dict(_points(module)), names, rows, self.options.protocol)
+        finish = partial(round_biases, module) if self.options.protocol == "deploy" else None
+        return Student(module, dict(_points(module)), names, rows, self.options.protocol, finish=finish)
 
     def _wrap(self, module: fx.GraphModule, path: str, first: bool, last: bool) -> None:
         """Put the quantized layer in the place of the float one."""
@@ -124,82 +113,11 @@ class Uniform:
         return out
 
 
-def paper_sites(module: fx.GraphModule) -> list[fx.Node]:
-    """Results of every ReLU, ReLU6 and clamp at zero, in the order of execution."""
-    return [node for node in module.graph.nodes if _rectifies(node)]
-
-
-def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
-    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out."""
-    wanted: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        if _is_layer(module, node):
-            wanted.add(producer(node.args[0]))
-        elif _op(node) in _COMBINES and _floats(node):
-            wanted |= {producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
-            wanted.add(producer(node))
-    output = next(n for n in module.graph.nodes if n.op == "output")
-    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {n for n in output.all_input_nodes if producer(n) is n}
-    return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and producer(n.args[0]) in settled)]
-
-
 def _insert(graph: fx.Graph, node: fx.Node, path: str) -> None:
     with graph.inserting_after(node):
         call = graph.call_module(path, (node,))
         call.meta["site"] = node.meta["site"]
     node.replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
-
-
-def _op(node: fx.Node) -> str:
-    return str(getattr(node.target, "_opname", "")) if node.op == "call_function" else ""
-
-
-def _kind(module: fx.GraphModule, node: fx.Node) -> str:
-    return type(module.get_submodule(str(node.target))).__name__
-
-
-def _is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return _kind(module, node).removeprefix("Quant") in LAYERS
-    return node.target in LAYER_OPS
-
-
-def _rectifies(node: fx.Node) -> bool:
-    op = _op(node)
-    if op in _RELUS:
-        return True
-    return op in _CLAMPS and arguments(node)[_CLAMPS[op]] == 0
-
-
-def _floats(node: fx.Node) -> bool:
-    """Whether a combining operation combines activations, not sizes or an activation with a number."""
-    operands = [v for v in node.all_input_nodes if _holds_floats(v)]
-    return bool(operands) and (len(operands) > 1 or _op(node) not in ("add", "sub", "mul"))
-
-
-def _holds_floats(node: fx.Node) -> bool:
-    """Whether a node gives out activations: not a size, a constant or a parameter."""
-    if node.op == "call_function":
-        return isinstance(node.target, torch._ops.OpOverload) and _op(node) not in _CONSTANTS
-    return node.op in ("call_module", "placeholder")
-
-
-def producer(node: Any) -> fx.Node:
-    """The node that made the values ``node`` holds, seen through operations that only move them."""
-    while _op(node) in _MOVES or (_op(node) in ("pad", "constant_pad_nd") and not (arguments(node).get("value") or 0)) or _is_item(node):
-        node = node.args[0]
-    found: fx.Node = node
-    return found
-
-
-def _is_item(node: fx.Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-
-
-def _settled(node: fx.Node) -> fx.Node:
-    """``node``, or the ReLU that is its only user."""
-    user = next(iter(node.users), None)
-    return user if user is not None and len(node.users) == 1 and _rectifies(user) else node
 
 
 def _site(teacher: nn.Module, node: fx.Node) -> str:
@@ -247,7 +165,7 @@ def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[
         seen.add(path)
         row: dict[str, Any] = {
             "path": path,
-            "type": _op(node),
+            "type": op_name(node),
             "wrapped": False,
             "weight_bits": None,
             "act_bits": None,
@@ -269,8 +187,8 @@ def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[
         elif node in lifted.reasons:
             yield row | {"params": _sizes(module, held), "reason": lifted.reasons[node]}
         elif held and _sizes(module, held):
-            yield row | {"params": _sizes(module, held), "reason": f"{_op(node)} stays in float"}
-        elif _op(node) in _OTHER_ACTIVATIONS and not any(str(u.target) in points for u in node.users):
+            yield row | {"params": _sizes(module, held), "reason": f"{op_name(node)} stays in float"}
+        elif op_name(node) in _OTHER_ACTIVATIONS and not any(str(u.target) in points for u in node.users):
             yield row | {"reason": "no protocol point follows this activation"}
 
 
