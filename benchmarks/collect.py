@@ -132,6 +132,39 @@ def rows_of_sensitivities(records: list[dict[str, Any]]) -> list[str]:
     return rows_of_measured(["teacher", "layers", "widths", "images", "all sensitivities", "one forward", "ratio"], records, cells)
 
 
+def rows_of_exports(records: list[dict[str, Any]]) -> list[str]:
+    """One line per runtime and set of images."""
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        first = row["first"]
+        differs = "none" if first is None else f"{first['path']}, {first['share']:.1g} %"
+        tops = [row.get(name) for name in ("top1_teacher", "top1_simulated", "top1")]
+        found = [f"{row['agree']} of {row['images']}", f"{row['max_abs_diff']:.2g}", differs]
+        layers = f"{row['integer']} / {row['floating']} / {row['islands']}"
+        return [
+            Path(row["teacher"]).stem, row["bits"], row["runtime"], row["source"], *found, layers, f"{row['size_ratio']:.3f}",
+            *("" if top is None else f"{top:.2f}" for top in tops),
+        ]  # fmt: skip
+
+    columns = ["teacher", "bits", "runtime", "images", "same answer", "largest difference", "first layer that differs"]
+    columns += ["integer / float layers / islands", "bytes of the teacher's", "teacher top-1", "simulated", "exported"]
+    return rows_of_measured(columns, records, cells)
+
+
+def rows_of_speeds(records: list[dict[str, Any]]) -> list[str]:
+    """One line per student and runtime; no speed-up where something calculates in float."""
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        times = [f"{row[f'{name}_latency_ms']:.2f} ms" for name in ("teacher", "student")]
+        many = [f"{row[f'{name}_images_per_s']:.0f}" for name in ("teacher", "student")]
+        gains = ["none" if row[name] is None else f"{row[name]:.2f}x" for name in ("speedup", "speedup_batch")]
+        name = [Path(row["teacher"]).stem, row["bits"], row["runtime"], row["isa"], row["threads"]]
+        return [*name, *times, gains[0], *many, gains[1]]
+
+    columns = ["teacher", "bits", "runtime", "instructions", "threads", "teacher, batch 1", "student", "speed-up"]
+    return rows_of_measured([*columns, "teacher, images/s", "student", "speed-up"], records, cells)
+
+
 def render() -> str:
     """RESULTS.md from every record there is."""
     records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
@@ -186,6 +219,16 @@ def render() -> str:
             "Of all layers at all widths; the ratio is to layers x widths forwards of the teacher (`benchmarks/sensitivity.py`).",
             "",
             *rows_of_sensitivities([r for r in records if r["benchmark"] == "sensitivity"]),
+            "",
+            "## Exported students",
+            "",
+            "The exported file beside the evaluated student, image by image (`benchmarks/export_agreement.py`).",
+            "",
+            *rows_of_exports([r for r in records if r["benchmark"] == "export_agreement"]),
+            "",
+            "Teacher in float32 and student in the same runtime, in turns; medians (`benchmarks/export_speed.py`).",
+            "",
+            *rows_of_speeds([r for r in records if r["benchmark"] == "export_speed"]),
             "",
         ]
     )

@@ -92,7 +92,7 @@ NoPluginsFlag = Annotated[bool, typer.Option("--no-plugins", help="Built-in comp
 TrustFlag = Annotated[bool, typer.Option("--trust-code", help="Allow checkpoints that carry code. It runs on this machine.")]
 RoleFlag = Annotated[RoleName | None, typer.Option("--role", help="Components of this role only.")]
 HelpFlag = Annotated[bool, typer.Option("--help", help="Show this message and the options of the components on the line, and exit.")]
-RunArg = Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")]
+RunArg = Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote, or hub:ORG/NAME.", metavar="RUN")]
 ToFlag = Annotated[str, typer.Option("--to", help="Exporter.", metavar="NAME")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")]
 
@@ -287,7 +287,7 @@ def verify(
     run: RunArg,
     to: ToFlag = "onnx",
     images: Annotated[int, typer.Option("--images", help="How many images to compare.", min=1, metavar="INTEGER")] = 256,
-    npz: Annotated[Path | None, typer.Option("--npz", help="Real images instead of synthetic patterns.", metavar="FILE")] = None,
+    npz: Annotated[Path | None, typer.Option("--npz", help="Real images instead of synthetic ones.", metavar="FILE")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Prove that an exported file computes what was evaluated.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsq.component import Role
 from zsq.manager import Manager
-from zsq_cli.export import able, saved_student
+from zsq_cli.export import BELOW_8_BITS, able, saved_student
 from zsq_cli.run import read_report
 
 if TYPE_CHECKING:
@@ -17,28 +17,43 @@ if TYPE_CHECKING:
 
 def bench_run(run: Path, to: str, threads: int, batch: int, *, json: bool = False) -> None:
     """Measure and print."""
+    from zsq.run.places import locate
     from zsq_cli import render
 
-    make, report = able(to, "bench"), read_report(run)
-    student, ctx, _ = saved_student(run, report)
-    result = make(ctx).bench(_teacher(report, ctx), run, threads, batch)
+    result = measured(locate(run), to, threads, batch)
     if json:
         render.print_json(result)
         return
     rows = [(name, *_cells(result[name])) for name in ("teacher", "student")]
-    facts = f"{result['runtime']}, threads {result['threads']}, {result['isa']}, medians"
     out = render.console()
     out.print(render.table(rows, "", "latency, batch 1", f"images/s, batch {result['batch']}", "bytes"))
-    out.print(facts)
+    out.print(f"{result['runtime']}, threads {result['threads']}, {result['isa']}, medians")
     if result["speedup"] is not None:
-        out.print(f"speed-up {result['speedup']:.2f}x")
+        out.print(f"speed-up {result['speedup']:.2f}x; all {len(result['integer'])} layers are integer")
     else:
-        names = ", ".join(result["floating"][:3]) + ("…" if len(result["floating"]) > 3 else "")
-        out.print(f"no speed-up: {len(result['floating'])} layers calculate in float ({names})", soft_wrap=True)
-        if student.protocol == "paper":
+        what, found = ("layers", result["floating"]) if result["floating"] else ("operations between layers", result["islands"])
+        names = ", ".join(found[:3]) + ("…" if len(found) > 3 else "")
+        out.print(f"no speed-up: {len(found)} {what} calculate in float ({names})", soft_wrap=True)
+        if result["protocol"] == "paper":
             out.print("protocol 'paper' is not integer from end to end: quantize with --set quant.protocol=deploy", soft_wrap=True)
-    if min((point.bits for point in student.points.values()), default=8) < 8:
-        out.print("values below 8 bits lie in int8 containers: they run at int8 speed and save download size", soft_wrap=True)
+    if result["below_8_bits"]:
+        out.print(BELOW_8_BITS, soft_wrap=True)
+
+
+def measured(run: Path, to: str = "onnx", threads: int = 1, batch: int = 32) -> dict[str, Any]:
+    """Times of both networks as plain values, see ``zsq bench --json``; ``speedup`` is None where the student calculates in float.
+
+    Args:
+        run: Folder of a run with an exported file.
+        to: The exporter that made the file.
+        threads: Of the runtime.
+        batch: Images at once, for throughput.
+    """
+    make, report = able(to, "bench"), read_report(run)
+    student, ctx, _ = saved_student(run, report)
+    result: dict[str, Any] = make(ctx).bench(_teacher(report, ctx), run, threads, batch)
+    below = min((point.bits for point in student.points.values()), default=8) < 8
+    return {**result, "exported": to, "protocol": student.protocol, "below_8_bits": below}
 
 
 def _teacher(report: Mapping[str, Any], ctx: Context) -> Teacher:

@@ -15,11 +15,16 @@ from zsq_cli.run import read_report, saved_context
 if TYPE_CHECKING:
     from zsq.types import Context, Student
 
+#: What to expect of a student below 8 bits, wherever its speed is the subject.
+BELOW_8_BITS = "values below 8 bits lie in int8 containers: they run at int8 speed and save download size (model.safetensors)"
+
 
 def export_run(run: Path, to: str, *, json: bool = False) -> None:
     """Write the files of exporter ``to`` into the run's folder, and name them."""
+    from zsq.run.places import locate
     from zsq_cli import render
 
+    run = locate(run)
     report, manager = read_report(run), Manager.discover()
     found = manager.get(Role.EXPORT, to)
     student, ctx, manifest = saved_student(run, report)
@@ -50,7 +55,7 @@ def saved_student(run: Path, report: Mapping[str, Any]) -> tuple[Student, Contex
 
 
 def able(to: str, what: str) -> Any:
-    """The exporter ``to``, which has to be able to ``verify`` or ``bench``."""
+    """Makes the exporter ``to`` for a context; it has to be able to ``verify`` or ``bench``."""
     found = Manager.discover().get(Role.EXPORT, to)
     implementation = found.component.implementation()
     if not hasattr(implementation, what):

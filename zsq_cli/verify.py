@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json as json_
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsq.errors import FileError
-from zsq_cli.export import able, saved_student
+from zsq.files import write_atomic
+from zsq_cli.export import BELOW_8_BITS, able, saved_student
 from zsq_cli.run import read_report
 
 if TYPE_CHECKING:
@@ -16,15 +18,18 @@ if TYPE_CHECKING:
 
     from zsq.types import InputSpec
 
+#: The outcome, beside the exported file.
+FILE = "verify.json"
 #: Percent of images that have to get the same answer.
 ENOUGH = 99.9
 
 
 def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool = False) -> int:
     """Compare and print; 1 when too few images agree, or when a student for deployment has a convolution in float."""
+    from zsq.run.places import locate
     from zsq_cli import render
 
-    result = verified(run, to, count, file)
+    result = verified(locate(run), to, count, file)
     if json:
         render.print_json(result)
     else:
@@ -34,7 +39,7 @@ def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool 
 
 
 def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = None) -> dict[str, Any]:
-    """The comparison as plain values; ``verified`` is its outcome.
+    """The comparison as plain values, which are also kept in ``verify.json`` of the run; ``verified`` is its outcome.
 
     Args:
         run: Folder of a run with an exported file.
@@ -45,12 +50,29 @@ def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = 
     make = able(to, "verify")
     student, ctx, _ = saved_student(run, read_report(run))
     spec = ctx.teacher.inputs
-    images = patterns(spec, count) if file is None else _read(file, spec, count)
+    images, source = synthetic(run, spec, count) if file is None else (_read(file, spec, count), file.name)
     result: dict[str, Any] = make(ctx).verify(student.module, images, run)
     integer = not result["floating"] or student.protocol != "deploy"
     bits = [point.bits for point in student.points.values()]
-    told = {"protocol": student.protocol, "source": str(file) if file else "synthetic patterns", "below_8_bits": min(bits, default=8) < 8}
-    return {**result, **told, "verified": result["agreement"] >= ENOUGH and integer}
+    told = {"protocol": student.protocol, "source": source, "below_8_bits": min(bits, default=8) < 8}
+    result = {**result, **told, "verified": result["argmax_agreement"] >= ENOUGH and integer}
+    write_atomic(run / FILE, json_.dumps(result, indent=1) + "\n")
+    return result
+
+
+def synthetic(run: Path, spec: InputSpec, count: int) -> tuple[Tensor, str]:
+    """Images that need no data, and what they are: those that the run itself made and kept, as its picture shows them, then patterns."""
+    import torch
+
+    from zsq.run.report import read_gallery
+
+    own = read_gallery(run / "images.png", spec)
+    if own is None:
+        return patterns(spec, count), "synthetic patterns"
+    own = own[:count]
+    if (rest := count - len(own)) <= 0:
+        return own, "of the run's own"
+    return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own, {rest} synthetic patterns"
 
 
 def patterns(spec: InputSpec, count: int, seed: int = 0) -> Tensor:
@@ -94,8 +116,9 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     first, names = result["first"], ", ".join(result["floating"][:5])
     more = len(result["floating"]) - 5
     lines = [
-        f"{result['agreement']:.2f} % of {result['images']} images ({result['source']}) get the same answer",
-        f"largest difference of a logit {result['difference']:.3g}; the largest logit is {result['spread']:.3g}",
+        f"{result['exported']}, {result['runtime']}",
+        f"{result['argmax_agreement']:.2f} % of {result['images']} images ({result['source']}) get the same answer",
+        f"largest difference of a logit {result['max_abs_diff']:.3g}; the largest logit is {result['spread']:.3g}",
         "no code differs"
         if first is None
         else f"first layer that differs: {first['path']}, {first['share']:.3g} % of its codes, by {first['steps']} at most",
@@ -103,10 +126,10 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         + (f" ({names}{f' and {more} more' if more > 0 else ''})" if names else ""),
     ]
     if result["below_8_bits"]:
-        lines.append("values below 8 bits lie in int8 containers: they run at int8 speed and save download size")
+        lines.append(BELOW_8_BITS)
     if result["floating"] and result["protocol"] == "paper":
         lines.append("protocol 'paper' is not integer from end to end: for speed quantize with --set quant.protocol=deploy")
-    if result["agreement"] < ENOUGH:
+    if result["argmax_agreement"] < ENOUGH:
         lines.append(f"NOT VERIFIED: less than {ENOUGH} % agree")
     elif not result["verified"]:
         lines.append("NOT VERIFIED: a student for deployment must not calculate in float")

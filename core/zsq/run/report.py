@@ -110,6 +110,29 @@ def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> 
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
+def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) -> torch.Tensor | None:
+    """The images (N, C, H, W) of a ``gallery`` in a file, normalised; None where there is no such file, or it is no such picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L" if inputs.shape[0] == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    channels, height, width = inputs.shape
+    across = columns * (width + gap) + gap
+    scale = max(1, round(512 / across))
+    rows, rest = divmod(pixels.shape[0] // scale - gap, height + gap)
+    if pixels.shape[1] != across * scale or pixels.shape[0] % scale or rest or rows < 1:
+        return None
+    sheet = pixels[::scale, ::scale].reshape(pixels.shape[0] // scale, across, channels)[gap:, gap:]
+    tiles = sheet.reshape(rows, height + gap, columns, width + gap, channels)[:, :height, :, :width]
+    images = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, channels, height, width)
+    images = images[(images != 255).any(axis=(1, 2, 3))]  # the last row may not be full
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
+    return (torch.from_numpy(images).float() / 255 - mean) / std if len(images) else None
+
+
 def card(report: dict[str, Any]) -> str:
     """A short model card: what it is, what was measured beside the teacher's own figures, how to load it."""
     teacher, student, recipe = report["teacher"], report["student"], report["recipe"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zsq.builtin.options import UniformOptions
 from zsq.builtin.uniform.quantizer import Uniform
+from zsq.run.checkpoint import freeze
 from zsq.testing import world
 from zsq.types import Student, Teacher
 
@@ -22,9 +23,7 @@ def student(teacher: Teacher, bits: int = 8, protocol: str = "deploy", **options
     made = Uniform(UniformOptions(**values), world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(images(64, seed=1))
-    for point in made.points.values():
-        point.freeze()
-    made.module.eval()
+    freeze(made)
     return made
 
 

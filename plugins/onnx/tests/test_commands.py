@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from zsq.run.report import read_gallery
+from zsq.types import InputSpec
 from zsq_cli.app import main
+from zsq_cli.verify import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,20 @@ def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["verify", str(folder), "--images", "64"]) == 0
     said = capsys.readouterr().out
     assert "100.00 % of 64 images" in said and "float layers: 0" in said and said.rstrip().endswith("verified")
+    kept = json.loads((folder / "verify.json").read_text())
+    assert kept["exported"] == "onnx" and kept["images"] == 64 and kept["argmax_agreement"] == 100 and kept["verified"]
+    assert kept["sha256"] == hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    assert kept["runtime"].startswith("onnxruntime ") and kept["max_abs_diff"] >= 0
+
+
+def test_verify_uses_the_images_of_the_run(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = runs("deploy", 8)
+    spec = InputSpec((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
+    own = read_gallery(folder / "images.png", spec)
+    assert own is not None and own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
+    assert torch.equal(synthetic(folder, spec, 100)[0][:64], own)
+    assert main(["verify", str(folder), "--images", "100"]) == 0
+    assert "64 of the run's own, 36 synthetic patterns" in " ".join(capsys.readouterr().out.split())
 
 
 def test_verify_reads_real_images(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +65,7 @@ def test_verify_reads_real_images(runs: Any, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["verify", str(folder), "--npz", str(file), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["images"] == 20 and told["agreement"] == 100 and told["verified"] and told["below_8_bits"]
+    assert told["images"] == 20 and told["argmax_agreement"] == 100 and told["verified"] and told["below_8_bits"]
     np.savez(file, images=np.zeros((2, 9, 9, 3), np.uint8))
     assert main(["verify", str(folder), "--npz", str(file)]) == 2
     assert "not uint8 (N, 8, 8, 3)" in capsys.readouterr().err

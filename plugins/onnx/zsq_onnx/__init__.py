@@ -1,4 +1,4 @@
-"""Exporter ``onnx``: a student as an ONNX file that runs in integer arithmetic; calibrator ``integer-bias`` makes it exact at 8 bits.
+"""Exporter ``onnx``: a student as an ONNX file that runs in integer arithmetic.
 
 Light: descriptors only. The file is made in ``zsq_onnx.exporter``, proven in ``zsq_onnx.verify``, timed in ``zsq_onnx.bench``.
 """
@@ -17,14 +17,4 @@ def zsq_exporters() -> Iterator[Component]:
         "zsq_onnx.exporter:Onnx",
         summary="An ONNX file with integer weights and activations, for ONNX Runtime: QDQ at 8 bits, int8 containers below.",
         needs={"graph"},
-    )
-
-
-@hookimpl
-def zsq_calibrators() -> Iterator[Component]:
-    yield Component(
-        "integer-bias",
-        "zsq_onnx.rounding:IntegerBias",
-        summary="Biases rounded as the ONNX file holds them, so that what is evaluated is what runs; last in the chain, without tuning.",
-        needs={"act.range", "graph"},
     )

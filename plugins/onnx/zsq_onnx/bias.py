@@ -7,8 +7,8 @@ Three liberties make up for it. Symmetric weight codes below 8 bits may be multi
 as far as the int8 container and 16-bit sums of two products allow: the values stay and the step of the bias gets finer. The bias may be
 any number, and the scale may differ by a trifle, as long as every possible sum stays on the same side of every edge between two output
 codes: the sums being integers, there is room around the float bias and the scale. Per channel, the ``m`` and the integer that leave
-most room are taken, with the scale in the middle of it; where there is no room (at 8 bits, with many edges), the
-integer nearest to the float bias with the scale as it is.
+most room are taken, with the scale in the middle of it. At 8 bits, with many edges, there is no room; there the bias of a
+student for deployment is an integer already (``zsq.builtin.uniform.biases``), and of any other the nearest is taken.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zsq.builtin.uniform.biases import ROOMY
 from zsq.builtin.uniform.points import ActPoint
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Largest integer bias: leaves room for the sum of products in 32 bits.
 _LARGEST = 2.0**30
-#: Output points of more bits leave no room for another bias.
-WIDEST = 6
+#: A bias that is so near to a whole number of steps was rounded in the student: as near as float32 comes to it.
+_NEAR = 0.02
 #: Largest change of a scale.
 _STRETCH = 0.01
 
@@ -52,9 +53,10 @@ def with_integer_bias(weight: Weight, bias: Any, codes: Codes, after: ActPoint |
     exact, rows = bias / step, np.arange(len(step))
     factors = np.arange(1, _most(weight, codes) + 1)
     numbers = np.rint(factors * exact[:, None])
-    nearest = np.abs(numbers / factors - exact[:, None]).argmin(1)
+    gaps = np.abs(numbers / factors - exact[:, None])
+    nearest = np.where(gaps < _NEAR, 0, gaps).argmin(1)  # of those that are near enough, the first
     chosen, integer, ratio = factors[nearest], numbers[rows, nearest], np.ones(len(step))
-    if after is not None and after.bits <= WIDEST:
+    if after is not None and after.bits <= ROOMY:
         numbers = (numbers[:, :, None] + np.arange(-1, 2)).reshape(len(step), -1)  # two more beside each
         multiples = np.repeat(factors, 3)
         low, high = _room(weight, codes, exact, step, numbers / multiples, after)

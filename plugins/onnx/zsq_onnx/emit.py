@@ -10,7 +10,6 @@ A ReLU or clamp that goes into a point and nowhere else is done on the codes: qu
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from zsq.builtin.uniform import affine
+from zsq.builtin.uniform.biases import without_identities
 from zsq.builtin.uniform.graph import arguments
 from zsq.builtin.uniform.points import ActPoint
 from zsq.errors import ZsqError
@@ -48,15 +48,14 @@ class Emitter:
 
     def __init__(self, module: fx.GraphModule, shape: tuple[int, ...]) -> None:
         self.module, self.writer = module, Writer()
-        self.graph = _without_identities(module)
+        self.graph = without_identities(module)
         self.shapes = _shapes(module, shape)
         self.floats: dict[fx.Node, Any] = {}
         self.codes: dict[fx.Node, Any] = {}
         #: Path of every activation point, with the name of its codes.
         self.points: dict[str, Codes] = {}
-        #: Module that holds a bias, and what its rounding to an integer adds to it; where codes cannot be kept otherwise.
-        self.roundings: list[tuple[nn.Module, Any]] = []
         self._late: set[fx.Node] = set()
+        self._padding: dict[fx.Node, list[int]] = {}
 
     def __call__(self) -> list[str]:
         """Write all nodes; the names of the outputs."""
@@ -117,6 +116,11 @@ class Emitter:
         if self.is_point(users[0]):
             return self.module.get_submodule(str(users[0].target))  # type: ignore[return-value]
         return self.point_after(users[0]) if users[0] in self._late and ops.bounds(users[0]) is not None else None
+
+    def padded(self, source: Any, pads: list[int]) -> list[int]:
+        """The padding of a convolution, with that of an operation before it which was left to it."""
+        more = self._padding.get(source)
+        return pads if more is None else [a + b for a, b in zip(pads, more, strict=True)]
 
     def path(self, node: fx.Node) -> str:
         return str(node.target) if node.op == "call_module" else node.name
@@ -183,10 +187,23 @@ class Emitter:
             hint = "export the network as PyTorch sees it (--export safetensors), or replace this operation in the teacher"
             raise ZsqError(f"'{name}' has no translation to ONNX", f"operation '{node.name}'", hint)
 
+    def _left_to_the_layer(self, node: fx.Node) -> list[int] | None:
+        """The padding of a node that pads an image with zeros for convolutions only: they can do it themselves."""
+        if str(getattr(node.target, "_opname", "")) not in ("pad", "constant_pad_nd"):
+            return None
+        a = arguments(node)
+        called = [self.module.get_submodule(str(u.target)) if u.op == "call_module" else None for u in node.users]
+        able = all(isinstance(c, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and not isinstance(c.padding, str) for c in called)
+        plain = a.get("mode", "constant") == "constant" and not a.get("value")
+        return _spatial(list(a["pad"]), len(self.shape(node))) if able and plain else None
+
     def _move(self, node: fx.Node, name: str) -> None:
         """An operation that only moves values: done on the codes where there are any."""
         source: Any = node.args[0]
         codes = self.codes.get(source)
+        if (pads := self._left_to_the_layer(node)) is not None:
+            self._padding[node] = pads
+            name = "alias"
         if name == "getitem":
             values = codes if codes is not None else self.floats[source]
             (self.floats if codes is None else self.codes)[node] = values[node.args[1]]  # type: ignore[index]
@@ -203,13 +220,12 @@ class Emitter:
         self.codes[node] = [alike(m) for m in moved] if isinstance(moved, list) else alike(moved)
 
 
-def _without_identities(module: fx.GraphModule) -> fx.Graph:
-    graph = copy.deepcopy(module.graph)
-    for node in list(graph.nodes):
-        if node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    return graph
+def _spatial(pads: list[Any], rank: int) -> list[int] | None:
+    """ATen's padding, last dimension first, as ONNX has it for an image; None where it is anything else."""
+    if not all(isinstance(p, int) and p >= 0 for p in pads) or any(pads[2 * (rank - 2) :]):
+        return None
+    pairs = [*zip(pads[::2], pads[1::2], strict=True), *[(0, 0)] * rank][: rank - 2][::-1]
+    return [before for before, _ in pairs] + [after for _, after in pairs]
 
 
 class _Shapes(fx.Interpreter):

@@ -18,6 +18,7 @@ from zsq.options import Options
 from zsq.types import Context, InputSpec, Student, Teacher
 from zsq_onnx.emit import Codes, Emitter
 
+#: As ``zsq_onnx.runtime.FILE``; that module imports the runtime, which writing does not need.
 FILE = "model.onnx"
 
 
@@ -33,22 +34,34 @@ class Onnx:
         Raises:
             ZsqError: When the student is not a graph, or holds something that has no translation; the message names it.
         """
-        model, _ = build(student.module, self.ctx.teacher.inputs, _metadata(student, manifest, self.ctx.teacher.inputs))
-        for note in notes(student):
-            self.ctx.log(note)
-        return [write_atomic(folder / FILE, model.SerializeToString(deterministic=True))]
+        content = model_of(student, manifest, self.ctx).SerializeToString(deterministic=True)
+        return [write_atomic(folder / FILE, content)]
 
     def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
         """See ``zsq_onnx.verify.verify``."""
+        from zsq_onnx.runtime import OnnxRuntime
         from zsq_onnx.verify import verify
 
-        return verify(module, images, folder)
+        return verify(module, images, folder, OnnxRuntime(), "onnx")
 
     def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
         """See ``zsq_onnx.bench.bench``."""
         from zsq_onnx.bench import bench
+        from zsq_onnx.runtime import OnnxRuntime
 
-        return bench(teacher, folder, threads, batch)
+        return bench(teacher, folder, OnnxRuntime(), threads, batch)
+
+
+def model_of(student: Student, manifest: Mapping[str, Any], ctx: Context) -> onnx.ModelProto:
+    """The student's model with metadata; what a user should know of it goes to the log.
+
+    Raises:
+        ZsqError: As ``build``.
+    """
+    model, _ = build(student.module, ctx.teacher.inputs, _metadata(student, manifest, ctx.teacher.inputs))
+    for note in notes(student):
+        ctx.log(note)
+    return model
 
 
 def build(module: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = None) -> tuple[onnx.ModelProto, dict[str, Codes]]:

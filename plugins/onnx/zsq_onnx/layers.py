@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from zsq.builtin.uniform.points import WeightPoint
 from zsq.errors import ZsqError
-from zsq_onnx.bias import WIDEST, Weight, with_integer_bias
+from zsq_onnx.bias import Weight, with_integer_bias
 
 if TYPE_CHECKING:
     from zsq_onnx.emit import Codes, Emitter
@@ -55,9 +55,6 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
     if runs and bias is not None and (after is not None or isinstance(called, nn.Linear)):
         assert codes is not None
         found, numbers, step = with_integer_bias(found, bias, codes, after)
-        if after is None or after.bits > WIDEST:
-            owner = called if norm_node is None else e.module.get_submodule(str(norm_node.target))
-            e.roundings.append((owner, numbers * step.astype(np.float64) - bias))
         return _apply(e, node, called, _dequantized(e, name, called, found), _integer_bias(e, name, numbers, step))
     weight = _dequantized(e, name, called, found)
     return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
@@ -138,7 +135,7 @@ def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None
         product = str(e.writer.node("MatMul", inputs[:2], name))
         return product if bias is None else str(e.writer.node("Add", [product, bias], f"{name}.sum"))
     options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "strides": list(called.stride)}
-    options |= {"dilations": list(called.dilation), "group": called.groups, "pads": _pads(called)}
+    options |= {"dilations": list(called.dilation), "group": called.groups, "pads": e.padded(source, _pads(called))}
     if isinstance(called, nn.ConvTranspose2d):
         return str(e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options))
     return str(e.writer.node("Conv", inputs, name, **options))

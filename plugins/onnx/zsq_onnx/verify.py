@@ -1,97 +1,67 @@
-"""Whether an exported file computes what was evaluated: the simulated student and ONNX Runtime on the same images."""
+"""Whether an exported file computes what was evaluated: the simulated student and a runtime on the same images."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import helper
 from torch import Tensor, nn
 
 from zsq.builtin.uniform import affine
-from zsq.errors import FileError
-from zsq_onnx import runtime
-from zsq_onnx.exporter import FILE
+from zsq_onnx.runtime import Runtime, damaged
 
 #: Images that run at once.
 _BATCH = 32
 
 
-def verify(module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
+def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, exporter: str) -> dict[str, Any]:
     """Compare on every image.
 
     Args:
         module: The student in simulation, from ``zsq.load``.
         images: (N, C, H, W), normalised as the teacher's.
-        folder: Holds ``model.onnx``.
+        folder: Holds the exported files.
+        runtime: Runs them.
+        exporter: That wrote them.
 
     Returns:
-        ``images``, ``agreement`` (percent of images with the same largest logit), ``difference`` (largest of any logit) and ``spread``
-        (largest logit), ``first`` (the first activation point whose codes differ: ``path``, ``share`` in percent, ``steps``; or None),
-        ``integer`` and ``floating`` (names of layers in the optimized graph) and ``operations`` in it.
+        ``exported``, ``runtime``, ``sha256`` (of the exported files, one after another), ``images``, ``argmax_agreement`` (percent of
+        images with the same largest logit), ``max_abs_diff`` (of any logit) and ``spread`` (largest logit), ``first`` (the first
+        activation point whose codes differ: ``path``, ``share`` in percent, ``steps``; or None), ``integer`` and ``floating`` (names of
+        layers in the optimized graph), ``islands`` (other operations in float) and ``operations`` in it.
 
     Raises:
-        FileError: When there is no exported file, or ONNX Runtime refuses it.
+        FileError: When there is no exported file, or the runtime refuses it.
     """
-    content = read(folder)
+    model = runtime.read(folder)
+    points, made = _points(module), runtime.values(model)
+    names = {path: name for path in points for name in (path, f"{path}.clip") if name in made}  # the clipped codes where both are
     try:
-        plan = runtime.optimized(content)
-        points = _points(module)
-        model, names = _exposed(content, points)
-        session = runtime.session(model)
+        plan = runtime.optimized(model)
+        session = runtime.session(model, watched=list(names.values()))
+        tally = _Tally(points, list(names))
+        for batch in images.split(_BATCH):
+            logits, *codes = session(batch.numpy())
+            simulated, seen = _simulate(module, points, batch)
+            tally.add(simulated.numpy(), logits, seen, codes)
     except Exception as error:
-        raise _damaged(folder, error) from error
-    tally = _Tally(points, names)
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        simulated, seen = _simulate(module, points, batch)
-        try:
-            logits, *codes = session.run(None, {"inputs": batch.numpy()})
-        except Exception as error:
-            raise _damaged(folder, error) from error
-        tally.add(simulated.numpy(), logits, seen, codes)
-    return {**tally.result(), "integer": plan.integer, "floating": plan.floating, "operations": plan.operations}
-
-
-def read(folder: Path) -> bytes:
-    """The exported file.
-
-    Raises:
-        FileError: When it cannot be read.
-    """
-    try:
-        return (folder / FILE).read_bytes()
-    except OSError as error:
-        hint = f"make it with `zsq export {folder} --to onnx`"
-        raise FileError(f"cannot read {FILE}: {error.strerror or error}", str(folder), hint) from None
-
-
-def _damaged(folder: Path, error: Exception) -> FileError:
-    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-    return FileError(f"ONNX Runtime cannot run {FILE}: {reason}", str(folder), f"make it anew with `zsq export {folder} --to onnx`")
+        raise damaged(folder, runtime.files[0], exporter, error) from error
+    content = b"".join((folder / name).read_bytes() for name in runtime.files)
+    told = {"exported": exporter, "runtime": runtime.title, "sha256": hashlib.sha256(content).hexdigest()}
+    return {**told, **tally.result(), **plan._asdict()}
 
 
 def _points(module: nn.Module) -> dict[str, Any]:
-    """Activation points with a range, by path."""
-    return {path: m for path, m in module.named_modules() if getattr(m, "kind", "") == "act" and getattr(m, "ranged", False)}
-
-
-def _exposed(content: bytes, points: Mapping[str, Any]) -> tuple[bytes, list[str]]:
-    """The model with the codes of its activation points as further outputs, and the paths of those that it has."""
-    model = onnx.load_model_from_string(content)
-    made = {name: node for node in model.graph.node for name in node.output}
-    names = []
-    for path in points:
-        name = f"{path}.clip" if f"{path}.clip" in made else path
-        if name in made:
-            kind = onnx.TensorProto.INT8 if points[path].grid.low < 0 else onnx.TensorProto.UINT8
-            model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-            names.append(path)
-    return model.SerializeToString(), names
+    """Activation points with a range by path, in the order of execution."""
+    graph = getattr(module, "graph", None)
+    calls = [] if graph is None else [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    modules = dict(module.named_modules())
+    paths = dict.fromkeys((*calls, *modules))
+    return {path: m for path in paths if getattr(m := modules[path], "kind", "") == "act" and getattr(m, "ranged", False)}
 
 
 @torch.no_grad()
@@ -138,4 +108,10 @@ class _Tally:
             codes, differing, most = self.differing[first]
             found = {"path": first, "share": 100 * differing / codes, "steps": most}
         agreement = 100 * self.same / max(1, self.count)
-        return {"images": self.count, "agreement": agreement, "difference": self.difference, "spread": self.spread, "first": found}
+        return {
+            "images": self.count,
+            "argmax_agreement": agreement,
+            "max_abs_diff": self.difference,
+            "spread": self.spread,
+            "first": found,
+        }

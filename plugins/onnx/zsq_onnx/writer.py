@@ -12,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 #: Version of the operator set: the newest that every ONNX Runtime since 1.12 reads.
 OPSET = 17
 _IR_VERSION = 8
-#: Constants up to this many elements are written once and shared.
+#: Constants up to this many elements, and all zeros, are written once and shared.
 _SHARED = 16
+#: Operations whose nodes have a name, which optimizers keep; all others are known by their output.
+_NAMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Writer:
@@ -30,13 +32,13 @@ class Writer:
         name = self.unique(name or op.lower())
         results = [name, *(self.unique(name) for _ in range(outputs - 1))]
         kept = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(helper.make_node(op, list(inputs), results, name=name, **kept))
+        self.nodes.append(helper.make_node(op, list(inputs), results, name=name if op in _NAMED else None, **kept))
         return results[0] if outputs == 1 else results
 
     def constant(self, value: Any, dtype: Any = np.float32, name: str = "constant") -> str:
-        """The name of a constant; small equal ones are one."""
+        """The name of a constant; small equal ones and zeros are one."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
-        key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= _SHARED else ()
+        key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= _SHARED or not array.any() else ()
         if key and key in self._known:
             return self._known[key]
         name = self.unique(name)
