@@ -30,6 +30,23 @@ class Task(Protocol):
     def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor: ...
 
 
+class Resumable(Protocol):
+    """A component that can be taken up in the middle of its work; asked of synthesizers, calibrators and tuners where they have it.
+
+    ``state_dict()`` is taken between two beats, or between two batches, and holds all that later work depends on, in mappings,
+    lists and tuples of tensors and plain values. ``load_state_dict(state)`` is called on a component newly built with the same
+    options and teacher, before its work is begun: ``fit`` or ``prepare`` then goes on after the beat of that state, bit for bit
+    as if nothing had been. The engine keeps the student, and puts back the component's ``ctx.rng`` afterwards; other generators
+    are part of the state.
+
+    Without them a calibrator or tuner begins its work again. A synthesizer that works ahead (``prepare`` or ``update``)
+    makes the whole run begin again.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class Synthesizer(Protocol):
     """Makes batches. Only ``sample`` is required.
 

@@ -38,6 +38,11 @@ class RunOptions(Options):
         "auto", "Arithmetic of training; auto takes bf16 where it is fast and costs no accuracy."
     )
     budget: str | None = opt(None, "Time for the whole run, e.g. 300, 90s, 5m, 1h30m; without it every component runs its steps.")
+    checkpoint: float = opt(
+        60.0,
+        "Seconds from one checkpoint to the next, more where one takes over a hundredth of that; 0 writes one at every step.",
+        ge=0,
+    )
     calibrated: bool = opt(False, "Also evaluate the student as calibration left it, before tuning.")
     device: str = opt("cpu", "Where to run: cpu, cuda, cuda:1, mps.")
 

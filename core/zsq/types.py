@@ -122,6 +122,7 @@ class Teacher:
         head: Module path of the last layer, or empty.
         fingerprint: SHA-256 over names, shapes and values of its tensors.
         labels: Names of its classes, where known.
+        license: That of its weights, where known.
         evaluation: Default ``--eval`` of this teacher (``npz:PATH``), where it brings real images with it.
     """
 
@@ -134,6 +135,7 @@ class Teacher:
     head: str = ""
     fingerprint: str = ""
     labels: tuple[str, ...] = ()
+    license: str = ""
     evaluation: str = ""
 
 
@@ -143,6 +145,9 @@ class QuantPoint(Protocol):
 
     ``scale`` and ``zero_point`` are tensors, one element per tensor or per output channel; codes are
     ``clamp(round(x / scale) + zero_point, low, high)`` and values ``(code - zero_point) * scale``.
+
+    What a point remembers beside parameters and buffers it may give to checkpoints, tensors and plain values, with
+    ``kept_state()``, and take back with ``load_kept_state(values)``.
     """
 
     kind: Literal["weight", "act"]
@@ -224,12 +229,17 @@ class Precision(Protocol):
     def autocast(self) -> AbstractContextManager[Any]: ...
 
 
+def _steady(step: int, steps: int) -> float:
+    return step
+
+
 @dataclass(frozen=True)
 class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
     ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
-    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators. ``rng`` is the
+    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators.
+    ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
     component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
     nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
     ``zsq.run.cache``.
@@ -248,6 +258,7 @@ class Context:
     student: Student | None = None
     objective: Any = None
     probe: Probe = None  # type: ignore[assignment]
+    pace: Callable[[int, int], float] = _steady
     sampler: Callable[[int], Batch] | None = None
 
     def with_(self, **changes: Any) -> Context:

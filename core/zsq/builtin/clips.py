@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from zsq.builtin.descent import cosine, descend, learn_ranges
+from zsq.builtin.descent import Progress, cosine, descend, learn_ranges
 from zsq.builtin.options import ClipsOptions
 from zsq.run.probe import batch_norms
 from zsq.types import Batch, Beat, Context, Student, Trace
 
 
-class Clips:
+class Clips(Progress):
     """Adam on the logarithm of every activation range and on the scale and shift of every BatchNorm layer.
 
     A few numbers per channel: a pool of some hundred images does not over-fit them. Weights are frozen at their codes before
@@ -34,7 +34,7 @@ class Clips:
         if affine := [p.requires_grad_() for norm in batch_norms(module).values() if o.lr for p in norm.parameters()]:
             moved = [*moved, (torch.optim.Adam(affine, o.lr, fused=True), o.lr)]
         if moved:
-            yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)
+            yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         return cosine(step, self.options.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,35 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 Moved = tuple[torch.optim.Optimizer, float]
 
 
+class Progress:
+    """How many steps a tuner has done, and the state of its optimizers: with it, a tuner is ``Resumable``.
+
+    A tuner that is one of these, and gives itself to :func:`descend`, goes on where it was.
+    """
+
+    done = 0
+    _optimizers: Sequence[torch.optim.Optimizer] = ()
+    _loaded: Mapping[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done, "optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._loaded = state
+
+    def take_up(self, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+        """Give the optimizers, just made, the state that was loaded; the number of steps that are done."""
+        self._optimizers = optimizers
+        if self._loaded is not None:
+            for optimizer, state in zip(optimizers, self._loaded["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            self.done, self._loaded = self._loaded["done"], None
+        return self.done
+
+
 def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any, steps: int,
-            moved: Sequence[Moved], ranges: Sequence[Any], rate: Callable[[int], float]) -> Iterator[Beat]:  # fmt: skip
+            moved: Sequence[Moved], ranges: Sequence[Any], rate: Callable[[float], float],
+            progress: Progress) -> Iterator[Beat]:  # fmt: skip
     """``steps`` steps of every optimizer on the objective; whatever ends it, the student is left in eval mode, without gradients.
 
     Args:
@@ -27,12 +54,14 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
         moved: What moves.
         ranges: Activation points with a learned range, see :func:`learn_ranges`.
         rate: Of the learning rates at the start, by step.
+        progress: Steps before ``progress.done`` are not done again.
     """
     try:
-        for step in range(steps):
+        for step in range(progress.take_up([optimizer for optimizer, _ in moved]), steps):
             batch, trace = next(stream)
+            share = rate(ctx.pace(step, steps))
             for optimizer, lr in moved:
-                optimizer.param_groups[0]["lr"] = lr * rate(step)
+                optimizer.param_groups[0]["lr"] = lr * share
                 optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 loss, metrics = objective(ctx.probe(batch, objective.needs, teacher=trace, step=step))
@@ -41,6 +70,7 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
                 optimizer.step()
             for point in ranges:
                 point.apply_learned()
+            progress.done = step + 1
             yield Beat(step + 1, steps, {"loss": loss.detach(), **metrics, **getattr(stream, "metrics", {})})
     finally:
         student.module.eval().requires_grad_(False)
@@ -59,6 +89,6 @@ def learn_ranges(student: Student, lr: float) -> tuple[list[Any], list[Moved]]:
     return points, [(torch.optim.Adam([point.log_range for point in points], fused=True), lr)] if points else []
 
 
-def cosine(step: int, steps: int) -> float:
+def cosine(step: float, steps: int) -> float:
     """From 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsq.builtin.descent import cosine, descend, learn_ranges
+from zsq.builtin.descent import Progress, cosine, descend, learn_ranges
 from zsq.builtin.options import FinetuneOptions
 from zsq.options import Options
 from zsq.run.probe import batch_norms
@@ -18,7 +18,7 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 _COARSEST = 4
 
 
-class Finetune:
+class Finetune(Progress):
     """Two optimizers alike over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
     biases), and Adam over the activation ranges of points that can learn them. The last step is what is kept; nothing is
     selected on the way."""
@@ -41,7 +41,7 @@ class Finetune:
                 for parameter in parameters:
                     parameter.requires_grad_()
                 moved.append((self._optimizer(parameters), rate))
-        yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)
+        yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         o, lr = self.options, self.options.lr or 1.0  # the loop sets the rate before every step
@@ -50,7 +50,7 @@ class Finetune:
         nesterov = o.nesterov and o.momentum > 0
         return torch.optim.SGD(parameters, lr, o.momentum, weight_decay=o.weight_decay, nesterov=nesterov, fused=True)
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         o = self.options
         if o.schedule == "cosine":
             return cosine(step, o.steps)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,22 @@ import torch
 
 from zsq import events
 from zsq.compose import Choice, Plan, choose_evaluator, compose
-from zsq.errors import PlanError
+from zsq.errors import PlanError, ZsqError
 from zsq.recipe import Recipe, RunOptions
-from zsq.run import checkpoint
+from zsq.run import checkpoint, resume
 from zsq.run import report as reporting
 from zsq.run.diversity import diversity
 from zsq.run.folder import RunFolder
 from zsq.run.guard import LastGood, NotFinite, Watch
+from zsq.run.interrupt import Interrupted, Stop
+from zsq.run.journal import Journal
+from zsq.run.memory import is_out_of_memory, out_of_memory
 from zsq.run.objective import Objective, Term
+from zsq.run.pace import Pace
 from zsq.run.precision import choose_precision
 from zsq.run.probe import TEACHER_NEEDS, Probe, batch_norms
 from zsq.run.stream import Stream
-from zsq.types import Beat, Context, Student, Teacher
+from zsq.types import Batch, Beat, Context, Student, Teacher
 
 if TYPE_CHECKING:
     from zsq.manager import Manager
@@ -47,8 +53,12 @@ class Result:
 
 
 def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manager | None = None, listeners: Sequence[Listener] = (),
-        trust_code: bool = False, cache: Path | None = None) -> Result:  # fmt: skip
+        trust_code: bool = False, cache: Path | None = None, stop: Stop | None = None,
+        saved: Mapping[str, Any] | None = None) -> Result:  # fmt: skip
     """Run a plan (or compose a recipe first) and write its run folder.
+
+    While it runs, checkpoints are kept in ``FOLDER.checkpoint``. To go on from there, with the same bits in the end as if the run
+    had been left alone: ``plan, saved = zsq.run.resume.reopen(folder, manager)``, then ``run(plan, folder, saved=saved)``.
 
     Args:
         plan: What to run.
@@ -57,33 +67,42 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
         listeners: Called with every event.
         trust_code: Allow checkpoints that carry code.
         cache: Where pools and the like are kept for later runs; None keeps nothing.
+        stop: Asked between two steps whether to stop.
+        saved: The checkpoint to go on from.
 
     Raises:
         ZsqError: With what, where and a hint; ``folder`` is then as it was before.
     """
-    if manager is None:
-        from zsq.manager import Manager
-
-        manager = Manager.discover()
+    manager = manager or _discover()
     if isinstance(plan, Recipe):
         plan = compose(plan, manager)
-    with RunFolder(Path(folder) if folder is not None else None) as out:
-        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache).run()
+    target = Path(folder) if folder is not None else None
+    with RunFolder(target, adopt=saved["scratch"] if saved else "") as out:
+        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache, stop, saved).run()
+
+
+def _discover() -> Manager:
+    from zsq.manager import Manager
+
+    return Manager.discover()
 
 
 class _Engine:
-    """State of one run: the clock, the events, the context that components are built with."""
+    """State of one run: the clock, the events, the context that components are built with, and where in the plan it is."""
 
     def __init__(self, plan: Plan, out: RunFolder, manager: Manager, listeners: Sequence[Listener], trust_code: bool,
-                 cache: Path | None) -> None:  # fmt: skip
+                 cache: Path | None, stop: Stop | None = None, saved: Mapping[str, Any] | None = None) -> None:  # fmt: skip
         self.plan, self.out, self.manager, self.listeners = plan, out, manager, listeners
-        self.began = time.monotonic()
+        self.stop = stop or Stop()
+        self.began = time.monotonic() - (saved["seconds"] if saved else 0.0)
         self.phases: list[dict[str, Any]] = []
         self.stopped = False
         self.steps = 0
+        self.student: Student | None = None
         self.good: LastGood | None = None
         self.stream: Stream | None = None
         self.calibrated: dict[str, float] | None = None
+        self.pace = Pace(lambda: self.seconds)
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
@@ -99,6 +118,9 @@ class _Engine:
             trust_code=trust_code,
             cache=cache,
         )
+        folder = checkpoint.beside(out.target) if out.target is not None else None
+        self.journal = Journal(self, resume.Checkpoints(folder, options.checkpoint, self.ctx.log), saved)
+        self.journal.rngs["run"] = self.ctx.rng
 
     @property
     def seconds(self) -> float:
@@ -110,19 +132,48 @@ class _Engine:
 
     def build(self, choice: Choice, key: str, **fields: Any) -> Any:
         """The implementation of a choice, with a random generator of its own: changing one component leaves the others' noise alone."""
-        ctx = self.ctx.with_(rng=_rng(self.plan.run.seed, key, self.ctx.device), **fields)
+        rng = self.journal.rngs[key] = _rng(self.plan.run.seed, key, self.ctx.device)
+        ctx = self.ctx.with_(rng=rng, **fields)
         return choice.component.implementation()(choice.options, ctx)
 
     def run(self) -> Result:
+        """All of it; whatever ends it early is put in words."""
         try:
             return self.work()
         except NotFinite as fault:
+            self.journal.checkpoints.clear()  # it would end in the same way again
             raise checkpoint.stopped(fault, self.good, self) from None
+        except KeyboardInterrupt:
+            if self.journal.stands:
+                raise self.interrupted() from None
+            self.journal.checkpoints.clear()
+            raise
+        except BaseException as error:
+            if isinstance(error, Interrupted):
+                raise
+            if not self.journal.stands:
+                self.journal.checkpoints.clear()
+            elif not is_out_of_memory(error):
+                self.ctx.log(f"what was done is kept: {self.command} goes on from there")
+            if is_out_of_memory(error):
+                again = self.command if self.journal.stands else ""
+                raise out_of_memory(self.journal.name or "teacher", self.plan, self.journal.worker, again) from error
+            raise
+
+    @property
+    def command(self) -> str:
+        """What goes on with this run."""
+        return f"`zsq run --resume {self.out.target}`"
+
+    def interrupted(self, what: str = "stopped") -> ZsqError:
+        self.out.left = True
+        return Interrupted(what, "", f"{self.command} goes on with it")
 
     def work(self) -> Result:
         """All phases in their order."""
         plan = self.plan
         self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
+        self.journal.begin()
         teacher = self.phase("teacher", self.load_teacher)
         self.check_teacher(teacher)
         evaluators = self.evaluators(teacher)
@@ -133,15 +184,15 @@ class _Engine:
         self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
         staged = not hasattr(plan.synth.component.implementation(), "update")  # then no student is on a grid while images are made
         making = choose_precision(plan.run.precision, self.ctx.device) if staged else self.ctx.precision
-        synth = self.build(plan.synth, "synth", precision=making)
+        synth = self.journal.synth = self.build(plan.synth, "synth", precision=making)
         quant = self.build(plan.quant, "quant")
         if needs_pool := "pool" in plan.quant.component.needs:
             self.prepare(synth, Probe(teacher, making))
-            pool = synth.sample(len(synth.pool))
+            pool = Batch(**self.journal.keep("pool", lambda: _plain(synth.sample(len(synth.pool)))))
             if hasattr(quant, "prepare"):  # all of it or nothing: the budget ends later phases, not this one
-                self.beats("measure", quant.prepare(teacher, pool), len(pool), limited=False)
+                self.beats("measure", partial(quant.prepare, teacher, pool), len(pool), quant, limited=False, again=True)
         student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
-        self.good = LastGood(student)
+        self.student, self.good = student, LastGood(student)
         probe.student = student
         self.ctx = self.ctx.with_(student=student)
         if not needs_pool:
@@ -151,12 +202,14 @@ class _Engine:
             probe.also = objective.needs & TEACHER_NEEDS
         for index, choice in enumerate(plan.calibrators):
             last = index + 1 == len(plan.calibrators)
-            work = self.build(choice, f"calib:{index}").fit(student, stream)
-            self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrated=last)
+            calibrator = self.build(choice, f"calib:{index}")
+            work = partial(calibrator.fit, student, stream)
+            self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrator, calibrated=last)
         if plan.run.calibrated:
-            self.calibrated = self.phase("evaluate:calibrated", lambda: self.measure(evaluators, student))
-        tuner = self.build(plan.tuner, "tune")
-        self.steps = self.beats(f"tune:{plan.tuner.name}", tuner.fit(student, stream, objective), plan.run.batch_size)
+            self.calibrated = self.journal.keep("calibrated", lambda: self.measure(evaluators, student))
+        tuner = self.build(plan.tuner, "tune", pace=self.pace)
+        self.steps = self.beats(f"tune:{plan.tuner.name}", partial(tuner.fit, student, stream, objective), plan.run.batch_size, tuner)
+        self.journal.enter("evaluate")
         checkpoint.freeze(student)
         metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
         report = reporting.build(plan, teacher, student, metrics, own, images, self)
@@ -164,6 +217,7 @@ class _Engine:
             self.phase("export", lambda: self.export(student, report, stream))
             report = reporting.finish(report, self, self.out.scratch)
             self.out.publish()
+            self.journal.checkpoints.clear()
         self.emit(events.RunEnded(self.seconds, report))
         return Result(report, student, self.out.target)
 
@@ -186,7 +240,7 @@ class _Engine:
 
     def prepare(self, synth: Any, probe: Probe) -> None:
         if hasattr(synth, "prepare"):
-            self.beats("prepare", synth.prepare(probe), self.plan.run.batch_size)
+            self.beats("prepare", partial(synth.prepare, probe), self.plan.run.batch_size)
 
     def evaluators(self, teacher: Teacher) -> list[Any]:
         """The chosen evaluators, and those the teacher brings when none was asked for; their files are checked before any work."""
@@ -201,7 +255,8 @@ class _Engine:
 
     def measure(self, evaluators: list[Any], student: Student) -> dict[str, float]:
         """Metrics of the student before it is tuned, by the evaluators that draw no batch: the stream goes on as without this."""
-        found = [e.evaluate(student.module, self.ctx) for e in evaluators if not getattr(e, "compares", False)]
+        with self.timed("evaluate:calibrated"):
+            found = [e.evaluate(student.module, self.ctx) for e in evaluators if not getattr(e, "compares", False)]
         return {name: value for metrics in found for name, value in metrics.items() if name != "images"}
 
     def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
@@ -226,38 +281,72 @@ class _Engine:
 
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         """Run ``work`` as a timed phase."""
+        with self.timed(name):
+            return work()
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Inside is a phase."""
         start = self.seconds
         self.emit(events.PhaseStarted(start, name))
         try:
-            return work()
+            yield
         finally:
             self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
             self.emit(events.PhaseEnded(self.seconds, name))
 
-    def beats(self, name: str, work: Iterable[Beat], images: int, limited: bool = True, calibrated: bool = False) -> int:
+    def beats(self, name: str, start: Callable[[], Iterable[Beat]], images: int, worker: Any = None, limited: bool = True,
+              calibrated: bool = False, again: bool = False) -> int:  # fmt: skip
         """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats.
-        After one that leaves the student ``calibrated``, its activations have to have ranges.
+        After one that leaves the student ``calibrated``, its activations have to have ranges. Between two beats the run may be
+        written down, and stopped.
+
+        Args:
+            name: Of the phase.
+            start: Gives the generator of beats.
+            images: In one step.
+            worker: The component whose work it is, where that is not the synthesizer.
+            limited: See above.
+            calibrated: See above.
+            again: Also on the way to a later phase, where a run goes on.
 
         Raises:
             NotFinite: When a metric, or a parameter or range of the student, is nan or infinite.
+            Interrupted: When the run was asked to stop.
         """
-        start, limit, count, stopped = self.seconds, self.limit(name) if limited else None, 0, False
-        iterator: Iterator[Beat] = iter(work)
+        journal = self.journal
+        self.pace.begin(self.seconds, self.limit(name) if limited else None)
+        if not journal.enter(name, worker, again):
+            return 0
+        if journal.passing:
+            self.pace.begin(self.seconds, None)
+        began, count, stopped = journal.started, 0, False
+        form = resume.structure(self.student) if self.student is not None else ""
+        iterator: Iterator[Beat] = iter(start())
         watch = Watch(name, self.good)
-        self.emit(events.PhaseStarted(start, name))
+        self.emit(events.PhaseStarted(began, name))
         try:
-            for beat in iterator:
-                count = beat.step
-                self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images))
-                watch(beat, self.stream.metrics if self.stream else {})
-                if limit is not None and self.seconds >= limit:
-                    stopped = self.stopped = beat.step < beat.total
-                    break
+            with self.stop.between_steps():
+                for beat in iterator:
+                    count = beat.step
+                    self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images))
+                    watch(beat, self.stream.metrics if self.stream else {})
+                    written = journal.stepped(beat.step, last=self.stop.requested)
+                    if self.stop.requested:
+                        kept = "" if written or not journal.stands else f"; {name} does not keep its place and begins again"
+                        raise self.interrupted(f"stopped at step {beat.step} of {name}{kept}") if journal.stands else KeyboardInterrupt
+                    if self.pace.over:
+                        stopped = beat.step < beat.total
+                        break
         finally:
             if hasattr(iterator, "close"):
                 iterator.close()
-        watch.finish(count, calibrated)
-        self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
+        if not journal.passing:
+            watch.finish(count, calibrated)
+        self.stopped |= stopped or self.pace.bound is not None
+        if self.student is not None and resume.structure(self.student) != form and journal.at not in journal.changed:
+            journal.changed.append(journal.at)
+        self.phases.append({"name": name, "seconds": round(self.seconds - began, 3)})
         self.emit(events.PhaseEnded(self.seconds, name, stopped))
         return count
 
@@ -267,6 +356,11 @@ class _Engine:
             return None
         left = self.budget * (1 - _RESERVE) - self.seconds
         return self.seconds + max(0.0, left) * _SHARES[name.partition(":")[0]]
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    """A batch as it is kept in a checkpoint."""
+    return {"inputs": batch.inputs, "targets": batch.targets}
 
 
 def _rng(seed: int, key: str, device: torch.device) -> torch.Generator:

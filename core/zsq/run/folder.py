@@ -18,25 +18,47 @@ class RunFolder:
 
     Args:
         target: Where the run will stand, or None to write nothing.
+        adopt: Name of the folder beside it that the same run was made in before it was cut off; what is in it stays.
+
+    ``left`` set to True leaves the folder that the run is made in, to be adopted later.
 
     Raises:
-        FileError: When ``target`` exists and is not a run: nobody's files are overwritten.
+        FileError: When ``target`` exists and is not a run: nobody's files are overwritten; or when another process is making it.
     """
 
-    def __init__(self, target: Path | None) -> None:
+    def __init__(self, target: Path | None, adopt: str = "") -> None:
         self.target, self.scratch = target, None if target is None else Path()
+        self.adopt, self.left = adopt, False
         self._made: list[Path] = []
+        self._lock: Lock | None = None
         if target is not None and target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
             raise FileError(f"'{target}' exists and is not a run", "--out", "choose another folder, or remove this one yourself")
 
     def __enter__(self) -> RunFolder:
         if self.target is not None:
             self._made = [p for p in self.target.absolute().parents if not p.exists()]
-            self.scratch = scratch_folder(self.target.absolute())
+            self._lock = Lock(self.target.absolute())
+            self.scratch = self._before(self.adopt) or scratch_folder(self.target.absolute())
+            for path in self.scratch.glob(".*.tmp"):  # half-written
+                path.unlink()
         return self
 
+    def discard(self, name: str) -> None:
+        """Remove what a run that was cut off left beside the target."""
+        if folder := self._before(name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _before(self, name: str) -> Path | None:
+        """The folder of that name, if a run to this target was made in it."""
+        assert self.target is not None
+        folder = self.target.absolute().with_name(name or "-")
+        ours = name.startswith(f".{self.target.name}.") and Path(name).name == name
+        return folder if ours and folder != self.scratch and folder.is_dir() and not folder.is_symlink() else None
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.scratch is not None:
+        if self._lock is not None:
+            self._lock.release()
+        if self.scratch is not None and not self.left:
             shutil.rmtree(self.scratch, ignore_errors=True)
             for parent in self._made:  # folders made for a run that never came
                 if parent.is_dir() and not any(parent.iterdir()):
@@ -56,3 +78,35 @@ class RunFolder:
         self.scratch.replace(self.target)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
+
+
+class Lock:
+    """Held by the one process that makes a run; gone with the process, however that ends. Nothing where the system has no such locks.
+
+    Args:
+        target: Where the run will stand; the lock is the file ``.NAME.lock`` beside it.
+
+    Raises:
+        FileError: When another process holds it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path, self.file = target.with_name(f".{target.name}.lock"), None
+        try:
+            import fcntl
+        except ImportError:
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a")
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError("another process is making this run", str(target), "wait for it, end it, or choose another --out") from None
+        except OSError as error:
+            raise FileError(f"cannot create a file: {error.strerror or error}", str(target.parent), "choose another --out") from error
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self.file is not None:
+            self.path.unlink(missing_ok=True)
+            self.file.close()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Check = Callable[["Case"], None]
 
-#: Modules of checks: those for every role, then those of one role, then whole chains.
-_COMMON, _CHAIN = "zsq.testing.checks.common", "zsq.testing.checks.chain"
+#: Modules of checks: those for every role, then those of one role, then resuming, then whole chains.
+_COMMON, _CHAIN, _RESUME = (f"zsq.testing.checks.{name}" for name in ("common", "chain", "resume"))
 _OF_ROLE = {
     Role.TEACHER: "teacher",
     Role.TASK: "task",
@@ -34,6 +34,7 @@ _OF_ROLE = {
     Role.EVAL: "eval",
     Role.EXPORT: "export",
 }
+_IN_PHASES = (Role.SYNTH, Role.CALIB, Role.TUNE)
 _IN_CHAINS = (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE)
 
 
@@ -130,6 +131,8 @@ class Case:
 def checks_for(found: Found) -> dict[str, Check]:
     """Name to check, for every check that the component's role and declared needs call for. Imports no torch."""
     modules = [_COMMON, f"zsq.testing.checks.{_OF_ROLE[found.role]}"]
+    if found.role in _IN_PHASES:
+        modules.append(_RESUME)
     if found.role in _IN_CHAINS:
         modules.append(_CHAIN)
     checks: dict[str, Check] = {}

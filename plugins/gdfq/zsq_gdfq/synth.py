@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,10 +60,20 @@ class GeneratorSynth:
             images = self.generator(*inputs)
         return Batch(images, targets) if n > 1 else Batch(images[:n], targets[:n])  # a slice's gradient would leave channels_last
 
+    def state_dict(self) -> dict[str, Any]:
+        """Generator, optimizer and number of steps."""
+        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, in the warm-up or behind it."""
+        self.generator.load_state_dict(state["generator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+
     def prepare(self, probe: Probe) -> Iterator[Beat]:
         """The warm-up: only the generator learns. May be closed after any beat."""
         total = self.options.warmup
-        for step in range(total):
+        for step in range(self.steps, total):
             with torch.enable_grad():
                 update = self.update(probe)
             yield Beat(step + 1, total, update.metrics)

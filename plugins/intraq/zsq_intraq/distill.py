@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,15 @@ class IntraqDistiller(Descent):
             self._sums = self._sums + sums if self.remembered else sums
             self._counts = self._counts + one_hot.sum(0)
             self.remembered += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """With both generators."""
+        return {**super().state_dict(), "coin": self.coin.get_state(), "boxes": self.boxes.get_state()}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        super().take_up(state)
+        self.coin.set_state(state["coin"])
+        self.boxes.set_state(state["boxes"])
 
     # The objective
 

@@ -59,6 +59,14 @@ class Intraq(PoolSynth):
         height, width = batch.inputs.shape[-2:]
         return Batch(crop(batch.inputs, draw(n, (height, width), self.options.least, self._boxes)), batch.targets)
 
+    def state_dict(self) -> dict[str, Any]:
+        """With the generator of the crops."""
+        return {**super().state_dict(), "boxes": self._boxes.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._boxes.set_state(state["boxes"])
+
     def labels(self, span: tuple[int, int]) -> Tensor:
         if self.options.labels == "even":
             return super().labels(span)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -68,6 +68,16 @@ class Lrq(Gdfq):
         finally:
             if self.last is not None:
                 self.last -= warmup - self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """With stage 1, and the last step of the generator."""
+        return {**super().state_dict(), "stage1": self.stage1.state_dict() if self.stage1 else None, "last": self.last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.stage1 is not None:
+            self.stage1.load_state_dict(state["stage1"])
+        self.last = state["last"]
 
     def sample(self, n: int) -> Batch:
         """``n`` images of stage 1; by the generator as it is where there are none."""

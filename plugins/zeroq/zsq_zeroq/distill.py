@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,14 @@ FACTOR, PATIENCE, MIN_LR, THRESHOLD = 0.1, 100, 1e-4, 1e-4
 
 
 class Descent:
-    """Takes batches from noise to images, any number of them one after another. A subclass says what is minimised (``loss``)."""
+    """Takes batches from noise to images, any number of them one after another. A subclass says what is minimised (``loss``).
+
+    ``done`` is the number of steps that the present batch has behind it.
+    """
+
+    done = 0
+    _loaded: Mapping[str, Any] | None = None
+    _parts: _Parts | None = None
 
     #: Steps without improvement that the schedule ``plateau`` bears.
     patience: int | None = None
@@ -41,7 +49,11 @@ class Descent:
         moved = x if spectrum is None else spectrum.waves
         plateau = Plateau(o.lr, x.device, self.patience) if o.schedule == "plateau" else None
         adam = torch.optim.Adam([moved], plateau.lr if plateau else o.lr, fused=True)
-        for step in range(o.iterations):
+        self.done, self._parts = 0, _Parts(adam, plateau, spectrum)
+        if self._loaded is not None:
+            self.take_up(self._loaded)
+            self._loaded = None
+        for step in range(self.done, o.iterations):
             if o.schedule == "cosine":
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.iterations))
             with torch.enable_grad():
@@ -59,7 +71,36 @@ class Descent:
                     x.copy_(spectrum.images(self.limits))
                 elif self.limits is not None:
                     x.clamp_(*self.limits)
+            self.done = step + 1
             yield step + 1 == o.iterations, metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the batch that is being made, but for its images: how far it is, and what goes on changing."""
+        assert self._parts is not None
+        adam, plateau, spectrum = self._parts
+        return {
+            "done": self.done,
+            "adam": adam.state_dict(),
+            "plateau": plateau and plateau.state_dict(),
+            "waves": spectrum and spectrum.waves,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next :meth:`make` goes on from there; its images are those of that time."""
+        self._loaded = state
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Put what :meth:`make` has just set up into the state that was loaded."""
+        assert self._parts is not None
+        adam, plateau, spectrum = self._parts
+        self.done = state["done"]
+        adam.load_state_dict(state["adam"])
+        if plateau is not None:
+            plateau.load_state_dict(state["plateau"])
+            adam.param_groups[0]["lr"] = plateau.lr
+        if spectrum is not None:
+            with torch.no_grad():
+                spectrum.waves.copy_(state["waves"])
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what to show of it, by name and detached; among it ``loss``."""
@@ -124,6 +165,15 @@ class Plateau:
         self._best = torch.full_like(self.lr, math.inf)
         self._bad = torch.zeros_like(self.lr)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Rate, best loss, and steps without improvement."""
+        return {"lr": self.lr, "best": self._best, "bad": self._bad}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """What :meth:`state_dict` gave."""
+        for own, name in ((self.lr, "lr"), (self._best, "best"), (self._bad, "bad")):
+            own.copy_(state[name])
+
     def step(self, loss: Tensor) -> None:
         """Take note of a loss."""
         loss = loss.to(self.lr.dtype)
@@ -133,6 +183,14 @@ class Plateau:
         due = self._bad > self.patience
         self.lr.copy_(torch.where(due, (self.lr * FACTOR).clamp_min(MIN_LR), self.lr))
         self._bad = torch.where(due, 0.0, self._bad)
+
+
+class _Parts(NamedTuple):
+    """What :meth:`Descent.make` sets up for a batch."""
+
+    adam: torch.optim.Optimizer
+    plateau: Plateau | None
+    spectrum: Spectrum | None
 
 
 def start(init: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

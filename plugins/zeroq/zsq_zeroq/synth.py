@@ -42,6 +42,11 @@ class PoolSynth:
         self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
         self._order = self.generator("order")
         self._left = torch.empty(0, dtype=torch.int64)
+        self._finished: list[Made] = []
+        self._unfinished: Made | None = None
+        self._distiller: Descent | None = None
+        self._whole = False
+        self._begun: Mapping[str, Any] | None = None
         small = ctx.teacher.inputs.shape[-1] * ctx.teacher.inputs.shape[-2] <= 64 * 64
         self.images = options.images or (768 if small else 64)
         self.batch = options.batch or (128 if small else 32)
@@ -49,32 +54,70 @@ class PoolSynth:
     def prepare(self, probe: Probe) -> Iterator[Beat]:
         """Distil what is not in the cache. Closed early, it leaves the finished batches or, of the first one, its images so far."""
         spans = self._spans()
+        if self._whole:  # taken up behind it
+            yield Beat(len(spans) * self.options.iterations, len(spans) * self.options.iterations)
+            return
         cache = Cache(self.ctx.cache if self.ctx.teacher.fingerprint else None, "pools")
-        kept = {span: found for span in spans if (found := self._kept(cache, span)) is not None}
+        finished = self._finished
+        kept = {span: found for span in spans[len(finished) :] if (found := self._kept(cache, span)) is not None}
         if kept:
             self.ctx.log(f"{len(kept)} of {len(spans)} batches of images from the cache")
         distiller, each = self.distiller(), self.options.iterations
-        finished: list[Made] = []
-        unfinished: Made | None = None
+        self._distiller = distiller
         try:
-            for number, span in enumerate(spans):
+            for number, span in list(enumerate(spans))[len(finished) :]:
                 if span in kept:
                     finished.append(kept[span])
                     yield Beat((number + 1) * each, len(spans) * each)
                     continue
-                x, targets = unfinished = self.begin(span)
-                for step, (last, metrics) in enumerate(self.steps(distiller, span, unfinished, finished), 1):
+                x, targets = self._unfinished = self.begin(span)
+                done = self._take_up(distiller, x)
+                for step, (last, metrics) in enumerate(self.steps(distiller, span, (x, targets), finished), done + 1):
                     if last:
                         finished.append(self.finish(distiller, x, targets))
+                        self._unfinished = None
                         cache.save(self.key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
                     yield Beat(number * each + (each if last else step), len(spans) * each, metrics)
         finally:
-            if not finished and unfinished is not None:
-                finished.append(self.finish(distiller, *unfinished))
+            if not finished and self._unfinished is not None:
+                finished.append(self.finish(distiller, *self._unfinished))
+            self._finished, self._unfinished, self._distiller = [], None, None
             if finished:
                 pool = torch.cat([images for images, _ in finished])
                 self.pool = pool.contiguous(memory_format=torch.channels_last)
                 self.targets = torch.cat([targets for _, targets in finished])
+
+    def state_dict(self) -> dict[str, Any]:
+        """While the pool is made, its finished batches and how far the present one is; then the pool, and what is left to deal."""
+        begun = self._unfinished is not None and self._distiller is not None
+        return {
+            "finished": self._finished,
+            "images": self._unfinished[0] if begun and self._unfinished else None,
+            "distiller": self._distiller.state_dict() if begun and self._distiller else None,
+            "pool": self.pool,
+            "targets": self.targets,
+            "order": self._order.get_state(),
+            "left": self._left,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        device = self.ctx.device
+        self._finished = [(images.to(device), targets.to(device)) for images, targets in state["finished"]]
+        self._begun = state if state["images"] is not None else None
+        self.pool, self.targets, self._left = state["pool"].to(device), state["targets"].to(device), state["left"]
+        self._order.set_state(state["order"])
+        self._whole = len(self.pool) > 0
+
+    def _take_up(self, distiller: Descent, x: Tensor) -> int:
+        """Put a batch where it was, if the work was taken up in the middle of it; how many steps it has behind it."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return 0
+        with torch.no_grad():
+            x.copy_(begun["images"])
+        distiller.load_state_dict(begun["distiller"])
+        return int(begun["distiller"]["done"])
 
     def sample(self, n: int) -> Batch:
         """``n`` images with targets. Epochs are shuffled anew; one that has fewer than ``n`` images left is cut short, so that no

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -111,6 +111,17 @@ class ActPoint(_Point):
         self.observing = False
         self.frozen = True
 
+    def kept_state(self) -> dict[str, Any]:
+        """For checkpoints: what is in no buffer. The cached grid is exact, as many small stretches left it."""
+        return {"frozen": self.frozen, "seen": self._seen, "grid": None if self._grid is None else tuple(self._grid)}
+
+    def load_kept_state(self, values: Mapping[str, Any]) -> None:
+        """What :meth:`kept_state` gave."""
+        grid, seen = values["grid"], values["seen"]
+        self.frozen = values["frozen"]
+        self._seen = None if seen is None else (seen[0].to(self.lo.device), seen[1].to(self.lo.device))
+        self._grid = None if grid is None else FlatGrid(*grid)
+
     def learn_range(self, on: bool) -> None:
         """Give the range a parameter ``log_range``, to be moved by an optimizer and applied by ``apply_learned``; or take it away."""
         if not on and self.log_range is not None:
@@ -208,6 +219,17 @@ class WeightPoint(_Point):
         self._fixed, self.frozen = (codes, grid), True
         with torch.no_grad():
             weight.copy_(affine.decode(codes, grid))
+
+    def kept_state(self) -> dict[str, Any]:
+        """For checkpoints: codes and grid, once they are fixed."""
+        return {"fixed": None if self._fixed is None else (self._fixed[0], tuple(self._fixed[1]))}
+
+    def load_kept_state(self, values: Mapping[str, Any]) -> None:
+        """What :meth:`kept_state` gave."""
+        if (fixed := values["fixed"]) is not None:
+            codes, (scale, zero_point, low, high) = fixed
+            device = self.lo.device
+            self._fixed, self.frozen = (codes.to(device), Grid(scale.to(device), zero_point.to(device), low, high)), True
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight if self.frozen else affine.straight_through(weight, self._grid(weight.detach()))
