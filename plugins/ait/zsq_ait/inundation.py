@@ -30,6 +30,17 @@ class Inundation(torch.optim.Optimizer):
         self._gradient, self._momentum = torch.zeros_like(self.codes.at), torch.zeros_like(self.codes.at)
         self._values, self._gradients = self.codes.parts(self.codes.at), self.codes.parts(self._gradient)
 
+    def state_dict(self) -> dict[str, Any]:
+        """With the momentum and the last factors; the weights are the student's."""
+        return {**super().state_dict(), "momentum": self._momentum, "kappa": self.kappa}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """For an optimizer that was just made, of the weights as they were."""
+        own = dict(state_dict)
+        self._momentum.copy_(own.pop("momentum"))
+        self.kappa = own.pop("kappa").to(self.kappa.device)
+        super().load_state_dict(own)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step along the weights' gradients; a weight that has none counts as one with zeros."""

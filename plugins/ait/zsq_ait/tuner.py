@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsq.builtin.descent import cosine, descend, learn_ranges
+from zsq.builtin.descent import Progress, cosine, descend, learn_ranges
 from zsq.builtin.uniform.points import WeightPoint
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_ait import AitOptions
@@ -18,7 +18,7 @@ from zsq_ait.codes import Layer
 from zsq_ait.inundation import Inundation
 
 
-class Ait:
+class Ait(Progress):
     """Every quantized weight moves by :class:`Inundation`, everything else (BatchNorm affine, biases, weights in float) by SGD
     with Nesterov momentum at the same learning rate; no weight decay. Final weights stay. The last step is what is kept."""
 
@@ -34,12 +34,12 @@ class Ait:
             moved.append((inundation, o.lr))
         if others:
             moved.append((torch.optim.SGD(others, o.lr, o.momentum, nesterov=o.momentum > 0, fused=True), o.lr))
-        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate)) as beats:  # type: ignore[type-var]
+        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)) as beats:  # type: ignore[type-var]
             for beat in beats:
                 shown = {"kappa": inundation.kappa.median()} if inundation is not None else {}
                 yield replace(beat, metrics={**beat.metrics, **shown})
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: float) -> float:
         o = self.options
         if o.schedule == "cosine":
             return cosine(step, o.steps)
