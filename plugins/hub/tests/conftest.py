@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http as client
+from huggingface_hub.utils import _xet
 
 from zsq_cli.app import main
 
@@ -33,6 +34,26 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         client.close_session()
         yield server
         client.close_session()
+
+
+@pytest.fixture
+def xet(hub: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    """The same, with large files in the Xet store: what the client does by itself where ``hf_xet`` is installed."""
+    pytest.importorskip("hf_xet", reason="hf_xet is not installed")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "5ms")
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(_xet, "_GLOBAL_XET_HOLDER", _xet.XetSessionHolder())
+    return hub
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def store(request: pytest.FixtureRequest, hub: Loopback) -> Loopback:
+    """The Hub with large files in either store."""
+    if request.param == "xet":
+        request.getfixturevalue("xet")
+    return hub
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+from xetstore import TOKEN as XET_TOKEN
+from xetstore import Store, XetRoutes
+
 TOKEN = "hf_loopbacktokenloopback"
 _LARGE = (".safetensors", ".png", ".onnx")
+
+
+class Pointer(bytes):
+    """A file whose content lies in the Xet store."""
+
+    oid: str
+    size: int
+    xet: str
 
 
 @dataclass
@@ -34,7 +46,10 @@ class Repo:
 
 
 class Loopback(ThreadingHTTPServer):
-    """``with Loopback() as hub``; ``hub.fault(method, path, answer)`` answers matching requests so, ``times`` times."""
+    """``with Loopback() as hub``; ``hub.fault(method, path, answer)`` answers matching requests so, ``times`` times.
+
+    ``part`` is the size above which large files arrive in parts; 0 takes them whole.
+    """
 
     daemon_threads = True
 
@@ -43,7 +58,11 @@ class Loopback(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
+        self.part = 0
+        self.xet = Store()
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[str] = []
         self._faults: list[list[Any]] = []
 
     def __enter__(self) -> Loopback:
@@ -78,7 +97,28 @@ def cut(handler: Handler) -> None:
     handler.close_connection = True
 
 
-class Handler(BaseHTTPRequestHandler):
+def drop(handler: Handler) -> None:
+    """Break the connection without an answer."""
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def half(handler: Handler) -> None:
+    """Answer with half of a large file, or of the rest that is asked for, then break the connection."""
+    content = handler.server.objects[handler.path.rpartition("/")[2]]
+    start = int(re.findall(r"\d+", handler.headers.get("Range", "0"))[0])
+    handler.send_response(206 if start else 200)
+    handler.send_header("Content-Length", str(len(content) - start))
+    if start:
+        handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    handler.end_headers()
+    handler.wfile.write(content[start : start + (len(content) - start) // 2])
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+class Handler(XetRoutes, BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
@@ -108,7 +148,10 @@ class Handler(BaseHTTPRequestHandler):
             self.body()
             return self.refuse(fault, {403: "You are not allowed", 503: "Down for repair"}.get(fault, ""))
         given = self.headers.get("Authorization")
-        if given not in (None, f"Bearer {TOKEN}") and not path.startswith("/lfs/"):
+        if path.startswith("/xet/") and given != f"Bearer {XET_TOKEN}":
+            self.body()
+            return self.refuse(401, "a token of the store is needed")
+        if given not in (None, f"Bearer {TOKEN}") and not path.startswith(("/lfs/", "/xet/")):
             self.body()
             return self.refuse(401, "Invalid credentials in Authorization header")
         self.known = given is not None
@@ -119,6 +162,13 @@ class Handler(BaseHTTPRequestHandler):
             ("POST", r"/api/models/([^/]+/[^/]+)/preupload/(.+)", self.preupload),
             ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
             ("PUT", r"/lfs/(\w+)", self.store),
+            ("PUT", r"/lfs/(\w+)/(\d+)", self.store_part),
+            ("POST", r"/lfs/(\w+)", self.complete),
+            ("GET", r"/api/models/([^/]+/[^/]+)/xet-(read|write)-token/(.+)", self.token),
+            ("POST", r"/xet/v1/xorbs/default/(\w+)", self.xorb),
+            ("POST", r"/xet/v1/shards", self.shard),
+            ("GET", r"/xet/v1/reconstructions/(\w+)", self.plan),
+            ("GET", r"/xorb/(\w+)", self.part),
             ("POST", r"/api/models/([^/]+/[^/]+)/commit/(.+)", self.commit),
             ("GET", r"/api/models/([^/]+/[^/]+)/tree/(.+)", self.tree),
             ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.info),
@@ -151,8 +201,19 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def json(self, value: Any, code: int = 200) -> None:
-        self.answer(code, json.dumps(value).encode(), Content_Type="application/json")
+    def json(self, value: Any, code: int = 200, **headers: str) -> None:
+        self.answer(code, json.dumps(value).encode(), Content_Type="application/json", **headers)
+
+    def ranged(self, content: bytes) -> None:
+        """The whole, or the part that ``Range`` asks for."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None:
+            return self.answer(200, content, Accept_Ranges="bytes")
+        self.server.ranges.append(asked[0])
+        start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        if start >= len(content):
+            return self.refuse(416, "nothing lies there")
+        self.answer(206, content[start : end + 1], Content_Range=f"bytes {start}-{end}/{len(content)}")
 
     def refuse(self, code: int, message: str, error: str = "") -> None:
         headers = {"X_Error_Message": message} | ({"X_Error_Code": error} if error else {})
@@ -197,9 +258,13 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body())
         rows = []
         for item in asked["objects"]:
-            upload = {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}}}
+            href, part = f"{self.server.url}/lfs/{item['oid']}", self.server.part
+            header: dict[str, str] = {}
+            if 0 < part < item["size"]:
+                header = {str(i + 1): f"{href}/{i + 1}" for i in range(-(-item["size"] // part))} | {"chunk_size": str(part)}
+            upload = {"upload": {"href": href, "header": header}}
             rows.append({**item, **({} if item["oid"] in self.server.objects else {"actions": upload})})
-        self.json({"transfer": "basic", "objects": rows})
+        self.json({"transfer": "multipart" if self.server.part else "basic", "objects": rows})
 
     def store(self, oid: str) -> None:
         content = self.body()
@@ -207,6 +272,22 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(400, "the content is not what its hash says")
         self.server.objects[oid] = content
         self.answer(200, b"")
+
+    def store_part(self, oid: str, number: str) -> None:
+        content = self.server.parts[oid, int(number)] = self.body()
+        self.answer(200, b"", ETag=f'"{hashlib.md5(content).hexdigest()}"')
+
+    def complete(self, oid: str) -> None:
+        given, content = json.loads(self.body()), b""
+        for part in given["parts"]:
+            piece = self.server.parts.get((oid, part["partNumber"]), b"")
+            if part["etag"] != f'"{hashlib.md5(piece).hexdigest()}"':
+                return self.refuse(400, "a part is missing")
+            content += piece
+        if hashlib.sha256(content).hexdigest() != oid:
+            return self.refuse(400, "the content is not what its hash says")
+        self.server.objects[oid] = content
+        self.json({})
 
     def commit(self, name: str, revision: str) -> None:
         lines = [json.loads(line) for line in self.body().splitlines()]
@@ -221,19 +302,27 @@ class Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                files[value["path"]] = self.server.objects[value["oid"]]
+                files[value["path"]] = self.content(value["oid"], value["size"])
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         commit = repo.commit(files)
         self.json({"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit, "success": True})
 
+    def content(self, oid: str, size: int) -> bytes:
+        """What was uploaded before; a commit never carries large files itself."""
+        if oid in self.server.objects:
+            return self.server.objects[oid]
+        pointer = Pointer(f"oid sha256:{oid}".encode())
+        pointer.oid, pointer.size, pointer.xet = oid, size, self.server.xet.hashes[oid]
+        return pointer
+
     def info(self, name: str, revision: str | None) -> None:
         if found := self.found(name, revision or "main"):
             repo, commit = found
             files = repo.commits[commit]
-            card = re.search(rb"^license: (\S+)$", files.get("README.md", b""), re.MULTILINE)
+            head = files.get("README.md", b"").decode().split("---\n")
+            data = yaml.safe_load(head[1]) if len(head) > 2 else {}
             rows = [{"rfilename": path} for path in sorted(files)]
-            data = {"license": card[1].decode()} if card else {}
             self.json({"id": name, "modelId": name, "sha": commit, "private": repo.private, "siblings": rows, "cardData": data, "tags": []})
 
     def tree(self, name: str, revision: str) -> None:
@@ -242,7 +331,10 @@ class Handler(BaseHTTPRequestHandler):
             rows = []
             for path, content in repo.commits[commit].items():
                 row: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                if path.endswith(_LARGE):
+                if isinstance(content, Pointer):
+                    row |= {"size": content.size, "xetHash": content.xet}
+                    row["lfs"] = {"oid": content.oid, "size": content.size, "pointerSize": 134}
+                elif path.endswith(_LARGE):
                     row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
                 rows.append(row)
             self.json(rows)
@@ -256,6 +348,10 @@ class Handler(BaseHTTPRequestHandler):
         content = repo.commits[commit].get(path)
         if content is None:
             return self.refuse(404, "Entry not found", "EntryNotFound")
+        if isinstance(content, Pointer):
+            link = f'<{self.server.url}/api/models/{name}/xet-read-token/{commit}>; rel="xet-auth"'
+            linked = {"X_Linked_Etag": f'"{content.oid}"', "X_Linked_Size": str(content.size), "X_Repo_Commit": commit}
+            return self.answer(302, b"", Location=f"{self.server.url}/lfs/{content.oid}", X_Xet_Hash=content.xet, Link=link, **linked)
         if not path.endswith(_LARGE):
             return self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=commit)
         oid = hashlib.sha256(content).hexdigest()
@@ -264,4 +360,4 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(302, b"", Location=f"{store}/lfs/{oid}", **linked)
 
     def large(self, oid: str) -> None:
-        self.answer(200, self.server.objects[oid])
+        self.ranged(self.server.objects[oid])

@@ -7,14 +7,22 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
-import httpx2
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
 from zsq.errors import ZsqError
 
+#: The package that the client asks with: httpx, later httpx2.
+_http = import_module(next(kind.__module__.partition(".")[0] for kind in errors.HfHubHTTPError.__mro__ if "httpx" in kind.__module__))
 _TOKEN = re.compile(r"hf_\w+|Bearer \S+")
+#: The Xet store's client raises Python's own errors; only their text tells them apart.
+_XET = re.compile(r"CAS Client Error|Request (middleware )?error|^(Network|Server|Task|IO) error", re.IGNORECASE)
+_STATUS = re.compile(r"HTTP status \w+ error \((?P<code>\d{3}) ?(?P<words>[\w ]*)\)")
+_FULL = re.compile(r"No space left|os error (28|122)|quota", re.IGNORECASE)
+_BROKEN = {"push": "the upload was interrupted", "load": "the connection to the Hub was lost"}
+_SPACE = "free some space, or set HF_HOME to another disk"
 _LOGIN = "run `hf auth login`, or set HF_TOKEN to a token that may do this"
 
 
@@ -48,17 +56,18 @@ def explained(repo: str, doing: str) -> Iterator[None]:
 
 
 def explain(error: BaseException, repo: str, doing: str) -> HubError | None:
-    """The message for ``error``, or for the first of its causes that is known; None when nothing of it is."""
+    """The message for ``error``, or for the first of its causes that is known; None for what is no fault of client or Hub."""
     where, link = f"hub:{repo}", error
-    after = "nothing was published; the same command sends only what is still missing" if doing == "push" else "try again"
-    while link is not None:
-        if found := _known(link, repo, doing, after):
-            what, hint = found
-            return HubError(_TOKEN.sub("***", what), where, hint)
-        link = link.__cause__  # type: ignore[assignment]
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return HubError(f"the Hub cannot be reached, and '{repo}' is not in the cache", where, after)
-    return None
+    after = "nothing was published; pushing again sends only what is still missing" if doing == "push" else "try again"
+    found = None
+    while link is not None and found is None:
+        found, link = _known(link, repo, doing, after) or _stored(link, repo, doing, after), link.__cause__  # type: ignore[assignment]
+    if found is None and isinstance(error, errors.LocalEntryNotFoundError):
+        found = f"the Hub cannot be reached, and '{repo}' is not in the cache", "try again later"
+    if found is None and isinstance(error, (OSError, ValueError, RuntimeError)):
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        found = f"the Hub's client gave up: {said}", after + "; --debug shows it all"
+    return HubError(_TOKEN.sub("***", found[0]), where, found[1]) if found else None
 
 
 def _known(error: BaseException, repo: str, doing: str, after: str) -> tuple[str, str] | None:
@@ -81,21 +90,36 @@ def _known(error: BaseException, repo: str, doing: str, after: str) -> tuple[str
         return f"there is no '{repo}' on the Hub, or it is private and closed to you", f"check the name; if it is private, {_LOGIN}"
     if isinstance(error, errors.HfHubHTTPError):
         return _answered(error, repo, doing, after)
-    if isinstance(error, httpx2.TransportError):
-        broken = "the upload was interrupted" if doing == "push" else "the connection to the Hub was lost"
-        lost = "the Hub cannot be reached" if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)) else broken
-        return lost, after
+    if isinstance(error, errors.FileMetadataError):
+        return f"what answers at {constants.ENDPOINT} is not the Hub", "check HF_ENDPOINT and the proxy"
+    if isinstance(error, _http.TransportError):
+        return ("the Hub cannot be reached" if isinstance(error, (_http.ConnectError, _http.ConnectTimeout)) else _BROKEN[doing]), after
     if isinstance(error, OSError) and error.errno is not None:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         place = f" ({error.filename})" if error.filename else ""
-        return (f"the disk is full{place}" if full else f"{error.strerror or error}{place}"), (
-            "free some space, or set HF_HOME to another disk" if full else "check the rights of the cache folder, HF_HOME"
-        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full{place}", _SPACE
+        return f"{error.strerror or error}{place}", "check the rights of the cache folder, HF_HOME"
     return None
 
 
+def _stored(error: BaseException, repo: str, doing: str, after: str) -> tuple[str, str] | None:
+    """The same for the Xet store's client."""
+    text = str(error)
+    if not isinstance(error, (OSError, RuntimeError)) or getattr(error, "errno", None) is not None or not _XET.search(text):
+        return None
+    if _FULL.search(text):
+        return "the disk is full", _SPACE
+    if status := _STATUS.search(text):
+        return _code(int(status["code"]), status["words"].strip(), repo, doing, after)
+    return _BROKEN[doing], after
+
+
 def _answered(error: errors.HfHubHTTPError, repo: str, doing: str, after: str) -> tuple[str, str]:
-    code, said = error.response.status_code, (error.server_message or "").strip().rstrip(".")
+    return _code(error.response.status_code, (error.server_message or "").strip().rstrip("."), repo, doing, after)
+
+
+def _code(code: int, said: str, repo: str, doing: str, after: str) -> tuple[str, str]:
+    """What a status means, with what the server ``said`` to it."""
     words = f": {said}" if said else ""
     if code == 401:
         return "the Hub does not accept your token", _LOGIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,13 +16,17 @@ from huggingface_hub.errors import HfHubHTTPError
 
 import zsq
 from zsq.errors import FileError
+from zsq.files import scratch_folder
+from zsq.run.saved import text_of
 from zsq_hub import card
 from zsq_hub.faults import HubError, explained
 from zsq_hub.fetch import FILES, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
-_CARD, _PICTURE = "README.md", "images.png"
+_CARD, _PICTURE, _PROOF = "README.md", "images.png", "verify.json"
 _EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
+#: The files of an exporter that a proof is about.
+_PROVEN = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 _FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
 
 
@@ -55,16 +60,16 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
     report, config = finished(run)
     base_model = base_model or hub_name(report["teacher"]["ref"])
     api = HfApi(library_name="zsq")
-    author = None
+    author, terms = None, {"license": license} if license else {}
     if dry_run is None:
         with explained(repo, "push"):
             author = api.whoami()["name"]
-            license = license or (_license_of(api, base_model) if base_model else None)
-    files = contents(run, report, config)
-    values = {"base_model": base_model, "license": license, "dataset": dataset, "author": author}
+            terms = terms or (_license_of(api, base_model) if base_model else {})
+    proof = proven(run)
+    files = contents(run, report, config, proof is not None)
+    facts = card.Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=frozenset(files))
     recipe = files["recipe.yaml"].decode()  # type: ignore[union-attr]
-    public = json.loads(files["report.json"])  # type: ignore[arg-type]
-    files[_CARD] = card.write(public, config, recipe, repo, picture=_PICTURE in files, **values).encode()
+    files[_CARD] = card.write(json.loads(files["report.json"]), config, recipe, facts).encode()  # type: ignore[arg-type]
     if dry_run is not None:
         _write(dry_run, files)
         return Pushed(str(dry_run), None, tuple(sorted(files)))
@@ -90,6 +95,9 @@ def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         FileError: When there is none, or its parts do not belong together.
     """
     hint = "push a folder that `zsq run` finished"
+    if (run / "report.json").is_file() and not (run / FILES[1]).exists():
+        what = f"the run has no {FILES[1]}: it was saved in other formats only, and nobody could load it from the Hub"
+        raise FileError(what, str(run), "run it again with --export safetensors added")
     try:
         report, config = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("report.json", "config.json"))
         size = (run / FILES[1]).stat().st_size
@@ -107,16 +115,26 @@ def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return report, config
 
 
-def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, bytes | Path]:
+def proven(run: Path) -> dict[str, Any] | None:
+    """``verify.json``, which `zsq verify` writes: None where there is none, or where the exported file is another one since."""
+    try:
+        proof = json.loads((run / _PROOF).read_text(encoding="utf-8"))
+        content = b"".join((run / name).read_bytes() for name in _PROVEN[proof["exported"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return proof if proof.get("sha256") == hashlib.sha256(content).hexdigest() else None
+
+
+def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any], proof: bool = False) -> dict[str, bytes | Path]:
     """What is published but the card, by name; folders of this machine are cut from every path, file names stay."""
     files: dict[str, bytes | Path] = {
-        "config.json": (
-            json.dumps({**config, "manifest": cut(config.get("manifest"))}, sort_keys=True, separators=(",", ":")) + "\n"
-        ).encode(),
+        "config.json": text_of({**config, "manifest": cut(config.get("manifest"))}),
         "model.safetensors": run / "model.safetensors",
         "report.json": (json.dumps(cut(report), indent=1) + "\n").encode(),
         "recipe.yaml": cut((run / "recipe.yaml").read_text(encoding="utf-8")).encode(),
     }
+    if proof:
+        files[_PROOF] = cut((run / _PROOF).read_text(encoding="utf-8")).encode()
     extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == _PICTURE or path.name in _EXPORTED)]
     return files | {path.name: path for path in extra if path.name != "model.bin" or path.with_suffix(".xml").exists()}
 
@@ -134,16 +152,17 @@ def hub_name(ref: str) -> str | None:
     """The repository on the Hub of a teacher's reference, or None: ``hub:ORG/NAME@COMMIT`` and ``timm:NAME`` have one."""
     source, _, name = ref.partition(":")
     name = name.partition("@")[0]
-    return {"hub": name, "timm": f"timm/{name}"}.get(source) if name else None
+    return {"hub": name, "transformers": name, "timm": f"timm/{name}"}.get(source) if name else None
 
 
-def _license_of(api: HfApi, repo: str) -> str | None:
-    """The licence that the teacher's card names; None where it names none or is not to be had."""
+def _license_of(api: HfApi, repo: str) -> dict[str, str]:
+    """The licence that the teacher's card names, with name and link of one that is not on the Hub's list; empty where it names none."""
     try:
         data = api.model_info(repo).card_data
     except HfHubHTTPError:
-        return None
-    return data.license if data is not None and isinstance(data.license, str) else None
+        return {}
+    found = {} if data is None else {key: data.get(key) for key in ("license", "license_name", "license_link")}
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found.get("license"), str) else {}
 
 
 def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: bool | None) -> Pushed:
@@ -158,7 +177,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
         raise HubError(
             f"'{repo}' holds something else than a zsq student", f"hub:{repo}", "nobody's files are overwritten: push to another name"
         )
-    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE) or name in _EXPORTED]
+    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE, _PROOF) or name in _EXPORTED]
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
     done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)
@@ -166,22 +185,20 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
 
 
 def _write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
-    """The files of a dry run, all or none."""
-    if folder.exists() and any(folder.iterdir()):
+    """The files of a dry run, all or none: made beside and renamed."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"'{folder}' is not empty", "--dry-run", "name a new folder")
-    made = not folder.exists()
+    scratch = scratch_folder(folder.absolute())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             if isinstance(content, Path):
-                shutil.copyfile(content, folder / name)
+                shutil.copyfile(content, scratch / name)
             else:
-                (folder / name).write_bytes(content)
+                (scratch / name).write_bytes(content)
+        scratch.chmod(0o755)
+        scratch.replace(folder)
     except OSError as error:
-        for name in files:
-            (folder / name).unlink(missing_ok=True)
-        if made and folder.is_dir():
-            folder.rmdir()
-        raise FileError(
-            f"cannot write the folder: {error.strerror or error}", str(folder), "free some space or name another --dry-run"
-        ) from error
+        what = f"cannot write the folder: {error.strerror or error}"
+        raise FileError(what, str(folder), "free some space or name another --dry-run") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,176 @@
+"""The parts of the card's text, each from what the run wrote: nothing is said that was not measured or chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import constants
+
+if TYPE_CHECKING:
+    from zsq_hub.card import Facts
+
+_ROWS = {
+    "top1": "top-1 accuracy, %",
+    "top5": "top-5 accuracy, %",
+    "agreement": "same answer as the teacher on synthetic images, %",
+}
+_BATCH = """\
+import numpy as np
+from PIL import Image
+
+image = Image.open("FILE").convert("{mode}").resize(({width}, {height}))
+pixels = np.asarray(image, np.float32).reshape({height}, {width}, {channels}) / 255
+pixels = (pixels - np.float32([{mean}])) / np.float32([{std}])
+batch = pixels.transpose(2, 0, 1)[None]  # (1, {channels}, {height}, {width})
+"""
+_LOAD = """
+import torch
+import zsq
+
+student = zsq.load("{repo}")
+with torch.no_grad():
+    logits = student(torch.from_numpy(batch))  # (1, classes), in the teacher's order of classes"""
+_ONNX = """
+The same by ONNX Runtime, without PyTorch:
+
+```python
+import onnxruntime
+from huggingface_hub import hf_hub_download
+
+session = onnxruntime.InferenceSession(hf_hub_download("{repo}", "model.onnx"))
+(logits,) = session.run(None, {{"inputs": batch}})
+```
+
+{proof}
+"""
+
+
+def fill(
+    report: Mapping[str, Any], config: Mapping[str, Any], recipe: str, facts: Facts, accuracies: Mapping[str, float]
+) -> dict[str, str]:
+    """The value of every ``$name`` in ``card.md``."""
+    student, repo = report["student"], facts.repo
+    inputs = config.get("inputs") or {}
+    onnx = "model.onnx" in facts.files
+    return {
+        "title": facts.name,
+        "origin": origin(report, facts),
+        "bits": bits(student),
+        "data": data(report),
+        "picture": "\n![Synthetic images from the run, made from the teacher alone](images.png)\n" if "images.png" in facts.files else "",
+        "table": table(report),
+        "measured": said(report, facts, accuracies),
+        "repo": repo,
+        "load": (batch(inputs) + _LOAD.format(repo=repo)).strip(),
+        "exported": _ONNX.format(repo=repo, proof=proof(facts.proof)) if onnx else "",
+        "made": made(report),
+        "again": again(report),
+        "recipe": recipe.strip(),
+        "limits": "\n".join(f"- {line}" for line in limits(report, onnx)),
+    }
+
+
+def origin(report: Mapping[str, Any], facts: Facts) -> str:
+    """The teacher, with a link where it is on the Hub."""
+    ref, count = report["teacher"]["ref"], report["teacher"].get("params")
+    name = f"[{facts.base_model}]({constants.ENDPOINT}/{facts.base_model})" if facts.base_model else f"`{ref}`"
+    return f"The image classifier {name}" + (f" of {count:,} parameters" if isinstance(count, int) else "")
+
+
+def bits(student: Mapping[str, Any]) -> str:
+    """The bit widths in words."""
+    weights, acts = student["weight_bits"], student["act_bits"]
+    if acts is None:
+        return f"{weights}-bit weights (W{weights}, activations in float)"
+    return f"{weights}-bit weights and {acts}-bit activations (W{weights}A{acts})"
+
+
+def data(report: Mapping[str, Any]) -> str:
+    """What stood in for the training data."""
+    synth = (report["recipe"].get("synth") or {}).get("name", "none")
+    if synth == "none":
+        return "Its teacher's weights were all that was used."
+    return f"Images made up by `{synth}` from the teacher alone stood in for the training data."
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Figures of teacher and student side by side."""
+    own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
+    rows = [(_ROWS[key], _figure(own.get(key)), _figure(metrics[key])) for key in _ROWS if isinstance(metrics.get(key), (int, float))]
+    rows.append(("size of the weights", _size(report["teacher"].get("size_bytes")), _size(report["student"]["size_bytes"])))
+    return "\n".join(["| | teacher | student |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def said(report: Mapping[str, Any], facts: Facts, accuracies: Mapping[str, float]) -> str:
+    """On what was measured."""
+    if not accuracies:
+        return "**Its accuracy on real images was not measured.**"
+    on = f" of `{facts.dataset}`" if facts.dataset else ""
+    both = "teacher and student alike" if report["teacher"]["metrics"] else "the student only"
+    return f"Accuracy on {report['images_evaluated']} real images{on}, {both}. They were used to measure, never to quantize."
+
+
+def batch(inputs: Mapping[str, Any]) -> str:
+    """Code that makes an input of an image; nothing where the student does not say what it takes."""
+    shape, mean, std = (list(inputs.get(key) or ()) for key in ("shape", "mean", "std"))
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        return ""
+    values = {key: ", ".join(f"{number:.6g}" for number in numbers) for key, numbers in (("mean", mean), ("std", std))}
+    return _BATCH.format(mode="RGB" if shape[0] == 3 else "L", channels=shape[0], height=shape[1], width=shape[2], **values)
+
+
+def proof(found: Mapping[str, Any] | None) -> str:
+    """Whether the exported file is known to compute what was measured."""
+    if found is None:
+        return "**Not verified:** nobody has checked that the exported file computes what was measured above; `zsq verify` does."
+    share, count, runtime = found.get("argmax_agreement"), found.get("images"), found.get("runtime") or "its runtime"
+    first = "Verified:" if found.get("verified", True) else "**Not verified:**"
+    source = f" ({found['source']})" if found.get("source") else ""
+    text = f"{first} in {runtime}, the exported file gives the measured student's answer on {_figure(share)} % of {count} images{source}"
+    far = found.get("max_abs_diff")
+    return text + (f"; logits differ by {far:.3g} at most." if isinstance(far, (int, float)) else ".")
+
+
+def made(report: Mapping[str, Any]) -> str:
+    """Choices, time and machine."""
+    recipe = report["recipe"]
+    chains = {"quantizer": recipe.get("quant"), "calibration": recipe.get("calib"), "tuning": recipe.get("tune")}
+    names = {
+        key: [e["name"] for e in (value if isinstance(value, list) else [value or {}]) if "name" in e] for key, value in chains.items()
+    }
+    chosen = "; ".join(f"{key} {', '.join(f'`{name}`' for name in found)}" for key, found in names.items() if found)
+    machine = report.get("hardware") or {}
+    place = machine.get("gpu") or machine.get("cpu") or ""
+    took = f", in {report['wall_s']:.0f} s" + (f" on {place}" if place else "") if isinstance(report.get("wall_s"), (int, float)) else ""
+    return f"{chosen[:1].upper()}{chosen[1:]}; protocol `{report['student']['protocol']}`, seed {report['seed']}{took}."
+
+
+def again(report: Mapping[str, Any]) -> str:
+    """How to repeat it, and what that takes."""
+    weights = (report["recipe"].get("teacher") or {}).get("weights")
+    needs = f", beside the teacher's weights `{weights}`, which are not here" if weights else ""
+    return f"`zsq run --recipe recipe.yaml` repeats the run{needs}; `report.json` holds every figure."
+
+
+def limits(report: Mapping[str, Any], onnx: bool) -> list[str]:
+    """What a user should not expect of this student."""
+    student = report["student"]
+    found = ["`zsq.load` computes the quantized values in floating point: the same numbers as integers give, not their speed."]
+    if isinstance(student["weight_bits"], str) or student["weight_bits"] < 8:
+        found.append("Weights below 8 bits save download size; on CPUs they run no faster than 8 bits.")
+    if onnx and student["protocol"] != "deploy":
+        found.append(f"Protocol `{student['protocol']}` is not integer from end to end: `model.onnx` runs partly in float.")
+    if report.get("stopped"):
+        found.append("The budget of time ended the run early.")
+    return found
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else ""
+
+
+def _size(count: Any) -> str:
+    if not isinstance(count, (int, float)):
+        return ""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
