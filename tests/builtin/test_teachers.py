@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -273,6 +274,27 @@ def test_taps_blocks_and_head_are_found() -> None:
     teacher = teacher_from(features, "py:x", SPEC, None)
     assert teacher.taps == ("0.1", "0.2") == teacher.blocks
     assert teacher.head == "1" and teacher.task.classes == 4  # a 1x1 convolution that gives the classes
+
+
+def test_a_network_in_wrappers_is_tapped_at_its_stages() -> None:
+    stage = [nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(2)]
+    inner = nn.Sequential(
+        OrderedDict(stem=nn.Conv2d(3, 3, 1), stages=nn.Sequential(*stage), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
+    )
+    model = nn.Sequential(OrderedDict(network=nn.Sequential(OrderedDict(body=Called(inner), head=nn.Linear(3, 4)))))
+    assert teacher_from(model, "zoo:x", SPEC, 4).taps == ("network.body.inner.stages.0", "network.body.inner.stages.1")
+
+
+class Called(nn.Module):
+    """A network around another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
 
 
 def test_fields_win_over_what_is_found() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from zsq.options import Options, opt
 
@@ -26,6 +27,19 @@ class PyOptions(Options):
         None, "Standard deviation per channel that inputs were normalised with; else from the sidecar or the network.", gt=0
     )
     classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(Options):
+    """For teachers that come with an input spec of their own."""
+
+    shape: tuple[int, ...] | None = opt(None, "Input shape as channels,height,width, where it shall differ from the published one.", ge=1)
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel of the inputs, where it shall differ from the published one.")
+    std: tuple[float, ...] | None = opt(None, "Standard deviation per channel, where it shall differ from the published one.", gt=0)
+
+    def over(self, published: Mapping[str, Any]) -> dict[str, Any]:
+        """``shape``, ``mean`` and ``std``: those that were set, else the published ones."""
+        return {key: getattr(self, key) or published.get(key) for key in ("shape", "mean", "std")}
 
 
 @dataclass(frozen=True, kw_only=True)

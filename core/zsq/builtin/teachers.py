@@ -261,7 +261,7 @@ def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
     stages = _compound(module)
     if len(stages) > 1 and _is_list(last := list(stages.values())[-1]) and any(isinstance(m, nn.Linear) for m in last.children()):
         del stages[list(stages)[-1]]
-    while len(stages) == 1 and (inner := _inside(stages)):
+    while len(stages) == 1 and (inner := _inside(stages) or _listed(*next(iter(stages.items())))):
         stages = inner
     blocks = {path: block for name, stage in stages.items() for path, block in (_inside({name: stage}) or {name: stage}).items()}
     return list(stages), list(blocks)
@@ -275,6 +275,12 @@ def _compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
 def _inside(stages: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The compound children of plain lists of modules."""
     return {path: m for name, stage in stages.items() if _is_list(stage) for path, m in _compound(stage, f"{name}.").items()}
+
+
+def _listed(name: str, stage: nn.Module) -> dict[str, nn.Module]:
+    """The compound children of the outermost list in a module that holds several: what a network in a wrapper consists of."""
+    lists = sorted(((path, m) for path, m in stage.named_modules() if path and _is_list(m)), key=lambda item: item[0].count("."))
+    return next((found for path, m in lists if len(found := _compound(m, f"{name}.{path}.")) > 1), {})
 
 
 def _is_list(module: nn.Module) -> bool:

@@ -35,6 +35,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
             "params": sum(p.numel() for p in teacher.module.parameters()),
             "size_bytes": sum(t.numel() * t.element_size() for t in teacher.module.state_dict().values()),
             "metrics": own,
+            **({"license": teacher.license} if teacher.license else {}),
         },
         "student": {
             "metrics": metrics,

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: ``hub:ORG/NAME`` loads a student that was pushed there; ``zsq push`` puts one there.
+"""The Hugging Face Hub: ``hub:ORG/NAME`` loads what lies there; ``zsq push`` puts one there.
 
 Light: descriptors only.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zsq import Component, Options, hookimpl
+from zsq import Component, hookimpl
+from zsq.builtin.options import InputOptions
 
 
 @hookimpl
@@ -15,7 +16,7 @@ def zsq_teachers() -> Iterator[Component]:
     yield Component(
         "hub",
         "zsq_hub.source:Hub",
-        Options,
-        "A zsq student from the Hugging Face Hub: hub:ORG/NAME, or hub:ORG/NAME@REVISION.",
+        InputOptions,
+        "A network from the Hugging Face Hub: hub:ORG/NAME, or hub:ORG/NAME@REVISION; a student of zsq, or what a plugin reads.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
     )

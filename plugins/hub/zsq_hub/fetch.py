@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -41,11 +42,25 @@ def fetch(place: str, revision: str | None = None) -> Path:
         HubError: When it is not there or not for you, or the way to the Hub fails.
         FileError: When what is there is no zsq student.
     """
-    repo, named = split(place)
-    with explained(repo, "load"):
-        folder = Path(snapshot_download(repo, revision=revision or named, allow_patterns=list(FILES), library_name="zsq"))
+    repo, folder = download(place, FILES, revision)
     if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
         raise FileError(
             f"'{repo}' is no zsq student: it has no {missing[0]}", f"hub:{repo}@{folder.name}", "networks of others: zsq run py:…"
         )
     return folder
+
+
+def download(place: str, names: Sequence[str], revision: str | None = None) -> tuple[str, Path]:
+    """Repository and folder of those of its files that ``names`` (patterns) match; the folder is called as the commit.
+
+    Args:
+        place: As :func:`split` reads it.
+        names: What to download; nothing else is.
+        revision: Wins over one in ``place``.
+
+    Raises:
+        HubError: When it is not there or not for you, or the way to the Hub fails.
+    """
+    repo, named = split(place)
+    with explained(repo, "load"):
+        return repo, Path(snapshot_download(repo, revision=revision or named, allow_patterns=list(names), library_name="zsq"))

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import zsq
+from zsq.builtin.options import InputOptions
 from zsq.builtin.teachers import teacher_from
 from zsq.errors import FileError
-from zsq.options import Options
 from zsq.types import Context, Teacher
-from zsq_hub.fetch import fetch, split
+from zsq_hub.fetch import fetch
+from zsq_hub.readers import Repository, library_of, reader
 
 
 class Hub:
-    """Loads ``hub:ORG/NAME[@REVISION]``, a zsq student; ``fetch`` and ``push`` are what the command line and ``zsq.load`` use."""
+    """Loads ``hub:ORG/NAME[@REVISION]``: a zsq student, or a network of a library that an installed plugin reads.
 
-    def __init__(self, options: Options, ctx: Context) -> None:
+    ``fetch`` and ``push`` are what the command line and ``zsq.load`` use.
+    """
+
+    def __init__(self, options: InputOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     def load(self, ref: str) -> Teacher:
-        """The student as a teacher; its reference names the commit, so that a recipe made with it stays the same.
+        """The network as a teacher; its reference names the commit, so that a recipe made with it stays the same.
 
         Raises:
             HubError, FileError: As :func:`zsq_hub.fetch.fetch`, or when its files are damaged.
+            ComponentError: When it is of a library that no installed plugin reads.
         """
-        repo, _ = split(ref)
-        folder = fetch(ref)
-        where = f"hub:{repo}@{folder.name}"
-        module = zsq.load(folder)
-        spec = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("inputs")
+        repository = Repository.open(ref)
+        if (library := library_of(repository.config)) != "zsq":
+            return reader(library, repository.ref)(repository, self.options, self.ctx)
+        spec = repository.config.get("inputs")
         if not isinstance(spec, dict):
-            raise FileError("the student does not say what its inputs are", where, "it was saved without an input spec")
-        return teacher_from(module, where, spec, None, where=where)
+            raise FileError("the student does not say what its inputs are", repository.ref, "it was saved without an input spec")
+        module = zsq.load(fetch(f"{repository.name}@{repository.commit}"))
+        return teacher_from(module, repository.ref, self.options.over(spec), None, where=repository.ref, license=repository.license())
 
     @staticmethod
     def fetch(place: str, revision: str | None = None) -> Path:
@@ -46,6 +50,13 @@ class Hub:
         from zsq_hub.push import ready
 
         ready(repo)
+
+    @staticmethod
+    def proven(run: Path) -> dict[str, Any] | None:
+        """What `zsq verify` said of the exported file in a run; see :func:`zsq_hub.push.proven`."""
+        from zsq_hub.push import proven
+
+        return proven(run)
 
     @staticmethod
     def push(run: Path, repo: str, **options: Any) -> Any:
