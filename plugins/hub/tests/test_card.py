@@ -50,7 +50,15 @@ def test_metadata_and_text(hub: Loopback, run: Path) -> None:
     assert result["source"]["url"] == f"{hub.url}/org/tiny/blob/main/report.json"
     own, figure = (report[side]["metrics"]["top1"] for side in ("teacher", "student"))
     assert f"| top-1 accuracy, % | {own:.2f} | {figure:.2f} |" in text
-    for part in ('zsq.load("org/tiny")', "(images.png)", "20 real images of `tiny-val`", "## Limits", "made up by `noise`", "seed 0"):
+    for part in (
+        'zsq.load("org/tiny")',
+        "(images.png)",
+        "20 real images of `tiny-val`",
+        "## Limits",
+        "by `noise`",
+        "student loses",
+        "seed 0",
+    ):
         assert part in text
     assert "model.onnx" not in text and "onnx" not in meta["tags"], "there is none"
 

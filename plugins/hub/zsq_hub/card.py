@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -28,7 +28,7 @@ class Facts:
         dataset: What the accuracy was measured on; without it no ``model-index`` is written.
         author: Who pushes.
         proof: ``verify.json``, where it is about the exported file beside it.
-        files: Names of all that is published.
+        files: Names of all that is published, and their bytes.
     """
 
     repo: str
@@ -37,7 +37,7 @@ class Facts:
     dataset: str | None = None
     author: str | None = None
     proof: Mapping[str, Any] | None = None
-    files: frozenset[str] = frozenset()
+    files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -67,7 +67,8 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
             terms = terms or (_license_of(api, base_model) if base_model else {})
     proof = proven(run)
     files = contents(run, report, config, proof is not None)
-    facts = card.Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=frozenset(files))
+    sizes = {name: item.stat().st_size if isinstance(item, Path) else len(item) for name, item in files.items()}
+    facts = card.Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=sizes)
     recipe = files["recipe.yaml"].decode()  # type: ignore[union-attr]
     files[_CARD] = card.write(json.loads(files["report.json"]), config, recipe, facts).encode()  # type: ignore[arg-type]
     if dry_run is not None:

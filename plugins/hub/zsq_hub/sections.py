@@ -17,17 +17,17 @@ _ROWS = {
 }
 _BATCH = """\
 import numpy as np
+import torch
+import zsq
 from PIL import Image
 
-image = Image.open("FILE").convert("{mode}").resize(({width}, {height}))
+image = Image.open("FILE").convert("{mode}").resize(({width}, {height}))  # or crop, as the teacher's own evaluation does
 pixels = np.asarray(image, np.float32).reshape({height}, {width}, {channels}) / 255
 pixels = (pixels - np.float32([{mean}])) / np.float32([{std}])
 batch = pixels.transpose(2, 0, 1)[None]  # (1, {channels}, {height}, {width})
 """
+_BARE = "import torch\nimport zsq\n\nbatch = ...  # inputs of the teacher\n"
 _LOAD = """
-import torch
-import zsq
-
 student = zsq.load("{repo}")
 with torch.no_grad():
     logits = student(torch.from_numpy(batch))  # (1, classes), in the teacher's order of classes"""
@@ -58,16 +58,16 @@ def fill(
         "origin": origin(report, facts),
         "bits": bits(student),
         "data": data(report),
-        "picture": "\n![Synthetic images from the run, made from the teacher alone](images.png)\n" if "images.png" in facts.files else "",
-        "table": table(report),
+        "picture": "\n![Synthetic images](images.png)\n\n*Some of the synthetic images.*\n" if "images.png" in facts.files else "",
+        "table": table(report, facts.files),
         "measured": said(report, facts, accuracies),
         "repo": repo,
-        "load": (batch(inputs) + _LOAD.format(repo=repo)).strip(),
+        "load": batch(inputs) + _LOAD.format(repo=repo),
         "exported": _ONNX.format(repo=repo, proof=proof(facts.proof)) if onnx else "",
         "made": made(report),
         "again": again(report),
         "recipe": recipe.strip(),
-        "limits": "\n".join(f"- {line}" for line in limits(report, onnx)),
+        "limits": "\n".join(f"- {line}" for line in limits(report, facts)),
     }
 
 
@@ -91,14 +91,15 @@ def data(report: Mapping[str, Any]) -> str:
     synth = (report["recipe"].get("synth") or {}).get("name", "none")
     if synth == "none":
         return "Its teacher's weights were all that was used."
-    return f"Images made up by `{synth}` from the teacher alone stood in for the training data."
+    return f"Synthetic images by `{synth}` stood in for the training data."
 
 
-def table(report: Mapping[str, Any]) -> str:
+def table(report: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """Figures of teacher and student side by side."""
     own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
     rows = [(_ROWS[key], _figure(own.get(key)), _figure(metrics[key])) for key in _ROWS if isinstance(metrics.get(key), (int, float))]
     rows.append(("size of the weights", _size(report["teacher"].get("size_bytes")), _size(report["student"]["size_bytes"])))
+    rows += [(f"size of `{name}`", "", _size(sizes[name])) for name in ("model.onnx", "model.bin") if name in sizes]
     return "\n".join(["| | teacher | student |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
@@ -107,15 +108,18 @@ def said(report: Mapping[str, Any], facts: Facts, accuracies: Mapping[str, float
     if not accuracies:
         return "**Its accuracy on real images was not measured.**"
     on = f" of `{facts.dataset}`" if facts.dataset else ""
-    both = "teacher and student alike" if report["teacher"]["metrics"] else "the student only"
-    return f"Accuracy on {report['images_evaluated']} real images{on}, {both}. They were used to measure, never to quantize."
+    own = report["teacher"]["metrics"]
+    both = "teacher and student alike" if own else "the student only"
+    text = f"Accuracy on {report['images_evaluated']} real images{on}, {both}. They were used to measure, never to quantize."
+    lost = [(key, own[key] - value) for key, value in accuracies.items() if isinstance(own.get(key), (int, float))][:1]
+    return text + "".join(f" The student loses {points:.2f} points." for _, points in lost if points > 0)
 
 
 def batch(inputs: Mapping[str, Any]) -> str:
     """Code that makes an input of an image; nothing where the student does not say what it takes."""
     shape, mean, std = (list(inputs.get(key) or ()) for key in ("shape", "mean", "std"))
     if len(shape) != 3 or shape[0] not in (1, 3):
-        return ""
+        return _BARE
     values = {key: ", ".join(f"{number:.6g}" for number in numbers) for key, numbers in (("mean", mean), ("std", std))}
     return _BATCH.format(mode="RGB" if shape[0] == 3 else "L", channels=shape[0], height=shape[1], width=shape[2], **values)
 
@@ -129,7 +133,8 @@ def proof(found: Mapping[str, Any] | None) -> str:
     source = f" ({found['source']})" if found.get("source") else ""
     text = f"{first} in {runtime}, the exported file gives the measured student's answer on {_figure(share)} % of {count} images{source}"
     far = found.get("max_abs_diff")
-    return text + (f"; logits differ by {far:.3g} at most." if isinstance(far, (int, float)) else ".")
+    of = f", of logits up to {found['spread']:.3g}" if isinstance(found.get("spread"), (int, float)) else ""
+    return text + (f"; logits differ by {far:.3g} at most{of}." if isinstance(far, (int, float)) else ".")
 
 
 def made(report: Mapping[str, Any]) -> str:
@@ -148,21 +153,25 @@ def made(report: Mapping[str, Any]) -> str:
 
 def again(report: Mapping[str, Any]) -> str:
     """How to repeat it, and what that takes."""
-    weights = (report["recipe"].get("teacher") or {}).get("weights")
-    needs = f", beside the teacher's weights `{weights}`, which are not here" if weights else ""
+    recipe = report["recipe"]
+    missing = [(recipe.get("teacher") or {}).get("weights"), *(entry.get("ref") for entry in recipe.get("eval") or ())]
+    names = " and ".join(f"`{name}`" for name in missing if name)
+    needs = f" (it needs {names}, not in this repository)" if names else ""
     return f"`zsq run --recipe recipe.yaml` repeats the run{needs}; `report.json` holds every figure."
 
 
-def limits(report: Mapping[str, Any], onnx: bool) -> list[str]:
+def limits(report: Mapping[str, Any], facts: Facts) -> list[str]:
     """What a user should not expect of this student."""
     student = report["student"]
     found = ["`zsq.load` computes the quantized values in floating point: the same numbers as integers give, not their speed."]
     if isinstance(student["weight_bits"], str) or student["weight_bits"] < 8:
         found.append("Weights below 8 bits save download size; on CPUs they run no faster than 8 bits.")
-    if onnx and student["protocol"] != "deploy":
+    if "model.onnx" in facts.files and student["protocol"] != "deploy":
         found.append(f"Protocol `{student['protocol']}` is not integer from end to end: `model.onnx` runs partly in float.")
     if report.get("stopped"):
         found.append("The budget of time ended the run early.")
+    if not facts.license:
+        found.append("Its licence is that of its teacher, which is not known here.")
     return found
 
 
