@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsq.component import Role
-from zsq.errors import ZsqError
+from zsq.errors import PlanError, ZsqError
 from zsq.manager import Manager
+
+if TYPE_CHECKING:
+    from zsq.compose import Plan
+
+#: Exporters whose files have to verify, the one that the card tells of last.
+_EXPORTED = {"openvino": "model.xml", "onnx": "model.onnx"}
 
 
 def push_run(
@@ -41,12 +48,45 @@ def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = 
     """
     from zsq_cli.run import read_report
 
-    if verify and (run / "model.onnx").is_file():
-        from zsq_cli.verify import verified
-
-        if not verified(run)["verified"]:
-            raise ZsqError("model.onnx does not verify, so nothing was published", str(run), "see `zsq verify`, or push with --no-verify")
+    for to, file in _EXPORTED.items() if verify and (run / "model.safetensors").is_file() else ():
+        if (run / file).is_file() and not _verifies(run, to):
+            raise ZsqError(
+                f"{file} does not verify, so nothing was published", str(run), f"see `zsq verify --to {to}`, or push with --no-verify"
+            )
     return hub().push(run, repo, dataset=dataset or measured_on(run, read_report(run)), **options)
+
+
+def _verifies(run: Path, to: str) -> bool:
+    """By what `zsq verify` found before, where that is about this very file; else it is done now."""
+    proof = hub().proven(run) or {}
+    if proof.get("exported") == to and proof.get("verified"):
+        return True
+    from zsq_cli.verify import verified
+
+    return bool(verified(run, to)["verified"])
+
+
+def ready(repo: str, plan: Plan) -> None:
+    """Fail before a run what would fail after it.
+
+    Raises:
+        ZsqError: When nobody may push there, or the run would save nothing that can be loaded from the Hub.
+    """
+    if "safetensors" not in [choice.name for choice in plan.exporters]:
+        asked = " ".join(f"--export {choice.name}" for choice in plan.exporters)
+        raise PlanError(
+            "a run without model.safetensors cannot be pushed: nobody could load it from the Hub", asked, "add --export safetensors"
+        )
+    hub().ready(repo)
+
+
+def publish_finished(run: Path, repo: str, private: bool | None = None) -> Any:
+    """The same at the end of a run, which stays where it is when this fails: the way on is to push it, not to run again."""
+    try:
+        return publish(run, repo, private=private)
+    except ZsqError as error:
+        what = f"{error.what}; the run is finished, but not published"
+        raise type(error)(what, error.where, f"when that is mended: zsq push {shlex.quote(str(run))} {repo}") from error
 
 
 def said(done: Any) -> str:
