@@ -56,7 +56,6 @@ def test_metadata_and_text(hub: Loopback, run: Path) -> None:
         "20 real images of `tiny-val`",
         "## Limits",
         "by `noise`",
-        "student loses",
         "seed 0",
     ):
         assert part in text
@@ -92,13 +91,23 @@ def test_without_base_model_nothing_is_claimed_of_one(run: Path, tmp_path: Path)
     assert not {"license", "base_model", "base_model_relation", "model-index"} & meta.keys()
 
 
-def test_an_accuracy_that_was_not_measured_is_not_given(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+def with_figures(run: Path, folder: Path, own: dict[str, float], metrics: dict[str, float], images: int) -> ModelCard:
+    """The card of a copy of the run with other figures."""
+    copy = Path(shutil.copytree(run, folder / "copy"))
     report = report_of(copy)
-    report["student"]["metrics"], report["teacher"]["metrics"], report["images_evaluated"] = {"agreement": 90.0}, {}, 0
+    report["student"]["metrics"], report["teacher"]["metrics"], report["images_evaluated"] = metrics, own, images
     (copy / "report.json").write_text(json.dumps(report))
-    push(copy, "org/tiny", dry_run=tmp_path / "out", dataset="tiny-val")
-    card = ModelCard.load(tmp_path / "out/README.md")
+    push(copy, "org/tiny", dry_run=folder / "out", dataset="tiny-val")
+    return ModelCard.load(folder / "out/README.md")
+
+
+def test_what_was_lost_is_said(run: Path, tmp_path: Path) -> None:
+    text = with_figures(run, tmp_path, {"top1": 91.5}, {"top1": 53.25}, 20).text
+    assert "The student loses 38.25 points." in text and "| top-1 accuracy, % | 91.50 | 53.25 |" in text
+
+
+def test_an_accuracy_that_was_not_measured_is_not_given(run: Path, tmp_path: Path) -> None:
+    card = with_figures(run, tmp_path, {}, {"agreement": 90.0}, 0)
     assert "was not measured" in card.text and "top-1" not in card.text
     assert "model-index" not in card.data.to_dict()
 
