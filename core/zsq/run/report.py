@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from dataclasses import replace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from zsq.compose import Plan
 
 SCHEMA = 1
+#: Pixels that a picture of images may have: it is published beside a student that is smaller than a photo.
+_PICTURE = 500_000
 
 
 def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float],
@@ -95,11 +98,12 @@ def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputS
 
 
 def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> Any:
-    """A PIL image of the batch in rows of ``columns``, back in pixel space and clipped to it."""
+    """A PIL image of the batch in rows of ``columns``, back in pixel space and clipped to it; of large images one row only."""
     from PIL import Image
 
+    fitting = columns * max(1, _PICTURE // (columns * math.prod(inputs.shape[1:])))
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
-    pixels = ((batch.inputs.float().cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = ((batch.inputs[:fitting].float().cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
