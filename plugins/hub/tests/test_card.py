@@ -120,6 +120,18 @@ def test_a_proof_is_told_and_published(hub: Loopback, run: Path, tmp_path: Path)
     assert json.loads(content(hub, "verify.json"))["images"] == 256
 
 
+def test_openvinos_files_are_told_of_as_well(hub: Loopback, run: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"a graphits weights").hexdigest()
+    copy = exported(run, tmp_path / "e", exported="openvino", runtime="openvino 2025", sha256=digest)
+    (copy / "model.onnx").unlink()
+    (copy / "model.xml").write_bytes(b"a graph")
+    (copy / "model.bin").write_bytes(b"its weights")
+    push(copy, "org/tiny")
+    text, meta = card_of(hub)
+    assert "Verified: in openvino 2025, `model.xml`" in text and "openvino.compile_model" in text and "onnxruntime" not in text
+    assert "openvino" in meta["tags"] and "onnx" not in meta["tags"]
+
+
 @pytest.mark.parametrize("proof", [{"sha256": "0" * 64}, {"exported": "tflite"}, {"exported": ["onnx"]}, None])
 def test_without_a_proof_of_this_very_file_it_says_not_verified(hub: Loopback, run: Path, tmp_path: Path, proof: Any) -> None:
     copy = exported(run, tmp_path / "e", **(proof or {}))

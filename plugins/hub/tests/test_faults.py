@@ -17,6 +17,7 @@ from zsq_hub.push import push
 
 import zsq
 from zsq.errors import ZsqError
+from zsq_cli.app import main
 
 FULL = Path("/dev/full")
 EVAL = ("eval", "hub:org/tiny", "--eval")
@@ -124,6 +125,17 @@ def test_an_upload_by_xet_that_was_cut_before_its_commit_is_not_sent_again(
     push(run, "org/tiny")
     assert not [path for _, path in xet.requests if "/v1/xorbs/" in path]
     assert torch.equal(answers(zsq.load("org/tiny")), answers(zsq.load(run)))
+
+
+def test_an_interrupt_publishes_nothing(
+    hub: Loopback, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub._commit_api.lfs_upload", interrupt)
+    assert main(["push", str(run), "org/tiny"]) == 130
+    assert "interrupted" in capsys.readouterr().err and files(hub) == set()
 
 
 def test_missing_gated_private_revision_and_hub_down(hub: Loopback, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

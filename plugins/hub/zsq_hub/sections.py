@@ -41,9 +41,20 @@ from huggingface_hub import hf_hub_download
 session = onnxruntime.InferenceSession(hf_hub_download("{repo}", "model.onnx"))
 (logits,) = session.run(None, {{"inputs": batch}})
 ```
-
-{proof}
 """
+_OPENVINO = """
+And by OpenVINO:
+
+```python
+import openvino
+from huggingface_hub import snapshot_download
+
+folder = snapshot_download("{repo}", allow_patterns=["model.xml", "model.bin"])
+logits = openvino.compile_model(f"{{folder}}/model.xml", "CPU")([batch])[0]
+```
+"""
+#: The file of an exporter, as it is called on the card.
+_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
 
 def fill(
@@ -52,7 +63,6 @@ def fill(
     """The value of every ``$name`` in ``card.md``."""
     student, repo = report["student"], facts.repo
     inputs = config.get("inputs") or {}
-    onnx = "model.onnx" in facts.files
     return {
         "title": facts.name,
         "origin": origin(report, facts),
@@ -63,7 +73,7 @@ def fill(
         "measured": said(report, facts, accuracies),
         "repo": repo,
         "load": batch(inputs) + _LOAD.format(repo=repo),
-        "exported": _ONNX.format(repo=repo, proof=proof(facts.proof)) if onnx else "",
+        "exported": exported(facts),
         "made": made(report),
         "again": again(report),
         "recipe": recipe.strip(),
@@ -124,14 +134,21 @@ def batch(inputs: Mapping[str, Any]) -> str:
     return _BATCH.format(mode="RGB" if shape[0] == 3 else "L", channels=shape[0], height=shape[1], width=shape[2], **values)
 
 
+def exported(facts: Facts) -> str:
+    """How to run the exported files, and whether they are proven."""
+    parts = [part.format(repo=facts.repo) for part, name in ((_ONNX, "model.onnx"), (_OPENVINO, "model.xml")) if name in facts.files]
+    return "".join([*parts, f"\n{proof(facts.proof)}\n"]) if parts else ""
+
+
 def proof(found: Mapping[str, Any] | None) -> str:
     """Whether the exported file is known to compute what was measured."""
     if found is None:
-        return "**Not verified:** nobody has checked that the exported file computes what was measured above; `zsq verify` does."
+        return "**Not verified:** nobody has checked that the exported files compute what was measured above; `zsq verify` does."
     share, count, runtime = found.get("argmax_agreement"), found.get("images"), found.get("runtime") or "its runtime"
     first = "Verified:" if found.get("verified", True) else "**Not verified:**"
     source = f" ({found['source']})" if found.get("source") else ""
-    text = f"{first} in {runtime}, the exported file gives the measured student's answer on {_figure(share)} % of {count} images{source}"
+    file = _FILES.get(str(found.get("exported")), "the exported file")
+    text = f"{first} in {runtime}, `{file}` gives the measured student's answer on {_figure(share)} % of {count} images{source}"
     far = found.get("max_abs_diff")
     of = f", of logits up to {found['spread']:.3g}" if isinstance(found.get("spread"), (int, float)) else ""
     return text + (f"; logits differ by {far:.3g} at most{of}." if isinstance(far, (int, float)) else ".")
