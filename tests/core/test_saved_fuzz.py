@@ -179,7 +179,8 @@ def edit(folder: Path, other: Path, rng: random.Random) -> None:
     for _ in range(rng.choice((1, 1, 1, 2))):
         # half of the edits go to numbers, where a network stays a network most often
         paths = [p for p in places(config) if p]
-        path = rng.choice([p for p in paths if type(at(config, p)) in (int, float)] if rng.random() < 0.5 else paths)
+        numbers = [p for p in paths if type(at(config, p)) in (int, float)]
+        path = rng.choice(numbers if numbers and rng.random() < 0.5 else paths)
         owner, key = at(config, path[:-1]), path[-1]
         kind = rng.randrange(6)
         if kind == 0:
@@ -189,7 +190,8 @@ def edit(folder: Path, other: Path, rng: random.Random) -> None:
         elif kind == 2 and isinstance(owner, list):
             owner.insert(rng.randrange(len(owner) + 1), deepcopy(owner[key]))
         elif kind == 3 and isinstance(owner, dict):
-            owner[rng.choice((f"{key}x", "../x", "training", "forward", str(rng.choice(list(owner)))))] = owner.pop(key)
+            name = rng.choice((f"{key}x", "../x", "training", "forward", str(rng.choice(list(owner)))))
+            owner[name] = owner.pop(key)
         elif kind == 4:
             siblings = list(owner) if isinstance(owner, dict) else list(range(len(owner)))
             second = rng.choice(siblings)
@@ -219,7 +221,7 @@ def odd_text(folder: Path, other: Path, rng: random.Random) -> None:
 
 
 def odd_tensors(folder: Path, other: Path, rng: random.Random) -> None:
-    tensors = tensors_of((folder / WEIGHTS).read_bytes())
+    tensors = dict(sorted(tensors_of((folder / WEIGHTS).read_bytes()).items()))  # its own order changes from run to run
     name = rng.choice(list(tensors))
     tensor = tensors[name]
     numbers = torch.tensor([float("nan"), float("inf"), 0.0, -1.0, 1e38, 1e-45, 200.0])

@@ -73,9 +73,13 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
     for path in loose:
         _owner(root, path_of(path))
     parts.fill(root)
-    module = fx.GraphModule(root, decode_graph(config["graph"], root, device), "Student")
-    module.requires_grad_(False).eval().to(device)
-    return module if config["inputs"] is None else tried(module, tuple(config["inputs"]["shape"]), device)
+    root.requires_grad_(False).eval()
+    module = fx.GraphModule(root, decode_graph(config["graph"], root, torch.device("cpu")), "Student")
+    if config["inputs"] is not None:
+        tried(module, tuple(config["inputs"]["shape"]))
+    if device.type != "cpu":
+        module = fx.GraphModule(root, decode_graph(config["graph"], root, device), "Student")
+    return module.eval().to(device)
 
 
 def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> dict[str, Tensor]:
