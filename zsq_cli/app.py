@@ -84,6 +84,7 @@ RecipeFlag = Annotated[
 BudgetFlag = Annotated[str | None, typer.Option("--budget", help="Time for the whole run: 300, 5m, 1h30m.", metavar="TIME")]
 SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of every random number.", metavar="INTEGER")]
 PrecisionFlag = Annotated[Precision | None, typer.Option("--precision", help="Arithmetic of training.")]
+PrivateFlag = Annotated[bool | None, typer.Option("--private/--public", help="Who may see a new repository.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 PluginFileFlag = Annotated[
     list[Path] | None, typer.Option("--plugin-file", help="Python file to load as a plugin. Repeat.", metavar="FILE")
@@ -131,7 +132,11 @@ def run(
     seed: SeedFlag = None,
     precision: PrecisionFlag = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/SYNTH-QUANT-SEED.", metavar="DIR")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the run in this folder, from its last checkpoint.", metavar="DIR")
+    ] = None,
     push: Annotated[str | None, typer.Option("--push", help="Publish the run there, on the Hugging Face Hub.", metavar="ORG/NAME")] = None,
+    private: PrivateFlag = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
     no_plugins: NoPluginsFlag = False,
@@ -166,7 +171,7 @@ def run(
         typer.echo(ctx.get_help())
         print_options(flags)
     else:
-        run_flags(flags, out, json=json, trust_code=trust_code, push=push)
+        run_flags(flags, out, resume=resume, json=json, trust_code=trust_code, push=push, private=private)
 
 
 @app.command(add_help_option=False)
@@ -320,7 +325,7 @@ def bench(
 def push(
     run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
     repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face Hub.", metavar="ORG/NAME")],
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Who may see a new repository.", show_default=False)] = None,
+    private: PrivateFlag = None,
     dry_run: Annotated[
         Path | None, typer.Option("--dry-run", help="Write what would be published to this new folder, offline.", metavar="DIR")
     ] = None,
@@ -444,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader went away; the interpreter would complain of it once more at exit
         return 1
     except ZsqError as error:
-        return _fail(error.what, error.where and f"in {error.where}", error.hint, debug=debug)
+        return _fail(error.what, error.where and f"in {error.where}", error.hint, debug=debug, code=getattr(error, "code", 2))
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors of usage; its classes are private
             return _usage(error)

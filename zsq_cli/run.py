@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json as json_
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +24,7 @@ from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_war
 if TYPE_CHECKING:
     from zsq import types
     from zsq.compose import Plan
+    from zsq.run.interrupt import Stop
     from zsq.types import Context
 
 
@@ -52,6 +57,19 @@ class Flags:
         flags["precision"] = str(self.precision) if self.precision else None
         return apply_settings(apply_flags(recipe, weights=str(self.weights) if self.weights else None, **flags), self.set or ())
 
+    def refuse(self, flag: str, out: Path | None) -> None:
+        """Refuse flags that say anew what ``flag`` takes as it is.
+
+        Raises:
+            ZsqError: Naming the first.
+        """
+        given = {"out": out, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        known = next((name for name, value in given.items() if value and name not in ("plugin_files", "no_plugins")), None)
+        if known is not None or self.seed is not None:
+            name = known or "seed"
+            what = f"{flag} goes on with a run as it was asked for"
+            raise ZsqError(what, "TEACHER" if name == "teacher" else f"--{name}", f"leave that out, or leave out {flag}")
+
     def manager(self) -> Manager:
         """The plugins that may take part."""
         return Manager.discover(third_party=not self.no_plugins, files=tuple(self.plugin_files or ()))
@@ -64,35 +82,64 @@ class Flags:
                 yield manager.get(role, parse_entry(role.value, text)["name"])
 
 
-def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code: bool = False, push: str | None = None) -> None:
+def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code: bool = False, push: str | None = None,
+              private: bool | None = None, resume: Path | None = None) -> None:  # fmt: skip
     """``zsq run``: everything is checked before torch is imported, the right to ``push`` as well; progress goes to standard error."""
     from zsq.compose import compose
     from zsq_cli import render
 
-    manager = flags.manager()
-    recipe = flags.to_recipe(manager)
-    plan = compose(recipe, manager)
-    for line in pin_warnings(recipe):
-        render.console(error=True).print(line, style="yellow")
-    if push is not None:
-        from zsq_cli.push import hub
+    manager, saved = flags.manager(), None
+    if resume is None:
+        recipe = flags.to_recipe(manager)
+        plan = compose(recipe, manager)
+        for line in pin_warnings(recipe):
+            render.console(error=True).print(line, style="yellow")
+    else:
+        from zsq.run.resume import reopen
 
-        hub().ready(push)
+        flags.refuse("--resume", out)
+        out = resume
+        plan, saved = reopen(resume, manager)
+    if push is not None:
+        from zsq_cli.push import ready
+
+        ready(push, plan)
     from zsq.run.engine import run
     from zsq_cli.memory import keep_freed_memory
 
     keep_freed_memory()
-    with render.progress() as listener:
-        result = run(plan, out or default_folder(plan), manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder())
+    out = out or default_folder(plan)
+    with render.progress() as listener, stopping() as stop:
+        result = run(plan, out, manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder(), stop=stop, saved=saved)
     if json:
         render.print_json(result.report)
     else:
         render.console().print(render.report_table(result.report, result.folder))
     if push is not None:
-        from zsq_cli.push import publish, said
+        from zsq_cli.push import publish_finished, said
 
         assert result.folder is not None
-        render.console(error=json).print(said(publish(result.folder, push)), soft_wrap=True)
+        render.console(error=json).print(said(publish_finished(result.folder, push, private)), soft_wrap=True)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Inside, the first Ctrl-C asks the run to end after its present step, and the second ends it at once."""
+    from zsq.run.interrupt import Stop
+
+    stop = Stop()
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.request()
+        os.write(2, b"\nzsq: finishing this step; Ctrl-C once more to leave now\n")
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, ask) if main else None
+    try:
+        yield stop
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def plan_flags(flags: Flags, *, json: bool = False) -> None:

@@ -123,9 +123,9 @@ def test_an_unusable_evaluation_file_is_refused_before_any_work(tmp_path: Path) 
     assert phases == ["teacher"] and not (tmp_path / "run").exists()
 
 
-def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupting_a_run_that_has_hardly_begun_leaves_nothing(tmp_path: Path) -> None:
     def interrupt(event: events.Event) -> None:
-        if isinstance(event, events.Stepped) and event.phase.startswith("tune"):
+        if isinstance(event, events.Stepped) and event.phase == "prepare":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -12,11 +12,14 @@ from zsq.errors import ZsqError
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "bad allocation")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` means that memory ran out."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or one that it followed while a component was cleaning up, means that memory ran out."""
+    if error is None:
+        return False
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    return said or is_out_of_memory(error.__context__)
 
 
 def out_of_memory(phase: str, plan: Any, worker: Any, resume: str = "") -> ZsqError:

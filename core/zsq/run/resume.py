@@ -18,6 +18,7 @@ from zsq.files import write_atomic
 from zsq.recipe import Recipe
 from zsq.run import state
 from zsq.run.checkpoint import beside
+from zsq.run.folder import MARK
 from zsq.types import Log, Student
 
 if TYPE_CHECKING:
@@ -132,6 +133,9 @@ def read(folder: Path) -> dict[str, Any]:
                 raise FileError(f"a checkpoint of format {value.get('format')}, but this zsq reads {FORMAT}", str(path), "update zsq")
             return {**value, "notes": notes}
         notes.append(f"checkpoint {number} is damaged: going back to the one before")
+    run = folder.with_name(folder.name.removesuffix(".checkpoint"))
+    if not checkpoints and (run / MARK).is_file():
+        raise FileError(f"'{run}' is finished: there is nothing to go on with", "--resume", f"look at it with `zsq eval {run}`")
     what = "every checkpoint is damaged" if checkpoints else "there is no checkpoint to go on from"
     raise FileError(what, str(folder), "start the run anew, without --resume")
 
