@@ -32,13 +32,17 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True)
 class Stepped(Event):
-    """One beat of a phase. Metrics may still be tensors on a device: read them as seldom as they are shown."""
+    """One beat of a phase. Metrics may still be tensors on a device: read them as seldom as they are shown.
+
+    ``synth`` holds those of the last generator step, where a generator learns meanwhile.
+    """
 
     phase: str
     step: int
     total: int
     metrics: Mapping[str, Any] = field(default_factory=dict)
     images: int = 0
+    synth: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,23 @@ class Message(Event):
     """A component says something to the user."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Publishing(Event):
+    """The files of a run are written, and are about to be put in their place together; what is added to ``folder`` comes with them.
+
+    Args:
+        report: As it stands in ``report.json``.
+        folder: Where the run was made; not where it will stand.
+        ctx: The run's :class:`zsq.types.Context`, with the teacher, the frozen student, and ``sampler`` where there are images.
+        details: What evaluators have to say beyond numbers, by ``student`` or ``teacher``, then by evaluator.
+    """
+
+    report: Mapping[str, Any]
+    folder: Path
+    ctx: Any
+    details: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

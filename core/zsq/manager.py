@@ -129,7 +129,8 @@ class Manager:
         """Read names and versions of all plugins; imports none.
 
         Args:
-            only: Names of plugins or distributions to use, the others are blocked; else as ``ZSQ_PLUGINS=a,b`` says.
+            only: Names of plugins or distributions to use, the others are blocked; with a minus before them (``-a``) those to
+                leave out; else as ``ZSQ_PLUGINS=a,b`` says.
             third_party: False blocks every plugin but the built-ins and ``files``.
             files: One-off plugins: paths of Python files.
             distributions: Where to look instead of the whole environment.
@@ -142,7 +143,10 @@ class Manager:
         where = "the choice of plugins"
         if only is None and (listed := os.environ.get("ZSQ_PLUGINS")) is not None:
             only, where = [word.strip() for word in listed.split(",")], "ZSQ_PLUGINS"
-        allowed = None if only is None else {_normal(name) for name in only}
+        named = [name.strip() for name in only or ()]
+        refused = {_normal(name[1:]) for name in named if name.startswith("-")}
+        wanted = {_normal(name) for name in named if not name.startswith("-")}
+        allowed = None if only is None or (named and not wanted) else wanted
         plugins = sorted(
             _read(metadata.distributions() if distributions is None else distributions), key=lambda p: (p.name, p.distribution)
         )
@@ -151,6 +155,8 @@ class Manager:
                 plugin.status, plugin.reason = "blocked", "third-party plugins are switched off"
             elif allowed is not None and not allowed & {_normal(plugin.name), _normal(plugin.distribution)}:
                 plugin.status, plugin.reason = "blocked", f"not named in {where}"
+            elif refused & {_normal(plugin.name), _normal(plugin.distribution)}:
+                plugin.status, plugin.reason = "blocked", f"left out in {where}"
         builtin = Plugin("builtin", "zsq", __version__, load=lambda: import_module("zsq.builtin"))
         return cls(builtin, [*plugins, *map(_one_off, files)])
 

@@ -100,7 +100,11 @@ class Tuner(Protocol):
 
 
 class Evaluator(Protocol):
-    """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``."""
+    """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``.
+
+    What else it found at the last ``evaluate`` it may leave in ``details``, a new mapping every time. Listeners of a run know
+    ``answers`` and ``labels``: integers (N,), the class given to every image and the right one.
+    """
 
     def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...
 

@@ -176,6 +176,18 @@ def test_only_restricts_by_plugin_or_distribution(fake_dist: Fake, monkeypatch: 
     assert {p.status for p in manager(*fakes, third_party=False).plugins()} == {"blocked"}
 
 
+def test_a_minus_leaves_a_plugin_out(fake_dist: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = [fake_dist("zsq-one", yields("one")), fake_dist("zsq-two", yields("two")), fake_dist("zsq-three", yields("three"))]
+    monkeypatch.setenv("ZSQ_PLUGINS", "-zsq_two")
+    assert {n: p.status for n, p in by_name(manager(*fakes)).items()} == {"one": "ok", "two": "blocked", "three": "ok"}
+    assert "left out in ZSQ_PLUGINS" in refusal(manager(*fakes), "loss", "two")
+    assert {n: p.status for n, p in by_name(manager(*fakes, only=["one", "-two"])).items()} == {
+        "one": "ok",
+        "two": "blocked",
+        "three": "blocked",
+    }
+
+
 def test_blocked_plugins_are_never_imported(fake_dist: Fake) -> None:
     found = manager(fake_dist("zsq-one", "raise SystemExit(1)"), third_party=False)
     found.plugins()

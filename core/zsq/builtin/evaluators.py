@@ -39,6 +39,7 @@ class Top1:
 
     def __init__(self, options: Top1Options, ctx: Context) -> None:
         self.options = options
+        self.details: dict[str, Any] = {}
 
     def check(self, ctx: Context) -> None:
         """Read the file, or list the folder, before any work is done on the student.
@@ -50,15 +51,17 @@ class Top1:
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
         """``top1`` in percent and ``images``, the number evaluated."""
-        images, task, right = self._open(ctx), ctx.teacher.task, 0
+        images, task = self._open(ctx), ctx.teacher.task
+        given: list[NDArray[np.int64]] = []
         size = self.options.batch_size or _batch_size(ctx)
         for start in range(0, len(images.labels), size):
             part = slice(start, start + size)
             inputs = normalise(images.pixels(part), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
-                answers = task.logits(module(inputs)).argmax(1).cpu().numpy()
-            right += int((answers == images.labels[part]).sum())
-        return {"top1": 100 * right / len(images.labels), "images": len(images.labels)}
+                given.append(task.logits(module(inputs)).argmax(1).cpu().numpy())
+        answers = np.concatenate(given)
+        self.details = {"answers": answers, "labels": images.labels}
+        return {"top1": 100 * int((answers == images.labels).sum()) / len(images.labels), "images": len(images.labels)}
 
     def _open(self, ctx: Context) -> _Npz | _Folder:
         o, path = self.options, Path(self.options.ref)

@@ -105,6 +105,7 @@ class _Engine:
         self.pace = Pace(lambda: self.seconds)
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
+        self.details: dict[str, dict[str, Mapping[str, Any]]] = {"student": {}, "teacher": {}}
         device = torch.device(options.device)
         bits = max(getattr(plan.quant.options, name, 8) or 16 for name in ("weight_bits", "act_bits"))
         self.ctx = Context(
@@ -225,6 +226,8 @@ class _Engine:
         teacher: Teacher = self.build(self.plan.teacher, "teacher").load(self.plan.ref)
         teacher.module.eval().requires_grad_(False).to(self.ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return teacher
+            ctx = self.ctx.with_(sampler=stream.sample if "images" in plan.synth.provides else None)
+            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, self.details))
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Refuse components that need what this teacher does not have, before any training."""
@@ -276,8 +279,10 @@ class _Engine:
         assert folder is not None
         for choice in self.plan.exporters:
             self.build(choice, f"export:{choice.name}").export(student, reporting.manifest(report), folder)
+            self.details["student"][name] = getattr(evaluator, "details", {})
         images = stream.sample(64) if "images" in self.plan.synth.provides else None
         reporting.write_files(folder, self.plan, report, self.ctx.teacher.inputs, images)
+                self.details["teacher"][name] = getattr(evaluator, "details", {})
 
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         """Run ``work`` as a timed phase."""
@@ -329,8 +334,9 @@ class _Engine:
             with self.stop.between_steps():
                 for beat in iterator:
                     count = beat.step
-                    self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images))
-                    watch(beat, self.stream.metrics if self.stream else {})
+                    made = self.stream.metrics if self.stream else {}
+                    self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images, made))
+                    watch(beat, made)
                     written = journal.stepped(beat.step, last=self.stop.requested)
                     if self.stop.requested:
                         kept = "" if written or not journal.stands else f"; {name} does not keep its place and begins again"
