@@ -103,9 +103,9 @@ class _Engine:
         self.stream: Stream | None = None
         self.calibrated: dict[str, float] | None = None
         self.pace = Pace(lambda: self.seconds)
+        self.details: dict[str, dict[str, Mapping[str, Any]]] = {"student": {}, "teacher": {}}
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
-        self.details: dict[str, dict[str, Mapping[str, Any]]] = {"student": {}, "teacher": {}}
         device = torch.device(options.device)
         bits = max(getattr(plan.quant.options, name, 8) or 16 for name in ("weight_bits", "act_bits"))
         self.ctx = Context(
@@ -217,6 +217,8 @@ class _Engine:
         if self.out.scratch is not None:
             self.phase("export", lambda: self.export(student, report, stream))
             report = reporting.finish(report, self, self.out.scratch)
+            ctx = self.ctx.with_(sampler=stream.sample if "images" in plan.synth.provides else None)
+            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, self.details))
             self.out.publish()
             self.journal.checkpoints.clear()
         self.emit(events.RunEnded(self.seconds, report))
@@ -226,8 +228,6 @@ class _Engine:
         teacher: Teacher = self.build(self.plan.teacher, "teacher").load(self.plan.ref)
         teacher.module.eval().requires_grad_(False).to(self.ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return teacher
-            ctx = self.ctx.with_(sampler=stream.sample if "images" in plan.synth.provides else None)
-            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, self.details))
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Refuse components that need what this teacher does not have, before any training."""
@@ -268,9 +268,12 @@ class _Engine:
         metrics: dict[str, float] = {}
         own: dict[str, float] = {}
         for evaluator in evaluators:
+            name = type(evaluator).__name__.lower()
             metrics |= evaluator.evaluate(student.module, ctx)
+            self.details["student"][name] = getattr(evaluator, "details", {})
             if not getattr(evaluator, "compares", False):
                 own |= evaluator.evaluate(ctx.teacher.module, ctx)
+                self.details["teacher"][name] = getattr(evaluator, "details", {})
         images = diversity(stream, ctx.teacher, Probe(ctx.teacher, ctx.precision)) if "images" in self.plan.synth.provides else None
         return metrics, own, images
 
@@ -279,10 +282,8 @@ class _Engine:
         assert folder is not None
         for choice in self.plan.exporters:
             self.build(choice, f"export:{choice.name}").export(student, reporting.manifest(report), folder)
-            self.details["student"][name] = getattr(evaluator, "details", {})
         images = stream.sample(64) if "images" in self.plan.synth.provides else None
-        reporting.write_files(folder, self.plan, report, self.ctx.teacher.inputs, images)
-                self.details["teacher"][name] = getattr(evaluator, "details", {})
+        reporting.write_files(folder, self.plan.lasting, report, self.ctx.teacher.inputs, images)
 
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         """Run ``work`` as a timed phase."""
