@@ -24,6 +24,7 @@ EXAMPLES = {
     "zsq_tuners": ("tune", "swa"),
     "zsq_evaluators": ("eval", "top5"),
     "zsq_exporters": ("export", "npz"),
+    "zsq_logs": ("log", "syslog"),
 }
 
 

@@ -50,6 +50,7 @@ class RoleName(StrEnum):
     tune = "tune"
     eval = "eval"
     export = "export"
+    log = "log"
 
 
 #: Exit code of a program that was interrupted from the keyboard: 128 + SIGINT.
@@ -74,6 +75,9 @@ EvalFlag = Annotated[
     list[str] | None, typer.Option("--eval", help="Evaluator, with its reference: npz:PATH, folder:PATH. Repeat.", metavar="NAME[:REF]")
 ]
 ExportFlag = Annotated[list[str] | None, typer.Option("--export", help="Exporter of the finished student. Repeat.", metavar="NAME")]
+LogFlag = Annotated[
+    list[str] | None, typer.Option("--log", help="Log of what happens, with where it goes: jsonl:PATH. Repeat.", metavar="NAME[:REF]")
+]
 WeightsFlag = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint of the teacher; short for --set teacher.weights=FILE.", metavar="FILE")
 ]
@@ -126,6 +130,7 @@ def run(
     settings: SetFlag = None,
     evaluate: EvalFlag = None,
     export: ExportFlag = None,
+    log: LogFlag = None,
     weights: WeightsFlag = None,
     recipe: RecipeFlag = None,
     budget: BudgetFlag = None,
@@ -159,6 +164,7 @@ def run(
         set=settings,
         eval=evaluate,
         export=export,
+        log=log,
         weights=weights,
         recipe=recipe,
         budget=budget,
@@ -186,6 +192,7 @@ def plan(
     settings: SetFlag = None,
     evaluate: EvalFlag = None,
     export: ExportFlag = None,
+    log: LogFlag = None,
     weights: WeightsFlag = None,
     recipe: RecipeFlag = None,
     budget: BudgetFlag = None,
@@ -212,6 +219,7 @@ def plan(
         set=settings,
         eval=evaluate,
         export=export,
+        log=log,
         weights=weights,
         recipe=recipe,
         budget=budget,

@@ -172,7 +172,7 @@ def provided(plugin: Plugin) -> dict[str, list[str]]:
 def plan_table(plan: Plan) -> Group:
     """A plan's components with provider, needs and settings, then what runs in each step."""
     rows = []
-    for choice in plan.choices:
+    for choice in (*plan.choices, *plan.logs):
         name = f"{choice.weight:g} x {choice.name}" if choice.weight != 1 else choice.name
         settings = ", ".join(f"{key}={_value(value)}" for key, value in choice.settings.items())
         rows.append(
@@ -358,7 +358,7 @@ def _fragment(value: Any) -> str:
 
 def _set_key(found: Found) -> str:
     name = found.preset or found.component.name
-    return f"{found.role.value}.{name}" if found.role.value in ("calib", "loss", "eval", "export") else found.role.value
+    return f"{found.role.value}.{name}" if found.role.value in ("calib", "loss", "eval", "export", "log") else found.role.value
 
 
 def _sentence(text: str) -> str:

@@ -41,6 +41,7 @@ class Flags:
     set: Sequence[str] | None = None
     eval: Sequence[str] | None = None
     export: Sequence[str] | None = None
+    log: Sequence[str] | None = None
     weights: Path | None = None
     recipe: str | None = None
     budget: str | None = None
@@ -52,7 +53,7 @@ class Flags:
     def to_recipe(self, manager: Manager) -> Recipe:
         """The recipe, if any is named, with flags and then ``--set`` laid over it."""
         recipe = read_recipe(find_recipe(self.recipe, manager)) if self.recipe else Recipe()
-        keys = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "budget", "seed", "precision")
+        keys = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "log", "budget", "seed", "precision")
         flags = {key: getattr(self, key) for key in keys}
         flags["precision"] = str(self.precision) if self.precision else None
         return apply_settings(apply_flags(recipe, weights=str(self.weights) if self.weights else None, **flags), self.set or ())
@@ -76,7 +77,7 @@ class Flags:
 
     def named(self, manager: Manager) -> Iterator[Found]:
         """The components that the flags name, each once."""
-        for role in (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE, Role.EVAL, Role.EXPORT):
+        for role in (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE, Role.EVAL, Role.EXPORT, Role.LOG):
             value = getattr(self, role.value) or ()
             for text in (value,) if isinstance(value, str) else dict.fromkeys(value):
                 yield manager.get(role, parse_entry(role.value, text)["name"])

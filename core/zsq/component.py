@@ -25,6 +25,7 @@ class Role(StrEnum):
     TUNE = "tune"
     EVAL = "eval"
     EXPORT = "export"
+    LOG = "log"
 
     @property
     def words(self) -> str:
@@ -52,6 +53,7 @@ _WORDS = {
     Role.TUNE: ("tuner", "tuners"),
     Role.EVAL: ("evaluator", "evaluators"),
     Role.EXPORT: ("exporter", "exporters"),
+    Role.LOG: ("log", "logs"),
 }
 
 #: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.

@@ -24,6 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "tune": "finetune",
     "eval": ["agreement"],
     "export": ["safetensors"],
+    "log": [],
 }
 #: The name that stands for nothing, in roles where nothing is a choice.
 NOTHING = "none"
@@ -84,7 +85,7 @@ class Plan:
 
     ``ref`` is what follows the source in the teacher's reference. ``default_eval`` says that the user asked for no evaluation,
     so that the teacher's own may be added. ``recipe`` names every component with its settings; only ``eval`` stays open under
-    ``default_eval``, so that the recipe gives the same evaluation again. ``notes`` are for the user.
+    ``default_eval``, so that the recipe gives the same evaluation again. ``logs`` hear what happens. ``notes`` are for the user.
     """
 
     teacher: Choice
@@ -96,6 +97,7 @@ class Plan:
     tuner: Choice
     evaluators: tuple[Choice, ...]
     exporters: tuple[Choice, ...]
+    logs: tuple[Choice, ...]
     run: RunOptions
     recipe: Recipe
     default_eval: bool = False
@@ -103,14 +105,14 @@ class Plan:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """Every component, in the order of the recipe's sections."""
+        """Every component that has a part in the outcome, in the order of the recipe's sections."""
         return (self.teacher, self.synth, self.quant, *self.calibrators, *self.losses, self.tuner, *self.evaluators, *self.exporters)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for ``zsq plan --json``."""
         return {
             "teacher": (self.recipe.teacher or {})["ref"],
-            "components": [choice.describe() for choice in self.choices],
+            "components": [choice.describe() for choice in (*self.choices, *self.logs)],
             "run": self.run.to_dict(),
             "needs": {key: sorted(names) for key, names in self.needs.items()},
             "forwards": self.forwards(),
@@ -118,6 +120,11 @@ class Plan:
             "notes": list(self.notes),
             "recipe": self.recipe.to_dict(),
         }
+
+    @property
+    def lasting(self) -> Plan:
+        """The plan as it is saved with what came of it: without logs, which are nobody else's, and change nothing."""
+        return replace(self, logs=(), recipe=replace(self.recipe, log=None))
 
     @property
     def needs(self) -> dict[str, frozenset[str]]:
@@ -168,6 +175,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
         tuner=tuner,
         evaluators=evaluators,
         exporters=draft.chain("export"),
+        logs=draft.chain("log"),
         run=RunOptions.parse(draft.run, "run"),
         recipe=recipe,
         default_eval=recipe.eval is None,
@@ -343,6 +351,7 @@ def _resolved(plan: Plan, recipe: Recipe) -> Recipe:
         tune=plan.tuner.entry(),
         eval=None if plan.default_eval else [c.entry() for c in plan.evaluators],
         export=[c.entry() for c in plan.exporters],
+        log=[c.entry() for c in plan.logs] or None,
         run=asked,
         pins=recipe.pins,
         settings=tuple(s for s in recipe.settings if s[0] == "eval" and plan.default_eval),

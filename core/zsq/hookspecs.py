@@ -154,6 +154,21 @@ def zsq_exporters() -> Iterable[Component]:
 
 
 @hookspec
+def zsq_logs() -> Iterable[Component]:
+    """Logs: write down what happens in the runs that ask for them; chosen by ``--log NAME:REST``.
+
+    .. code-block:: python
+
+        from zsq import Component, hookimpl
+
+        @hookimpl
+        def zsq_logs():
+            yield Component("syslog", "zsq_syslog.log:Syslog", summary="Messages of a run in the system's log.")
+    """
+    return ()
+
+
+@hookspec
 def zsq_event(event: Event) -> None:
     """Everything that happens in a run, for progress bars, loggers and reports.
 

@@ -348,7 +348,7 @@ def _register(module: Any) -> pluggy.HookRelay:
 
 def _check_suggestions(component: Component) -> None:
     """A recipe fragment that no recipe could hold is the plugin's error, not the user's."""
-    if unread := component.suggests.keys() & {"teacher", "pins", "set", "zsq"}:
+    if unread := component.suggests.keys() & {"teacher", "log", "pins", "set", "zsq"}:
         raise ValueError(f"component '{component.name}' suggests '{min(unread)}', which nobody reads")
     RunOptions.parse(Recipe.from_dict(component.suggests, f"the suggestions of '{component.name}'").run)
 

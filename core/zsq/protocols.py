@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from zsq.events import Event
     from zsq.types import Batch, Beat, Cadence, Context, Probe, Student, Teacher, Update, View
 
 
@@ -107,6 +108,18 @@ class Evaluator(Protocol):
     """
 
     def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...
+
+
+class Log(Protocol):
+    """Hears every event of the runs that name it. ``ref`` is what followed ``NAME:`` on ``--log``.
+
+    What cannot work is said when it is built, and the run does not begin. An error after that costs the log, not the run.
+    """
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None:
+        """The run is over, however it ended."""
 
 
 class Exporter(Protocol):

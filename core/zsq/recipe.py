@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 #: Sections that hold one component, and sections that hold a chain of them.
-SINGLE, CHAINS = ("synth", "quant", "tune"), ("calib", "loss", "eval", "export")
+SINGLE, CHAINS = ("synth", "quant", "tune"), ("calib", "loss", "eval", "export", "log")
 #: Sections in the order of a recipe file.
-SECTIONS = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "run")
+SECTIONS = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "log", "run")
 
 Entry = dict[str, Any]
 _WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*(\S+)\s*")
@@ -74,7 +74,7 @@ class Recipe:
     """What a run is made of. None means "left open": presets, suggestions and defaults fill it.
 
     ``teacher`` holds ``ref`` and options of its source; ``synth``, ``quant`` and ``tune`` a ``name`` and options; ``calib``,
-    ``loss``, ``eval`` and ``export`` lists of such; ``run`` the values of :class:`RunOptions`. ``settings`` are ``--set`` values
+    ``loss``, ``eval``, ``export`` and ``log`` lists of such; ``run`` the values of :class:`RunOptions`. ``settings`` are ``--set`` values
     of chains, ``(section, path, value)``, applied once the chain is known; in a file they stand under ``set``.
     """
 
@@ -86,6 +86,7 @@ class Recipe:
     tune: Entry | None = None
     eval: list[Entry] | None = None
     export: list[Entry] | None = None
+    log: list[Entry] | None = None
     run: Entry = field(default_factory=dict)
     pins: dict[str, Any] = field(default_factory=dict)
     settings: tuple[tuple[str, str, Any], ...] = ()
@@ -140,7 +141,7 @@ def parse_entry(section: str, value: Any, where: str = "") -> Entry:
         entry: Entry = {"name": value}
         if section == "loss" and (match := _WEIGHTED.fullmatch(value)):
             entry = {"name": match[2], "weight": float(match[1])}
-        elif section == "eval" and ":" in value:
+        elif section in ("eval", "log") and ":" in value:
             name, _, ref = value.partition(":")
             entry = {"name": name, "ref": ref}
         return entry
@@ -199,7 +200,7 @@ def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> 
     Args:
         recipe: What the file says.
         weights: For the teacher's option of that name.
-        flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``: names;
+        flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``, ``log``: names;
             anything else: a value of the section ``run``.
     """
     changes: dict[str, Any] = {"run": dict(recipe.run)}

@@ -14,7 +14,7 @@ from zsq_cli.app import app
 COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench", "push", "plugins"}
 PLUGIN_COMMANDS = {"list", "install", "uninstall", "new", "check", "why"}
 RUN_FLAGS = {
-    "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--weights", "--recipe", "--budget", "--seed",
+    "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--log", "--weights", "--recipe", "--budget", "--seed",
     "--out", "--push", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
 }  # fmt: skip
 

@@ -112,3 +112,8 @@ def zsq_evaluators() -> Iterator[Component]:
 def zsq_exporters() -> Iterator[Component]:
     summary = "Packed integer codes, scales, zero points and configuration."
     yield Component("safetensors", "zsq.builtin.safetensors:Safetensors", summary=summary)
+
+
+@hookimpl
+def zsq_logs() -> Iterator[Component]:
+    yield Component("jsonl", "zsq.builtin.jsonl:Jsonl", o.JsonlOptions, "Every event as a line of JSON, written at once: jsonl:PATH.")

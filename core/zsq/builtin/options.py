@@ -147,3 +147,8 @@ class Top1Options(Options):
 @dataclass(frozen=True, kw_only=True)
 class AgreementOptions(Options):
     images: int = opt(512, "Synthetic images to compare teacher and student on.", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlOptions(Options):
+    ref: str = opt("", "Path of the file; what it already holds of such logs stays.")

@@ -44,13 +44,13 @@ def write(folder: Path, good: LastGood, fault: NotFinite, engine: Any) -> None:
 
     student, ctx = good.restore(), engine.ctx
     freeze(student)
-    report = reporting.build(engine.plan, ctx.teacher, student, {}, {}, None, engine)
+    report = reporting.build(engine.plan.lasting, ctx.teacher, student, {}, {}, None, engine)
     report |= {"stopped": True, "checkpoint": {"phase": good.phase, "step": good.step, "why": fault.what}}
     with RunFolder(folder) as out:
         assert out.scratch is not None
         files = Safetensors(Options(), ctx).export(student, reporting.manifest(report), out.scratch)
         report["student"]["size_bytes"] = files[0].stat().st_size
-        reporting.write_files(out.scratch, engine.plan, report, ctx.teacher.inputs, None)
+        reporting.write_files(out.scratch, engine.plan.lasting, report, ctx.teacher.inputs, None)
         write_atomic(out.scratch / MARK, json.dumps(report, indent=1) + "\n")
         out.publish()
 

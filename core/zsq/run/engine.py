@@ -24,6 +24,7 @@ from zsq.run.folder import RunFolder
 from zsq.run.guard import LastGood, NotFinite, Watch
 from zsq.run.interrupt import Interrupted, Stop
 from zsq.run.journal import Journal
+from zsq.run.logs import Logs
 from zsq.run.memory import is_out_of_memory, out_of_memory
 from zsq.run.objective import Objective, Term
 from zsq.run.pace import Pace
@@ -98,6 +99,7 @@ class _Engine:
         self.phases: list[dict[str, Any]] = []
         self.stopped = False
         self.steps = 0
+        self.logs: Logs | None = None
         self.student: Student | None = None
         self.good: LastGood | None = None
         self.stream: Stream | None = None
@@ -130,6 +132,8 @@ class _Engine:
     def emit(self, event: events.Event) -> None:
         for listener in self.listeners:
             listener(event)
+        if self.logs is not None:
+            self.logs(event)
 
     def build(self, choice: Choice, key: str, **fields: Any) -> Any:
         """The implementation of a choice, with a random generator of its own: changing one component leaves the others' noise alone."""
@@ -158,8 +162,12 @@ class _Engine:
                 self.ctx.log(f"what was done is kept: {self.command} goes on from there")
             if is_out_of_memory(error):
                 again = self.command if self.journal.stands else ""
-                raise out_of_memory(self.journal.name or "teacher", self.plan, self.journal.worker, again) from error
+                worker = self.journal.worker or self.journal.synth
+                raise out_of_memory(self.journal.name or "teacher", self.plan, worker, again) from error
             raise
+        finally:
+            if self.logs is not None:
+                self.logs.close()
 
     @property
     def command(self) -> str:
@@ -173,6 +181,7 @@ class _Engine:
     def work(self) -> Result:
         """All phases in their order."""
         plan = self.plan
+        self.logs = Logs(plan.logs, self.ctx, self.out.target)
         self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
         self.journal.begin()
         teacher = self.phase("teacher", self.load_teacher)
@@ -213,7 +222,7 @@ class _Engine:
         self.journal.enter("evaluate")
         checkpoint.freeze(student)
         metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
-        report = reporting.build(plan, teacher, student, metrics, own, images, self)
+        report = reporting.build(plan.lasting, teacher, student, metrics, own, images, self)
         if self.out.scratch is not None:
             self.phase("export", lambda: self.export(student, report, stream))
             report = reporting.finish(report, self, self.out.scratch)

@@ -78,6 +78,7 @@ def tiny_recipe(sections: Mapping[str, Any] | None = None, steps: int = 2, manag
             "tune": small(Role.TUNE, tune),
             "eval": many(Role.EVAL, ["agreement"]),
             "export": many(Role.EXPORT, ["safetensors"]),
+            "log": many(Role.LOG, []),
             "run": {"batch_size": 4, "precision": "fp32", **given.pop("run", {})},
             **given,
         }

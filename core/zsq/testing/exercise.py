@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zsq import events
 from zsq.component import Role
-from zsq.errors import ZsqError
+from zsq.errors import ComponentError, ZsqError
 from zsq.testing.kit import Case, Skip
 
 if TYPE_CHECKING:
@@ -134,6 +135,39 @@ def export(case: Case, teacher: Teacher, seed: int) -> Any:
     return [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
 
 
+def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = ()) -> list[str]:
+    """What it leaves, files or folders, once it has heard the events of a small run and ``more``; what they hold tells the time.
+
+    A log whose option ``ref`` was left open is given a path in the case's folder.
+    """
+    folder = case.folder / "log"
+    given = {"ref": str(folder / "log")} if getattr(case.options(), "ref", None) == "" else {}
+    try:
+        implementation = case.build(case.context(teacher, seed=seed), **given)
+    except ComponentError as error:
+        raise Skip(error.what) from None
+    for event in (*happenings(), *more):
+        implementation(event)
+    implementation.close()
+    return sorted({"file" if path.is_file() else "folder" for path in folder.rglob("*")})
+
+
+def happenings() -> list[events.Event]:
+    """The events of a small run, with numbers as they may come: tensors, integers, nan."""
+    import torch
+
+    metrics = {"loss": torch.tensor(0.5), "lr": 1, "odd": float("nan")}
+    report = {"student": {"metrics": {"top1": 90.0}}, "teacher": {"metrics": {"top1": 91.0}}, "wall_s": 1.0}
+    return [
+        events.RunStarted(0.0, {"teacher": "tiny", "components": []}),
+        events.PhaseStarted(0.1, "tune:finetune"),
+        *(events.Stepped(0.1 * step, "tune:finetune", step, 3, metrics, 4) for step in (1, 2, 3)),
+        events.Message(0.4, "said"),
+        events.PhaseEnded(0.5, "tune:finetune"),
+        events.RunEnded(0.6, report),
+    ]
+
+
 _EXERCISES: dict[Role, Callable[[Case, Any, int], Any]] = {
     Role.TEACHER: teacher_source,
     Role.TASK: task,
@@ -144,4 +178,5 @@ _EXERCISES: dict[Role, Callable[[Case, Any, int], Any]] = {
     Role.TUNE: tune,
     Role.EVAL: evaluate,
     Role.EXPORT: export,
+    Role.LOG: log,
 }

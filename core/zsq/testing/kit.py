@@ -33,6 +33,7 @@ _OF_ROLE = {
     Role.TUNE: "tune",
     Role.EVAL: "eval",
     Role.EXPORT: "export",
+    Role.LOG: "log",
 }
 _IN_PHASES = (Role.SYNTH, Role.CALIB, Role.TUNE)
 _IN_CHAINS = (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE)
