@@ -22,6 +22,8 @@ _MOVES = frozenset({
 # fmt: on
 #: Operations that calculate with grids: operands and results get a point under ``deploy``.
 _COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean"})
+#: Functions of one value that are calculated in float: what goes in has a point under ``deploy``, so that the layer before is integer.
+_CURVES = frozenset({"sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "softmax"})
 #: Operations that make constants or sizes.
 _CONSTANTS = frozenset({"sym_size", "arange", "full", "zeros", "ones", "scalar_tensor"})
 
@@ -32,17 +34,23 @@ def paper_sites(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
-    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out."""
+    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out; not the output."""
     wanted: set[fx.Node] = set()
     for node in module.graph.nodes:
-        if _is_layer(module, node):
+        if _is_layer(module, node) or (op_name(node) in _CURVES and _is_layer(module, _before_norm(module, producer(node.args[0])))):
             wanted.add(producer(node.args[0]))
         elif op_name(node) in _COMBINES and _floats(node):
             wanted |= {producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
             wanted.add(producer(node))
     output = next(n for n in module.graph.nodes if n.op == "output")
-    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {n for n in output.all_input_nodes if producer(n) is n}
+    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {producer(n) for n in output.all_input_nodes}
     return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and producer(n.args[0]) in settled)]
+
+
+def _before_norm(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """``node``, or what goes into it where it is a BatchNorm."""
+    found: Any = node.args[0] if node.op == "call_module" and kind_of(module, node).startswith("BatchNorm") else node
+    return found  # type: ignore[no-any-return]
 
 
 def op_name(node: fx.Node) -> str:
