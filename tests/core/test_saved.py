@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import zsq
 from zsq.builtin.options import UniformOptions
@@ -110,6 +111,32 @@ def test_loaded_outputs_equal_the_students_bit_for_bit(tmp_path, make, layout, o
         assert type(got) is type(expected)
         for a, b in zip(*(v.values() if isinstance(v, dict) else [v] for v in (got, expected)), strict=True):
             assert torch.equal(a, b)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x, [x.mean((2, 3)), {"top": x.amax((2, 3))}]
+
+
+def test_what_is_given_out_keeps_its_structure(tmp_path):
+    student = saved(tmp_path, Pair)
+    x = torch.randn(2, 3, 8, 8)
+    got, expected = zsq.load(tmp_path)(x), student.module(x)
+    assert pytree.tree_structure(got) == pytree.tree_structure(expected) and type(got) is tuple
+    assert all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True))
+
+
+def test_every_tensor_goes_to_the_device(tmp_path):
+    saved(tmp_path, Mixed)
+    module = zsq.load(tmp_path, device="meta")
+    held = (*module.parameters(), *module.buffers())
+    assert held and all(tensor.device.type == "meta" for tensor in held)
+    assert module(torch.empty(2, 3, 8, 8, device="meta"))["logits"].shape == (2, 5)
 
 
 def test_the_same_student_gives_the_same_bytes(tmp_path):

@@ -3,7 +3,7 @@
 A node is ``{"name", "op", "target", "args", "kwargs"}``. Targets are paths of modules and tensors, ``aten::NAME.OVERLOAD``, or
 ``operator::NAME`` for arithmetic on sizes. Arguments are numbers, strings, null, lists, and objects with one key:
 ``{"node": NAME}``, ``{"dtype": NAME}``, ``{"memory_format": NAME}``, ``{"layout": NAME}``, ``{"device": null}`` (wherever the student is),
-``{"float": "inf"}``, ``{"dict": {...}}``.
+``{"float": "inf"}``, ``{"tuple": [...]}``, ``{"dict": {...}}``.
 """
 
 from __future__ import annotations
@@ -114,8 +114,10 @@ def _encode(value: Any) -> Any:
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_encode(v) for v in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v) for v in value]}
     if isinstance(value, dict):
         return {"dict": {str(k): _encode(v) for k, v in value.items()}}
     if isinstance(value, torch.device):
@@ -140,6 +142,8 @@ def _decode(value: Any, known: Mapping[str, fx.Node], device: torch.device) -> A
         return float(inner)
     if key == "device":
         return device
+    if key == "tuple":
+        return tuple(_decode(v, known, device) for v in listed(inner))
     if key == "dict":
         return {_name(k): _decode(v, known, device) for k, v in inner.items()}
     if key in _NAMED and isinstance(found := getattr(torch, _name(inner), None), _NAMED[key]):
@@ -162,7 +166,7 @@ def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) 
     schema = function._schema
     given = {**dict(zip((a.name for a in schema.arguments), inputs, strict=False)), **options}
     tensors = [given.get(a.name) for a in schema.arguments if "Tensor" in str(a.type)]
-    reads = any(isinstance(v, fx.Node) or (isinstance(v, list) and any(isinstance(i, fx.Node) for i in v)) for v in tensors)
+    reads = any(isinstance(v, fx.Node) or (isinstance(v, (list, tuple)) and any(isinstance(i, fx.Node) for i in v)) for v in tensors)
     if schema.is_mutable or not schema.returns or not (reads or packet_name in _FACTORIES):
         raise ValueError(f"function '{target}' is not allowed in a saved network")
     return function
