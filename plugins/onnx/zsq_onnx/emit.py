@@ -86,7 +86,7 @@ class Emitter:
             codes = self.codes[node]
             zero = self.writer.constant(codes.zero_point, codes.dtype)
             inputs = [codes.name, self.writer.constant(codes.scale), zero]
-            self.floats[node] = self.writer.node("DequantizeLinear", inputs, f"{codes.name}.values")
+            self.floats[node] = self.writer.node("DequantizeLinear", inputs)
         return str(self.floats[node])
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -163,15 +163,16 @@ class Emitter:
         dtype: Any = np.int8 if grid.low < 0 else np.uint8
         value = self.value(source) if tail is None else ops.global_mean(self, source)
         zero, scale = self.writer.constant(grid.zero_point, dtype), self.writer.constant(np.float32(grid.scale))
-        name = self.writer.node("QuantizeLinear", [value, scale, zero], path)
         limit = np.iinfo(dtype)
-        if (low, high) != (limit.min, limit.max):
-            name = self.writer.node("Clip", [name, self.writer.constant(low, dtype), self.writer.constant(high, dtype)], f"{path}.clip")
+        clipped = (low, high) != (limit.min, limit.max)
+        name = self.writer.node("QuantizeLinear", [value, scale, zero], "" if clipped else path)
+        if clipped:
+            name = self.writer.node("Clip", [name, self.writer.constant(low, dtype), self.writer.constant(high, dtype)], path)
         largest = max(grid.high - grid.zero_point, grid.zero_point - grid.low, grid.high)
         codes = Codes(name, np.float32(grid.scale), grid.zero_point, dtype, largest)
         self.points[path] = codes
         if tail is not None:
-            moved = self.writer.node("Squeeze", [name, self.writer.constant(tail, np.int64)], f"{path}.squeeze")
+            moved = self.writer.node("Squeeze", [name, self.writer.constant(tail, np.int64)])
             codes = Codes(moved, codes.scale, codes.zero_point, dtype, largest)
         self.codes[node] = codes
 

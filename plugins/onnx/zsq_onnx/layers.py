@@ -101,9 +101,9 @@ def _fold(weight: Weight, bias: Any, norm: Any, point: WeightPoint) -> tuple[Wei
 
 
 def _integer_bias(e: Emitter, name: str, numbers: Any, step: Any) -> str:
-    inputs = [e.writer.constant(numbers, np.int32, f"{name}.bias.codes"), e.writer.constant(step, name=f"{name}.bias.scale")]
-    inputs.append(e.writer.constant(np.zeros_like(numbers), np.int32, f"{name}.bias.zero"))
-    return str(e.writer.node("DequantizeLinear", inputs, f"{name}.bias", axis=0))
+    inputs = [e.writer.constant(numbers, np.int32, f"{name}.bias"), e.writer.constant(step)]
+    inputs.append(e.writer.constant(np.zeros_like(numbers), np.int32))
+    return str(e.writer.node("DequantizeLinear", inputs, axis=0))
 
 
 def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
@@ -116,14 +116,13 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
         offset, zero = -zero * weight.scale, np.zeros_like(zero)
     last = len(codes.shape) - 1
     kernel = np.ascontiguousarray(_kernel(called, codes.astype(np.int8)))
-    inputs = [e.writer.constant(kernel, np.int8, f"{name}.weight.codes"), e.writer.constant(weight.scale, name=f"{name}.weight.scale")]
-    inputs.append(e.writer.constant(zero, np.int8, f"{name}.weight.zero"))
+    inputs = [e.writer.constant(kernel, np.int8, f"{name}.weight"), e.writer.constant(weight.scale), e.writer.constant(zero, np.int8)]
     axis = last if isinstance(called, nn.Linear) else axis
-    value = str(e.writer.node("DequantizeLinear", inputs, f"{name}.weight", axis=axis))
+    value = str(e.writer.node("DequantizeLinear", inputs, axis=axis))
     if offset is None:
         return value
     wide = offset.reshape([-1 if d == axis else 1 for d in range(last + 1)])
-    return str(e.writer.node("Add", [value, e.writer.constant(wide, name=f"{name}.weight.offset")], f"{name}.weight.shifted"))
+    return str(e.writer.node("Add", [value, e.writer.constant(wide)]))
 
 
 def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None) -> str:
@@ -134,8 +133,10 @@ def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None
             return str(e.writer.node("Gemm", inputs, name))
         product = str(e.writer.node("MatMul", inputs[:2], name))
         return product if bias is None else str(e.writer.node("Add", [product, bias], f"{name}.sum"))
-    options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "strides": list(called.stride)}
-    options |= {"dilations": list(called.dilation), "group": called.groups, "pads": e.padded(source, _pads(called))}
+    pads = e.padded(source, _pads(called))
+    options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "pads": pads if any(pads) else None}
+    options |= {key: list(v) if set(v) != {1} else None for key, v in (("strides", called.stride), ("dilations", called.dilation))}
+    options["group"] = called.groups if called.groups > 1 else None
     if isinstance(called, nn.ConvTranspose2d):
         return str(e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options))
     return str(e.writer.node("Conv", inputs, name, **options))

@@ -39,11 +39,11 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
     """
     model = runtime.read(folder)
     points, made = _points(module), runtime.values(model)
-    names = {path: name for path in points for name in (path, f"{path}.clip") if name in made}  # the clipped codes where both are
+    names = [path for path in points if path in made]
     try:
         plan = runtime.optimized(model)
-        session = runtime.session(model, watched=list(names.values()))
-        tally = _Tally(points, list(names))
+        session = runtime.session(model, watched=names)
+        tally = _Tally(points, names)
         for batch in images.split(_BATCH):
             logits, *codes = session(batch.numpy())
             simulated, seen = _simulate(module, points, batch)

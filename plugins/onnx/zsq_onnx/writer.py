@@ -19,7 +19,7 @@ _NAMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Writer:
-    """Collects nodes; names of values and nodes are unique."""
+    """Collects nodes; names of values and nodes are unique. Names are a good part of a small network's file."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -28,14 +28,14 @@ class Writer:
         self._names: dict[str, int] = {}
 
     def node(self, op: str, inputs: Sequence[str], name: str = "", outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; the name of its output, or the list of them when there are several. The first is called as the node."""
-        name = self.unique(name or op.lower())
+        """Add a node; the name of its output, or the list of them when there are several. Without a name they get short ones."""
+        name = self.unique(name or "v")
         results = [name, *(self.unique(name) for _ in range(outputs - 1))]
         kept = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(helper.make_node(op, list(inputs), results, name=name if op in _NAMED else None, **kept))
         return results[0] if outputs == 1 else results
 
-    def constant(self, value: Any, dtype: Any = np.float32, name: str = "constant") -> str:
+    def constant(self, value: Any, dtype: Any = np.float32, name: str = "c") -> str:
         """The name of a constant; small equal ones and zeros are one."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
         key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= _SHARED or not array.any() else ()
