@@ -17,7 +17,7 @@ from zsq.builtin.evaluators import normalise
 from zsq.types import InputSpec
 from zsq_cli.verify import patterns
 
-CLASSES = 10
+CLASSES = 8
 SPEC = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -25,8 +25,9 @@ def photos(size: int, count: int, seed: int = 0) -> tuple[Any, Any]:
     """Pixels (count, size, size, 3) uint8 and labels: one pattern per class, each image with noise of its own over it."""
     spec = InputSpec((3, size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     labels = torch.arange(count) % CLASSES
+    colours = torch.stack([labels // 4, labels // 2 % 2, labels % 2], 1).view(-1, 3, 1, 1) * 0.3 - 0.15  # the corners of a cube
     noise = torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(seed)) * 0.004
-    pixels = (patterns(spec, CLASSES, seed=1)[labels] + noise).clamp(0, 1) * 255
+    pixels = (0.5 + colours + (patterns(spec, CLASSES, seed=1)[labels] - 0.5) + noise).clamp(0, 1) * 255
     return pixels.round().byte().permute(0, 2, 3, 1).numpy(), labels.numpy()
 
 
@@ -49,9 +50,11 @@ def settled(module: nn.Module, size: int, seed: int = 0, count: int = 4 * CLASSE
     inputs = normalise(pixels, InputSpec((3, size, size), tuple(SPEC["mean"]), tuple(SPEC["std"])))
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     module.eval().requires_grad_(False)
+    for layer in (m for m in module.modules() if isinstance(m, nn.Conv2d)):
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=rng) * (2 / layer.weight[0].numel()) ** 0.5)
     for norm in norms:
-        norm.weight.copy_(torch.rand(norm.num_features, generator=rng) + 0.5)
-        norm.bias.copy_(torch.randn(norm.num_features, generator=rng) * 0.2)
+        norm.weight.copy_(torch.rand(norm.num_features, generator=rng) * 0.4 + 0.3)
+        norm.bias.copy_(torch.randn(norm.num_features, generator=rng) * 0.1 + 0.5)
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()

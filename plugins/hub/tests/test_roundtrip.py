@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from zsq_hub.push import hub_name, push
 
 import zsq
 from zsq.errors import FileError
+from zsq.run.places import locate
 from zsq_cli.app import main
 
 UNIFORM = ["--synth", "noise", "--quant", "uniform8", "--calib", "minmax", "--tune", "none", "--set", "calib.batches=1"]
@@ -96,6 +98,16 @@ def test_a_student_that_was_loaded_loads_offline(store: Loopback, run: Path, mon
     for place in ("org/tiny", f"hub:org/tiny@{commit}"):
         assert torch.equal(answers(zsq.load(place)), answers(zsq.load(run)))
     assert len(store.requests) == seen
+
+
+def test_exported_files_are_fetched_where_they_are_asked_for(hub: Loopback, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "model.onnx").write_bytes(b"a graph")
+    push(copy, "org/tiny")
+    zsq.load("org/tiny")
+    assert not (locate("hub:org/tiny") / "model.onnx").exists()
+    assert (locate("hub:org/tiny", exported=True) / "model.onnx").read_bytes() == b"a graph"
+    assert locate(copy, exported=True) == copy
 
 
 def test_a_damaged_download_is_refused(hub: Loopback, run: Path) -> None:
