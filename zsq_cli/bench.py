@@ -20,7 +20,7 @@ def bench_run(run: Path, to: str, threads: int, batch: int, *, json: bool = Fals
     from zsq.run.places import locate
     from zsq_cli import render
 
-    result = measured(locate(run), to, threads, batch)
+    result = measured(locate(run, exported=True), to, threads, batch)
     if json:
         render.print_json(result)
         return

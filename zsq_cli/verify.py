@@ -29,7 +29,7 @@ def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool 
     from zsq.run.places import locate
     from zsq_cli import render
 
-    result = verified(locate(run), to, count, file)
+    result = verified(locate(run, exported=True), to, count, file)
     if json:
         render.print_json(result)
     else:

@@ -11,12 +11,13 @@ _HUB = "hub:"
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 
-def locate(place: Path | str, revision: str | None = None) -> Path:
+def locate(place: Path | str, revision: str | None = None, *, exported: bool = False) -> Path:
     """The folder of the student ``place``.
 
     Args:
         place: A folder; or ``hub:ORG/NAME[@REVISION]``; or, where no such folder exists, the text ``ORG/NAME[@REVISION]``.
         revision: Branch, tag or commit, of a student on the Hub.
+        exported: Whether the files of exporters are wanted as well, where they were published.
 
     Raises:
         FileError: When a revision is asked of a folder, or the text is neither a folder nor a student on the Hub.
@@ -24,20 +25,20 @@ def locate(place: Path | str, revision: str | None = None) -> Path:
     """
     text = str(place)
     if text.startswith(_HUB):
-        return _fetch(text, revision)
+        return _fetch(text, revision, exported)
     if isinstance(place, Path) or Path(text).exists() or not _ID.fullmatch(text):
         if revision is not None:
             raise FileError(f"'{text}' is a folder, which has no revision '{revision}'", "", "a student on the Hub: hub:ORG/NAME")
         return Path(place)
     try:
-        return _fetch(text, revision)
+        return _fetch(text, revision, exported)
     except ZsqError as error:
         raise FileError(f"there is no folder '{text}', and: {error.what}", error.where, error.hint) from error
 
 
-def _fetch(place: str, revision: str | None) -> Path:
+def _fetch(place: str, revision: str | None, exported: bool) -> Path:
     from zsq.component import Role
     from zsq.manager import Manager
 
-    folder: Path = Manager.discover().get(Role.TEACHER, "hub").component.implementation().fetch(place, revision)
+    folder: Path = Manager.discover().get(Role.TEACHER, "hub").component.implementation().fetch(place, revision, exported=exported)
     return folder

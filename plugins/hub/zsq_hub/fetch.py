@@ -14,6 +14,9 @@ from zsq_hub.faults import explained
 
 #: All that a student consists of; no other file of a repository is downloaded.
 FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")
+#: The files of exporters, and a picture of synthetic images: they lie beside, and are fetched where they are asked for.
+EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
+PICTURE = "images.png"
 _REFERENCE = re.compile(r"(?:hub:)?(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 
 
@@ -31,18 +34,19 @@ def split(place: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def fetch(place: str, revision: str | None = None) -> Path:
+def fetch(place: str, revision: str | None = None, *, exported: bool = False) -> Path:
     """The folder of the student ``place``, its name the hash of its commit; what the cache holds is not downloaded again.
 
     Args:
         place: As :func:`split` reads it.
         revision: Branch, tag or commit; wins over one in ``place``. Without any, the newest commit of ``main``.
+        exported: Whether the files of exporters are fetched as well, with the images that they can be verified on.
 
     Raises:
         HubError: When it is not there or not for you, or the way to the Hub fails.
         FileError: When what is there is no zsq student.
     """
-    repo, folder = download(place, FILES, revision)
+    repo, folder = download(place, (*FILES, *EXPORTED, PICTURE) if exported else FILES, revision)
     if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
         raise FileError(
             f"'{repo}' is no zsq student: it has no {missing[0]}", f"hub:{repo}@{folder.name}", "networks of others: zsq run py:…"

@@ -20,11 +20,10 @@ from zsq.files import scratch_folder
 from zsq.run.saved import text_of
 from zsq_hub import card
 from zsq_hub.faults import HubError, explained
-from zsq_hub.fetch import FILES, split
+from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
-_CARD, _PICTURE, _PROOF = "README.md", "images.png", "verify.json"
-_EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
+_CARD, _PROOF = "README.md", "verify.json"
 #: The files of an exporter that a proof is about.
 _PROVEN = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 _FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
@@ -136,7 +135,7 @@ def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any], pr
     }
     if proof:
         files[_PROOF] = cut((run / _PROOF).read_text(encoding="utf-8")).encode()
-    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == _PICTURE or path.name in _EXPORTED)]
+    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == PICTURE or path.name in EXPORTED)]
     return files | {path.name: path for path in extra if path.name != "model.bin" or path.with_suffix(".xml").exists()}
 
 
@@ -178,7 +177,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
         raise HubError(
             f"'{repo}' holds something else than a zsq student", f"hub:{repo}", "nobody's files are overwritten: push to another name"
         )
-    old = [name for name in there - files.keys() if name in (*FILES, _PICTURE, _PROOF) or name in _EXPORTED]
+    old = [name for name in there - files.keys() if name in (*FILES, PICTURE, _PROOF) or name in EXPORTED]
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
     done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)

@@ -40,9 +40,9 @@ class Hub:
         return teacher_from(module, repository.ref, self.options.over(spec), None, where=repository.ref, license=repository.license())
 
     @staticmethod
-    def fetch(place: str, revision: str | None = None) -> Path:
+    def fetch(place: str, revision: str | None = None, *, exported: bool = False) -> Path:
         """The folder of a student; see :func:`zsq_hub.fetch.fetch`."""
-        return fetch(place, revision)
+        return fetch(place, revision, exported=exported)
 
     @staticmethod
     def ready(repo: str) -> None:
