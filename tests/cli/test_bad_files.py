@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from zsq.run.saved import text_of
 from zsq.testing.teachers import tiny
 
 SPEC = (
@@ -79,6 +81,30 @@ def test_a_file_that_cannot_be_used(case: str, zsq: Any, files: Path) -> None:
 
 def test_a_teacher_without_batch_norm_where_it_is_needed(zsq: Any, tmp_path: Path) -> None:
     refused(zsq("run", "py:zsq.testing.teachers:Plain", *SPEC, "--synth", "qimera"), tmp_path, [], "teacher.bn")
+
+
+def test_a_damaged_student(zsq: Any, files: Path) -> None:
+    assert zsq(*TINY).code == 0
+    run = files / "run"
+    weights, config = run / "model.safetensors", json.loads((run / "config.json").read_text())
+    content, text = weights.read_bytes(), (run / "config.json").read_bytes()
+
+    def check(expected: str) -> None:
+        before = sorted(files.rglob("*"))
+        refused(zsq("eval", "run", "--eval", "npz:small.npz"), files, before, expected)
+        weights.unlink()
+        weights.write_bytes(content)
+        (run / "config.json").write_bytes(text)
+
+    weights.write_bytes(content[:-1] + b"?")
+    check("model.safetensors is not the file")
+    (run / "config.json").write_bytes(text[:-20])
+    check("config.json is not the configuration")
+    (run / "config.json").write_bytes(text_of({**config, "format": 99}))
+    check("saved in format 99")
+    weights.unlink()
+    weights.symlink_to(files / "corrupt.safetensors")
+    check("model.safetensors is a link out of the folder")
 
 
 def test_a_full_disk_while_saving(zsq: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import tracemalloc
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -71,10 +73,17 @@ def saved(folder, make=plain, layout=torch.contiguous_format, **options):
     return student
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("original")
+    saved(path)
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path):
-    saved(tmp_path)
-    return tmp_path
+def folder(original, tmp_path):
+    """A saved student, to be damaged."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 def edit(folder, change):

@@ -59,7 +59,7 @@ class _Trial(fx.Interpreter):
         if isinstance(module, ActPoint) and isinstance(args[0], Tensor):
             return args[0]
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module._check_input_dim(args[0])
+            module._check_input_dim(args[0])  # type: ignore[no-untyped-call]
             if args[0].shape[1] != module.num_features:
                 raise ValueError(f"'{target}' takes {module.num_features} channels, not {args[0].shape[1]}")
             return args[0]
