@@ -54,9 +54,9 @@ def cache_folder() -> Path:
 
 
 def scratch_folder(beside: Path) -> Path:
-    """A new hidden folder next to ``beside``, on the same file system, to be renamed into place."""
+    """A new hidden folder next to ``beside``, ``.NAME.zsq-…``, on the same file system, to be renamed into place."""
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{beside.name}.", dir=beside.parent))
+        return Path(tempfile.mkdtemp(prefix=f".{beside.name}.zsq-", dir=beside.parent))
     except OSError as error:
         raise FileError(f"cannot create a folder: {error.strerror or error}", str(beside.parent), "choose another --out") from error

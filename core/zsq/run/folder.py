@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -38,22 +39,21 @@ class RunFolder:
         if self.target is not None:
             self._made = [p for p in self.target.absolute().parents if not p.exists()]
             self._lock = Lock(self.target.absolute())
-            self.scratch = self._before(self.adopt) or scratch_folder(self.target.absolute())
+            before = self._left_behind() if self._lock.held else []
+            self.scratch = next((folder for folder in before if folder.name == self.adopt), None) or scratch_folder(self.target.absolute())
+            for folder in before:
+                if folder != self.scratch:
+                    shutil.rmtree(folder, ignore_errors=True)
             for path in self.scratch.glob(".*.tmp"):  # half-written
                 path.unlink()
         return self
 
-    def discard(self, name: str) -> None:
-        """Remove what a run that was cut off left beside the target."""
-        if folder := self._before(name):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _before(self, name: str) -> Path | None:
-        """The folder of that name, if a run to this target was made in it."""
+    def _left_behind(self) -> list[Path]:
+        """Folders that runs to this target were made in and that were cut off, each by the process being killed."""
         assert self.target is not None
-        folder = self.target.absolute().with_name(name or "-")
-        ours = name.startswith(f".{self.target.name}.") and Path(name).name == name
-        return folder if ours and folder != self.scratch and folder.is_dir() and not folder.is_symlink() else None
+        target = self.target.absolute()
+        pattern = re.compile(re.escape(f".{target.name}.zsq-") + "[a-z0-9_]{8}")
+        return [p for p in target.parent.iterdir() if pattern.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
@@ -104,6 +104,11 @@ class Lock:
             raise FileError("another process is making this run", str(target), "wait for it, end it, or choose another --out") from None
         except OSError as error:
             raise FileError(f"cannot create a file: {error.strerror or error}", str(target.parent), "choose another --out") from error
+
+    @property
+    def held(self) -> bool:
+        """Whether there is no other process that makes the run."""
+        return self.file is not None
 
     def release(self) -> None:
         """Let others have it."""

@@ -54,10 +54,8 @@ class Journal:
             if (threads := torch.get_num_threads()) != self.saved["threads"]:
                 self.engine.ctx.log(f"the run began with {self.saved['threads']} threads, here are {threads}: other bits are possible")
             return
-        if (folder := self.checkpoints.folder) is not None and (older := resume.found(folder)):
+        if (folder := self.checkpoints.folder) is not None and resume.found(folder):
             self.engine.ctx.log(f"an unfinished run is replaced; `zsq run --resume {self.engine.out.target}` would have gone on with it")
-            for name in {resume.scratch_of(path) for _, path in older}:
-                self.engine.out.discard(name)
             resume.clear(folder)
         self.write(0)
 

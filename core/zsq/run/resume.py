@@ -140,11 +140,6 @@ def read(folder: Path) -> dict[str, Any]:
     raise FileError(what, str(folder), "start the run anew, without --resume")
 
 
-def scratch_of(path: Path) -> str:
-    """The name of the folder that the run of a checkpoint was made in; empty where it cannot be told."""
-    return str((_read(path) or {}).get("scratch", ""))
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     """A checkpoint, or None where its bytes are not those that were written."""
     match = _NAME.fullmatch(path.name)

@@ -118,6 +118,7 @@ class ActPoint(_Point):
     def load_kept_state(self, values: Mapping[str, Any]) -> None:
         """What :meth:`kept_state` gave."""
         grid, seen = values["grid"], values["seen"]
+        self.log_range = None  # the tuner that learns the range makes it anew
         self.frozen = values["frozen"]
         self._seen = None if seen is None else (seen[0].to(self.lo.device), seen[1].to(self.lo.device))
         self._grid = None if grid is None else FlatGrid(*grid)
@@ -266,6 +267,8 @@ class _Quantized:
 
     weight: Any
     weight_point: WeightPoint
+    #: How a finished student computes it, see ``zsq.builtin.uniform.integers``; called with the layer and its input.
+    integers: Callable[[Any, Tensor], Tensor] | None = None
     _conv_forward: Callable[..., Tensor]
 
     def point(self, bits: int, symmetric: bool, per_channel: bool) -> None:
@@ -278,21 +281,21 @@ class QuantConv1d(_Quantized, nn.Conv1d):
     """A 1-D convolution with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_point(self.weight), self.bias)
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
 class QuantConv2d(_Quantized, nn.Conv2d):
     """A 2-D convolution, grouped, depthwise or dilated as may be, with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_point(self.weight), self.bias)
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
 class QuantConv3d(_Quantized, nn.Conv3d):
     """A 3-D convolution with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_point(self.weight), self.bias)
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
 class QuantConvTranspose2d(_Quantized, nn.ConvTranspose2d):
@@ -309,7 +312,7 @@ class QuantLinear(_Quantized, nn.Linear):
     """A linear layer with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight_point(self.weight), self.bias)
+        return nn.functional.linear(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
 #: Quantized layers by the name of the layer they stand for, as reports and files spell it.
