@@ -59,6 +59,7 @@ def test_metadata_and_text(hub: Loopback, run: Path) -> None:
         "seed 0",
     ):
         assert part in text
+    assert "Not verified in an integer runtime" in text
     assert "model.onnx" not in text and "onnx" not in meta["tags"], "there is none"
 
 

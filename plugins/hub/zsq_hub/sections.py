@@ -183,6 +183,8 @@ def limits(report: Mapping[str, Any], facts: Facts) -> list[str]:
     found = ["`zsq.load` computes the quantized values in floating point: the same numbers as integers give, not their speed."]
     if isinstance(student["weight_bits"], str) or student["weight_bits"] < 8:
         found.append("Weights below 8 bits save download size; on CPUs they run no faster than 8 bits.")
+    if not set(_FILES.values()) & set(facts.files):
+        found.append("Not verified in an integer runtime: no exported file is here; `zsq export` makes one.")
     if "model.onnx" in facts.files and student["protocol"] != "deploy":
         found.append(f"Protocol `{student['protocol']}` is not integer from end to end: `model.onnx` runs partly in float.")
     if report.get("stopped"):
