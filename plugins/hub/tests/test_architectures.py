@@ -14,14 +14,16 @@ from random_nets import CLASSES, SPEC, SqueezeNext, checkpoint, publish, save_ph
 from zsq_cli.app import main
 
 #: Verified on so many images: one that differs is too much.
-IMAGES = 64
+IMAGES = 32
+#: Height and width of images; a report looks at fewer synthetic ones of more than 64 x 64.
+SIZE = 72
 
 
 def deployed(capsys: pytest.CaptureFixture[str], folder: Path, size: int, *teacher: str) -> None:
     """Run, load, export and verify a W8A8 student of the teacher."""
     photos = save_photos(folder.with_suffix(".npz"), size, IMAGES)
     chain = ["--synth", "noise", "--quant", "uniform8", "--calib", "minmax", "--tune", "none", "--eval", f"npz:{photos}"]
-    sets = ["quant.protocol=deploy", "calib.batches=1", "run.batch_size=32"]
+    sets = ["quant.protocol=deploy", "calib.batches=1", "run.batch_size=16"]
     words = ["run", *teacher, *chain, *(word for value in sets for word in ("--set", value))]
     assert main([*words, "--export", "safetensors", "--export", "onnx", "--out", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())
@@ -43,13 +45,12 @@ def own(file: Path, size: int) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("resnet18", 64),
-        ("resnet50", 64),
-        ("mobilenetv2_100", 64),
-        ("efficientnet_lite0", 64),
+        ("resnet50", SIZE),
+        ("mobilenetv2_100", SIZE),
+        ("efficientnet_lite0", SIZE),
         ("inception_v3", 96),
-        ("regnetx_002", 64),
-        ("regnety_002", 64),
+        ("regnetx_002", SIZE),
+        ("regnety_002", SIZE),
     ],
 )
 def test_timm(timm: Any, name: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,13 +62,13 @@ def test_timm(timm: Any, name: str, size: int, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("resnet18", 64),
-        ("mobilenet_v2", 64),
-        ("shufflenet_v2_x1_0", 64),
-        ("squeezenet1_1", 64),
+        ("resnet18", SIZE),
+        ("mobilenet_v2", SIZE),
+        ("shufflenet_v2_x1_0", SIZE),
+        ("squeezenet1_1", SIZE),
         ("inception_v3", 96),
-        ("regnet_x_400mf", 64),
-        ("regnet_y_400mf", 64),
+        ("regnet_x_400mf", SIZE),
+        ("regnet_y_400mf", SIZE),
     ],
 )
 def test_torchvision(torchvision: Any, name: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +82,7 @@ def test_torchvision(torchvision: Any, name: str, size: int, tmp_path: Path, cap
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "regnet"])
 def test_transformers(transformers: Any, hub: Loopback, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    size = 64
+    size = SIZE
     torch.manual_seed(0)
     configs = {
         "resnet18": lambda t: t.ResNetConfig(
@@ -100,15 +101,15 @@ def test_transformers(transformers: Any, hub: Loopback, name: str, tmp_path: Pat
 
 def test_timm_from_the_hub(timm: Any, hub: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    module = settled(timm.create_model("resnet18", num_classes=CLASSES), 64)
-    commit = publish(hub, "timm/resnet18.a1_in1k", timm_files(module, "resnet18", 64))
-    deployed(capsys, tmp_path / "run", 64, "timm:resnet18.a1_in1k")
+    module = settled(timm.create_model("resnet18", num_classes=CLASSES), SIZE)
+    commit = publish(hub, "timm/resnet18.a1_in1k", timm_files(module, "resnet18", SIZE))
+    deployed(capsys, tmp_path / "run", SIZE, "timm:resnet18.a1_in1k")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["teacher"]["ref"] == f"timm:resnet18.a1_in1k@{commit}"
 
 
 def test_a_network_in_the_manner_of_squeezenext(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    file = checkpoint(settled(SqueezeNext(), 64), tmp_path / "own.safetensors")
-    file.with_suffix(".json").write_text(json.dumps({"input": {"shape": [3, 64, 64], **SPEC}, "classes": CLASSES}))
-    deployed(capsys, tmp_path / "run", 64, f"py:{Path(__file__).parent / 'random_nets.py'}:SqueezeNext", "--weights", str(file))
+    file = checkpoint(settled(SqueezeNext(), SIZE), tmp_path / "own.safetensors")
+    file.with_suffix(".json").write_text(json.dumps({"input": {"shape": [3, SIZE, SIZE], **SPEC}, "classes": CLASSES}))
+    deployed(capsys, tmp_path / "run", SIZE, f"py:{Path(__file__).parent / 'random_nets.py'}:SqueezeNext", "--weights", str(file))
