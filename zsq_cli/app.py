@@ -7,13 +7,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from zsq.errors import ZsqError
+from zsq_cli.flags import (
+    BudgetFlag,
+    CalibFlag,
+    EvalFlag,
+    ExportFlag,
+    HelpFlag,
+    JsonFlag,
+    LogFlag,
+    LossFlag,
+    NoPluginsFlag,
+    PluginFileFlag,
+    PrecisionFlag,
+    PrivateFlag,
+    QuantFlag,
+    RecipeFlag,
+    RoleFlag,
+    RunArg,
+    SeedFlag,
+    SetFlag,
+    SynthFlag,
+    TeacherArg,
+    ToFlag,
+    TrustFlag,
+    TuneFlag,
+    WeightsFlag,
+    leave,
+)
+from zsq_cli.plugins_app import plugins_app
+from zsq_cli.tools_app import cache_app, compare, doctor
 
 app = typer.Typer(
     name="zsq",
@@ -24,82 +52,12 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"max_content_width": 120},
 )
-plugins_app = typer.Typer(
-    name="plugins", help="List, install, make and check plugins.", rich_markup_mode=None, add_completion=False, no_args_is_help=True
-)
 app.add_typer(plugins_app)
-
-
-class Precision(StrEnum):
-    """Values of ``--precision``."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class RoleName(StrEnum):
-    """Values of ``--role``: the keys of a recipe."""
-
-    teacher = "teacher"
-    task = "task"
-    synth = "synth"
-    quant = "quant"
-    calib = "calib"
-    loss = "loss"
-    tune = "tune"
-    eval = "eval"
-    export = "export"
-    log = "log"
+app.add_typer(cache_app)
 
 
 #: Exit code of a program that was interrupted from the keyboard: 128 + SIGINT.
 _INTERRUPTED = 130
-
-# Flags that several commands share. Everything that is not a flag is `--set` or the recipe.
-TeacherArg = Annotated[
-    str | None, typer.Argument(help="Teacher as SOURCE:REFERENCE, e.g. py:net.py:build; none means the embedded one.", metavar="TEACHER")
-]
-SynthFlag = Annotated[str | None, typer.Option("--synth", help="Synthesizer that makes the images.", metavar="NAME")]
-QuantFlag = Annotated[str | None, typer.Option("--quant", help="Quantizer, e.g. uniform4.", metavar="NAME")]
-CalibFlag = Annotated[list[str] | None, typer.Option("--calib", help="Calibrator; repeat to chain several, in this order.", metavar="NAME")]
-LossFlag = Annotated[
-    list[str] | None, typer.Option("--loss", help="Loss, with a weight if need be: 0.5*ce. Repeat to sum.", metavar="[WEIGHT*]NAME")
-]
-TuneFlag = Annotated[str | None, typer.Option("--tune", help="Tuner; 'none' stops after calibration.", metavar="NAME")]
-SetFlag = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any option: synth.superpose=0.4, calib.aac.images=128, run.batch_size=16. Repeat.", metavar="KEY=VALUE"),
-]
-EvalFlag = Annotated[
-    list[str] | None, typer.Option("--eval", help="Evaluator, with its reference: npz:PATH, folder:PATH. Repeat.", metavar="NAME[:REF]")
-]
-ExportFlag = Annotated[list[str] | None, typer.Option("--export", help="Exporter of the finished student. Repeat.", metavar="NAME")]
-LogFlag = Annotated[
-    list[str] | None, typer.Option("--log", help="Log of what happens, with where it goes: jsonl:PATH. Repeat.", metavar="NAME[:REF]")
-]
-WeightsFlag = Annotated[
-    Path | None, typer.Option("--weights", help="Checkpoint of the teacher; short for --set teacher.weights=FILE.", metavar="FILE")
-]
-RecipeFlag = Annotated[
-    str | None,
-    typer.Option("--recipe", help="YAML recipe, or PLUGIN/NAME as `zsq recipes` lists; flags and --set go before it.", metavar="FILE"),
-]
-BudgetFlag = Annotated[str | None, typer.Option("--budget", help="Time for the whole run: 300, 5m, 1h30m.", metavar="TIME")]
-SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of every random number.", metavar="INTEGER")]
-PrecisionFlag = Annotated[Precision | None, typer.Option("--precision", help="Arithmetic of training.")]
-PrivateFlag = Annotated[bool | None, typer.Option("--private/--public", help="Who may see a new repository.", show_default=False)]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-PluginFileFlag = Annotated[
-    list[Path] | None, typer.Option("--plugin-file", help="Python file to load as a plugin. Repeat.", metavar="FILE")
-]
-NoPluginsFlag = Annotated[bool, typer.Option("--no-plugins", help="Built-in components only.")]
-TrustFlag = Annotated[bool, typer.Option("--trust-code", help="Allow checkpoints that carry code. It runs on this machine.")]
-RoleFlag = Annotated[RoleName | None, typer.Option("--role", help="Components of this role only.")]
-HelpFlag = Annotated[bool, typer.Option("--help", help="Show this message and the options of the components on the line, and exit.")]
-RunArg = Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote, or hub:ORG/NAME.", metavar="RUN")]
-ToFlag = Annotated[str, typer.Option("--to", help="Exporter.", metavar="NAME")]
-DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")]
 
 
 def _version(value: bool) -> None:
@@ -309,7 +267,7 @@ def verify(
     """
     from zsq_cli.verify import verify_run
 
-    _exit(verify_run(run, to, images, npz, json=json))
+    leave(verify_run(run, to, images, npz, json=json))
 
 
 @app.command()
@@ -356,86 +314,8 @@ def push(
     push_run(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, verify=verify, json=json)
 
 
-@plugins_app.command("list")
-def list_(role: RoleFlag = None, json: JsonFlag = False, plugin_file: PluginFileFlag = None, no_plugins: NoPluginsFlag = False) -> None:
-    """List plugins: what each provides.
-
-    Broken and blocked ones with the reason.
-    """
-    from zsq_cli.plugins import list_plugins
-
-    list_plugins(role, json=json, files=plugin_file or (), third_party=not no_plugins)
-
-
-@plugins_app.command()
-def install(
-    name: Annotated[str, typer.Argument(help="Plugin or component from the registry, or a plugin's folder.", metavar="NAME")],
-    dry_run: DryRunFlag = False,
-) -> None:
-    """Install a known plugin."""
-    from zsq_cli.plugins import install_plugin
-
-    _exit(install_plugin(name, dry_run=dry_run))
-
-
-@plugins_app.command()
-def uninstall(
-    name: Annotated[str, typer.Argument(help="Plugin, or its distribution.", metavar="NAME")], dry_run: DryRunFlag = False
-) -> None:
-    """Uninstall a plugin, broken or not.
-
-    Its code is not loaded.
-    """
-    from zsq_cli.plugins import uninstall_plugin
-
-    _exit(uninstall_plugin(name, dry_run=dry_run))
-
-
-@plugins_app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="Name of the component: lower-case letters, digits, dashes.", metavar="NAME")],
-    role: Annotated[RoleName, typer.Option("--role", help="What kind of component it is.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Where the folder zsq-NAME is made.", metavar="DIR")] = Path(),
-) -> None:
-    """Make a working plugin to start from."""
-    from zsq_cli.plugins import new_plugin
-
-    new_plugin(name, role, folder)
-
-
-@plugins_app.command()
-def check(
-    names: Annotated[list[str] | None, typer.Argument(help="Components, plugins, or folders of plugins.", metavar="NAME_OR_PATH")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything that is installed.")] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Run the conformance kit.
-
-    Exit code 1 when a check fails.
-    """
-    from zsq_cli.check import check_plugins
-
-    _exit(check_plugins(names or [], everything=all_, json=json))
-
-
-@plugins_app.command()
-def why(
-    name: Annotated[str, typer.Argument(help="Plugin or component.", metavar="NAME")],
-    json: JsonFlag = False,
-    plugin_file: PluginFileFlag = None,
-) -> None:
-    """Say who provides a name.
-
-    How it was found, from which file, and why it does not work.
-    """
-    from zsq_cli.plugins import explain
-
-    explain(name, json=json, files=plugin_file or ())
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
+app.command()(compare)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

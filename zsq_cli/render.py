@@ -209,7 +209,7 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
     if student.get("size_bytes"):
         before, after = teacher.get("size_bytes") or 0, student["size_bytes"]
         ratio = f" ({before / after:.1f} times smaller)" if before > after else ""
-        rows.append(("size", f"{_bytes(before)} -> {_bytes(after)}{ratio}" if before else _bytes(after)))
+        rows.append(("size", f"{size_text(before)} -> {size_text(after)}{ratio}" if before else size_text(after)))
     seconds = f"{duration(report['wall_s'])}" + (", stopped by the budget" if report.get("stopped") else "")
     rows += [("time", seconds), ("real images", str(report["images_evaluated"]) if report["images_evaluated"] else "none evaluated")]
     if folder is not None:
@@ -331,7 +331,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
-def _bytes(count: float) -> str:
+def size_text(count: float) -> str:
+    """``163.0 kB``."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
