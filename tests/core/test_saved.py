@@ -228,6 +228,14 @@ def test_a_long_configuration_is_not_read(folder):
     refused(folder, "longer than any network needs")
 
 
+def test_weights_larger_than_the_memory(folder, monkeypatch):
+    def refuse(path):
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    refused(folder, "larger than the memory")
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_links_out_of_the_folder_and_what_is_no_file(folder, name, tmp_path_factory):
     path, outside = folder / name, tmp_path_factory.mktemp("outside") / name

@@ -128,6 +128,8 @@ def _read(folder: Path, name: str) -> bytes:
         return real.read_bytes()
     except RuntimeError:  # links in a circle
         raise FileError(f"cannot read {name}: it is a link to itself", str(folder), hint) from None
+    except MemoryError:
+        raise FileError(f"cannot read {name}: it is larger than the memory of this machine", str(folder), _AGAIN) from None
     except OSError as error:
         raise FileError(f"cannot read {name}: {error.strerror or error}", str(folder), hint) from error
 
