@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -152,7 +153,39 @@ def readme() -> str:
     return re.sub(r"<!-- methods:begin -->.*?<!-- methods:end -->", lambda _: table, text, flags=re.DOTALL)
 
 
-FILES: dict[str, Callable[[], str]] = {"docs/hooks.md": hooks, "docs/options.md": options, "docs/cli.md": cli, "README.md": readme}
+def reliability() -> str:
+    """docs/reliability.md: what the tests marked ``fault`` do to a run, and what becomes of it."""
+    parts = ["# What a run survives", _NOTE]
+    parts.append(
+        "Every row is a test, and the tests are what this page is made from. Where a process is killed it is a real one, by SIGKILL.\n"
+        "The same bytes are those of `model.safetensors`, `config.json`, `recipe.yaml` and `images.png` of the run left alone, on\n"
+        "the same machine with the same number of threads. What is lost is time: that since the last checkpoint, a minute by default\n"
+        "(`--set run.checkpoint=SECONDS`), or, in a component that keeps no state, since its phase began."
+    )
+    lines = ["| what goes wrong | what becomes of it | lost of the result | tests |", "|---|---|---|---|"]
+    for path in sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("plugins/*/tests/test_*.py")]):
+        for name, (what, outcome) in _faults(path):
+            lines.append(f"| {_cell(what)} | {_cell(outcome)} | nothing | [{name}](../{path.relative_to(ROOT).as_posix()}) |")
+    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _faults(path: Path) -> list[tuple[str, list[str]]]:
+    """The tests of a file that are marked ``fault``, with the two texts of the mark."""
+    text = path.read_text()
+    if "mark.fault" not in text:
+        return []
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    marks = [(f.name, d) for f in functions for d in f.decorator_list if ast.unparse(d).startswith("pytest.mark.fault(")]
+    return [(name.removeprefix("test_").replace("_", " "), [ast.literal_eval(arg) for arg in d.args]) for name, d in marks]  # type: ignore[attr-defined]
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "docs/hooks.md": hooks,
+    "docs/options.md": options,
+    "docs/cli.md": cli,
+    "docs/reliability.md": reliability,
+    "README.md": readme,
+}
 
 
 def main() -> int:

@@ -125,7 +125,7 @@ def test_an_unfinished_run_that_is_replaced_is_named(
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.fault("memory runs out", "one message that names the batch size to try, and the command that goes on")
+@pytest.mark.fault("memory runs out", "one message that names the batch size to try")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
