@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/zsq run --recipe qimera/demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

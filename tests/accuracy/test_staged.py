@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (WEIGHTS.is_file() and IMAGES.is_file()), reason="needs the teacher and the test images of ../shared"),
     pytest.mark.timeout(900),
+    pytest.mark.xdist_group("staged"),  # all runs share one pool
 ]
 
 
