@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from zsq.builtin.uniform.encoding import decode_graph, encode_graph, path_of
+from zsq.builtin.uniform.integers import use_integers
 from zsq.builtin.uniform.layout import Parts, describe, join
 from zsq.builtin.uniform.specs import decode_module, encode_module, sizes
 from zsq.builtin.uniform.trial import tried
@@ -79,7 +80,10 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
         tried(module, tuple(config["inputs"]["shape"]))
     if device.type != "cpu":
         module = fx.GraphModule(root, decode_graph(config["graph"], root, device), "Student")
-    return module.eval().to(device)
+    module.eval().to(device)
+    if config.get("protocol") == "deploy":
+        use_integers(module)
+    return module
 
 
 def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ a step at most, then goes into ``beta``. What was evaluated, saved and exported 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,25 +26,62 @@ _LARGEST = 2.0**30
 _NEAR = 0.02
 
 
+class OnCodes(NamedTuple):
+    """A layer that reads codes: its input's point, the BatchNorm behind it and the point behind that, where there are such."""
+
+    layer: Any
+    source: ActPoint
+    norm: Any
+    after: ActPoint | None
+
+    def terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per channel, float64, BatchNorm included: the scale of the weights, the bias in steps of ``s_in * scale``, and the sign that
+        BatchNorm gives to the weights. A channel that BatchNorm shuts has no weights, sign 0, and any scale."""
+        scale = self.layer.weight_point.scale.double().expand(len(self.layer.weight))
+        bias = torch.zeros_like(scale) if self.layer.bias is None else self.layer.bias.double()
+        sign = torch.ones_like(scale)
+        if self.norm is not None:
+            gamma = sign if self.norm.weight is None else self.norm.weight.double()
+            factor = gamma / (self.norm.running_var.double() + self.norm.eps).sqrt()
+            shift = 0.0 if self.norm.bias is None else self.norm.bias.double()
+            bias = shift + (bias - self.norm.running_mean.double()) * factor
+            scale, sign = scale * torch.where(factor == 0, 1.0, factor.abs()), factor.sign()
+        return scale, bias / (self.source.scale.double() * scale), sign
+
+
+def layers_on_codes(module: fx.GraphModule) -> Iterator[OnCodes]:
+    """Layers with symmetric weights that read a ranged point's values and nothing else."""
+    nodes = [n for n in without_identities(module).nodes if n.op == "call_module"]
+    calls = Counter(str(n.target) for n in nodes)
+    for node in nodes:
+        layer = _called(module, node)
+        point = getattr(layer, "weight_point", None)
+        if (
+            not isinstance(point, WeightPoint)
+            or not point.symmetric
+            or isinstance(layer, nn.ConvTranspose2d)
+            or calls[str(node.target)] > 1
+        ):
+            continue
+        source, norm = _called(module, producer(node.args[0])), _follower(module, node)
+        if isinstance(source, ActPoint) and source.ranged:
+            yield OnCodes(layer, source, _called(module, norm), _point_after(module, norm or node))
+
+
 @torch.no_grad()
 def round_biases(module: fx.GraphModule) -> None:
-    """Round the bias of every layer that reads codes, has symmetric weights, and gives out more than ``ROOMY`` bits or floats.
+    """Round the bias of every layer that reads codes and gives out more than ``ROOMY`` bits or floats.
 
     Args:
         module: A student's graph, all points frozen. Running it twice changes nothing more.
     """
-    seen: set[str] = set()
-    for node in without_identities(module).nodes:
-        layer = _called(module, node)
-        point = getattr(layer, "weight_point", None)
-        if not isinstance(point, WeightPoint) or not point.symmetric or str(node.target) in seen or isinstance(layer, nn.ConvTranspose2d):
-            continue  # no integer kernel, or done
-        seen.add(str(node.target))
-        source = _called(module, producer(node.args[0]))
-        norm = _follower(module, node)
-        after = _point_after(module, norm or node)
-        if isinstance(source, ActPoint) and source.ranged and (after is None or after.bits > ROOMY):
-            _round(layer, point, source.scale, _called(module, norm))
+    for found in layers_on_codes(module):
+        owner = found.layer if found.norm is None else found.norm
+        if isinstance(owner.bias, Tensor) and (found.after is None or found.after.bits > ROOMY):
+            scale, bias, _ = found.terms()
+            change = bias.round() - bias
+            moves = (change.abs() > _NEAR) & (bias.abs() < _LARGEST)
+            owner.bias += torch.where(moves, change * found.source.scale.double() * scale, 0.0).to(owner.bias.dtype)
 
 
 def without_identities(module: fx.GraphModule) -> fx.Graph:
@@ -53,22 +92,6 @@ def without_identities(module: fx.GraphModule) -> fx.Graph:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     return graph
-
-
-def _round(layer: Any, point: WeightPoint, act_scale: Tensor, norm: Any) -> None:
-    """Move the bias of the layer, or the shift of the BatchNorm behind it, to the nearest multiple."""
-    owner = layer if norm is None else norm
-    if not isinstance(owner.bias, Tensor):
-        return
-    step = act_scale.double() * point.scale.double()
-    bias = owner.bias.double()
-    if norm is not None:
-        factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        step = step * torch.where(factor == 0, 1.0, factor.abs())  # a channel that is shut is its bias, whatever the scale
-        bias = bias + ((0.0 if layer.bias is None else layer.bias.double()) - norm.running_mean.double()) * factor
-    change = (bias / step).round() * step - bias
-    moves = (change.abs() > _NEAR * step) & (bias.abs() < _LARGEST * step)
-    owner.bias += torch.where(moves, change, 0.0).to(owner.bias.dtype)
 
 
 def _called(module: fx.GraphModule, node: Any) -> Any:

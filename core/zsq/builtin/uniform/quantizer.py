@@ -8,7 +8,7 @@ Input, biases, BatchNorm, residual sums before their ReLU and pooled values stay
 input of a convolution or linear layer, every operand and result of a sum, product, concatenation or average. A value has one
 point; where it goes through a ReLU and nowhere else, the point stands after the ReLU. Operations that only move values
 (max-pooling, reshaping, padding with zeros) need none. The network's output stays in float. Once all is frozen, biases are
-rounded as integer kernels add them, see ``zsq.builtin.uniform.biases``.
+rounded and layers computed as integer kernels do it, see ``zsq.builtin.uniform.biases`` and ``zsq.builtin.uniform.integers``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from torch import fx, nn
 from zsq.builtin.options import UniformOptions
 from zsq.builtin.uniform.biases import round_biases
 from zsq.builtin.uniform.graph import Lifted, lift, unused_path
+from zsq.builtin.uniform.integers import use_integers
 from zsq.builtin.uniform.points import LAYERS, ActPoint, WeightPoint
 from zsq.builtin.uniform.sites import deploy_sites, kind_of, op_name, paper_sites
+from zsq.builtin.uniform.sums import settle_sums
 from zsq.errors import ZsqError
 from zsq.types import Batch, Context, QuantPoint, Student, Teacher
 
@@ -78,7 +80,7 @@ class Uniform:
         rows = list(_rows(lifted, module, set(points.values())))
         for node in graph.nodes:
             node.meta.clear()
-        finish = partial(round_biases, module) if self.options.protocol == "deploy" else None
+        finish = partial(_finish, module) if self.options.protocol == "deploy" else None
         return Student(module, dict(_points(module)), names, rows, self.options.protocol, finish=finish)
 
     def _wrap(self, module: fx.GraphModule, path: str, first: bool, last: bool) -> None:
@@ -111,6 +113,15 @@ class Uniform:
         module.add_submodule(out, nn.Identity())
         _insert(module.graph, node, out)
         return out
+
+
+def _finish(module: fx.GraphModule) -> None:
+    """From now on the student computes as integer kernels do; only once."""
+    if any(getattr(layer, "integers", None) is not None for layer in module.modules()):
+        return
+    settle_sums(module)
+    round_biases(module)
+    use_integers(module)
 
 
 def _insert(graph: fx.Graph, node: fx.Node, path: str) -> None:
