@@ -9,6 +9,8 @@ import pytest
 
 # Tiny networks gain nothing from threads, and lose minutes when something else keeps the cores busy. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of runs need no page each; its own tests ask for theirs.
+os.environ.setdefault("ZSQ_PLUGINS", "-report")
 
 pytest_plugins = ["pytester"]
 

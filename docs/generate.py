@@ -137,7 +137,8 @@ def methods() -> str:
         paper = entry.get("paper", {})
         cite = f"[{paper['venue']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper.get("venue", "")
         roles = ", ".join(roles_ for roles_ in entry["provides"])
-        lines.append(f"| {where} | {roles} {names}: {entry['summary']} | {cite} | {_status(entry)} |")
+        brings = f"{roles} {names}: " if names else ""
+        lines.append(f"| {where} | {brings}{entry['summary']} | {cite} | {_status(entry)} |")
     return "\n".join(lines)
 
 

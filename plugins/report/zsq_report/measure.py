@@ -1,0 +1,316 @@
+"""What the finished networks say when they are looked at: figures of layers, activations, BatchNorm statistics and images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zsq.run.probe import batch_norms
+from zsq.types import Context, Student, Teacher
+from zsq_report.histogram import Histogram, of_range
+
+#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above.
+COUNT, BATCH = (128, 64), (16, 8)
+
+
+@dataclass
+class Weights:
+    """One layer with a weight on a grid.
+
+    ``sqnr`` compares the student's weight with the teacher's, ``output_sqnr`` what the two layers give out for the same images,
+    all errors before them included: in dB; None where there is nothing to compare. ``clipped`` is the share of the teacher's
+    weights beyond the range, in percent.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    bits: int
+    lo: float
+    hi: float
+    low: float | None = None
+    high: float | None = None
+    clipped: float | None = None
+    sqnr: float | None = None
+    output_sqnr: float | None = None
+    histogram: Histogram | None = None
+
+
+@dataclass
+class Activation:
+    """One activation on a grid: its range, the extremes of what arrived there, the share beyond the range in percent, and signal to
+    quantization noise of this point alone in dB."""
+
+    path: str
+    bits: int
+    lo: float
+    hi: float
+    low: float = math.inf
+    high: float = -math.inf
+    outside: float = 0.0
+    values: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    histogram: Histogram | None = None
+
+    @property
+    def clipped(self) -> float | None:
+        return 100 * self.outside / self.values if self.values else None
+
+    @property
+    def sqnr(self) -> float | None:
+        return decibels(self.signal, self.noise)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One BatchNorm layer: how far the statistics of what arrives are from those it keeps, as the divergence of two normal
+    distributions (KL, nats), averaged over channels: of Gaussian noise and of synthetic images in the teacher, and of synthetic
+    images in the student. None where there is none."""
+
+    path: str
+    noise: float | None
+    images: float | None
+    student: float | None
+
+
+@dataclass
+class Seen:
+    """All of it. ``inputs`` (N, C, H, W) are images as they were looked at, with both networks' probabilities (N, K)."""
+
+    weights: list[Weights] = field(default_factory=list)
+    acts: list[Activation] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    synthetic: bool = False
+    inputs: Tensor | None = None
+    teacher: Tensor | None = None
+    student: Tensor | None = None
+
+
+@torch.no_grad()
+def look(ctx: Context) -> Seen:
+    """Run both networks on synthetic images, Gaussian noise where there are none; nothing of them is changed."""
+    teacher, student = ctx.teacher, ctx.student
+    assert student is not None, "a run that is published has a student"
+    shape = teacher.inputs.shape
+    count, size = COUNT if math.prod(shape[1:]) <= 64 * 64 else BATCH
+    rng = torch.Generator().manual_seed(ctx.seed)
+    noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
+    inputs = noise if ctx.sampler is None else ctx.sampler(count).inputs.float()
+    seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs)
+    theirs, ours = _Statistics(batch_norms(teacher.module)), _Statistics(_norms(student))
+    compare = _Outputs(teacher, student, seen.weights)
+    answers: tuple[list[Any], list[Any]] = ([], [])
+    for part in inputs.split(size):
+        with compare.keeping(), theirs.watching():
+            answers[0].append(teacher.module(part))
+        with compare.comparing(), ours.watching(), _watching(student, seen.acts):
+            answers[1].append(student.module(part))
+    compare.finish()
+    before = theirs
+    if seen.synthetic:
+        before = _Statistics(batch_norms(teacher.module))
+        with before.watching():
+            for part in noise[: count // 2].split(size):
+                teacher.module(part)
+    after = {path: ours.gaps.get(student.names.get(path, path)) for path in theirs.norms}
+    made, noisy = theirs.gaps if seen.synthetic else {}, before.gaps
+    seen.norms = [Norm(path, noisy.get(path), made.get(path), after[path]) for path in theirs.norms]
+    seen.teacher, seen.student = (_probabilities(teacher, outputs) for outputs in answers)
+    return seen
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """10 log10 of a ratio; 99 at most, None without a signal."""
+    if not signal > 0:
+        return None
+    return min(99.0, 10 * math.log10(signal / noise)) if noise > 0 else 99.0
+
+
+def _probabilities(teacher: Teacher, outputs: list[Any]) -> Tensor | None:
+    """(N, K), where answers are one row of logits per image."""
+    logits = [teacher.task.logits(output).float() for output in outputs]
+    return torch.cat(logits).softmax(1).cpu() if all(x.dim() == 2 for x in logits) else None
+
+
+# Weights and what layers give out
+
+
+def _weights(teacher: Teacher, student: Student) -> list[Weights]:
+    rows = []
+    for path, point in student.weights.items():
+        layer = path.rpartition(".")[0]
+        owner = _module(student.module, layer)
+        after = getattr(owner, "weight", None)
+        if not isinstance(after, Tensor):
+            continue
+        lo, hi = _ends(point)
+        row = Weights(layer, type(owner).__name__.removeprefix("Quant"), tuple(after.shape), point.bits, float(lo.min()), float(hi.max()))
+        before = getattr(_module(teacher.module, layer), "weight", None)
+        if isinstance(before, Tensor) and before.shape == after.shape:
+            _compare(row, before.detach().float(), after.detach().float(), lo, hi, getattr(point, "axis", None))
+        rows.append(row)
+    return rows
+
+
+def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor, axis: int | None) -> None:
+    """What became of the teacher's weight; channels are laid over each other, each in units of its own range."""
+    wide = [-1 if d == axis else 1 for d in range(before.dim())]
+    lo, hi = (end.reshape(wide) if end.numel() > 1 else end.reshape(()) for end in (lo, hi))
+    row.low, row.high = float(before.min()), float(before.max())
+    row.sqnr = decibels(float(before.square().sum()), float((before - after).square().sum()))
+    half = (hi - lo) / (2 * (2**row.bits - 1))
+    row.clipped = 100 * float(((before < lo - half) | (before > hi + half)).float().mean())
+    row.histogram = of_range(before, lo, hi)
+    row.histogram.add(before)
+    row.histogram.add(after, after=True)
+
+
+class _Outputs:
+    """Compares what layers give out in the teacher and in the student, batch by batch."""
+
+    def __init__(self, teacher: Teacher, student: Student, rows: list[Weights]) -> None:
+        self.rows = {row.path: row for row in rows}
+        self.teacher = {path: m for path in self.rows if (m := _module(teacher.module, path)) is not None}
+        self.student = {path: m for path in self.teacher if (m := _module(student.module, path)) is not None}
+        self.kept: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        def keep(path: str, _inputs: Any, output: Tensor) -> None:
+            self.kept.setdefault(path, []).append(output)
+
+        with _hooked(self.teacher, keep):
+            yield
+
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        def compare(path: str, _inputs: Any, output: Tensor) -> None:
+            waiting = self.kept.get(path)
+            if waiting and (wanted := waiting.pop(0)).shape == output.shape:
+                signal, noise = self.sums.get(path, (0.0, 0.0))
+                self.sums[path] = signal + _energy(wanted), noise + _energy(wanted - output)
+
+        with _hooked(self.student, compare):
+            yield
+        self.kept.clear()
+
+    def finish(self) -> None:
+        for path, sums in self.sums.items():
+            self.rows[path].output_sqnr = decibels(*sums)
+
+
+# Activations
+
+
+def _activations(student: Student) -> list[Activation]:
+    rows = []
+    for path, point in student.acts.items():
+        lo, hi = (float(end.reshape(-1)[0]) for end in _ends(point))
+        if isinstance(point, nn.Module) and math.isfinite(lo) and math.isfinite(hi):
+            rows.append(Activation(path, point.bits, lo, hi))
+    return rows
+
+
+@contextmanager
+def _watching(student: Student, rows: list[Activation]) -> Iterator[None]:
+    def watch(path: str, inputs: Any, output: Tensor) -> None:
+        row, x = by_path[path], inputs[0].float()
+        low, high = torch.aminmax(x)
+        row.low, row.high = min(row.low, float(low)), max(row.high, float(high))
+        row.signal += _energy(x)
+        row.noise += _energy(x - output)
+        half = (row.hi - row.lo) / (2 * (2**row.bits - 1))
+        row.outside += int((x > row.hi + half).sum()) + (int((x < row.lo - half).sum()) if float(low) < row.lo - half else 0)
+        row.values += x.numel()
+        if row.histogram is None:
+            row.histogram = of_range(x, torch.tensor(row.lo), torch.tensor(row.hi))
+        row.histogram.add(x)
+
+    by_path = {row.path: row for row in rows}
+    with _hooked({path: point for path, point in student.acts.items() if path in by_path}, watch):
+        yield
+
+
+# BatchNorm
+
+
+class _Statistics:
+    """Mean and variance per channel of what arrives at every BatchNorm layer, added up over batches."""
+
+    def __init__(self, norms: dict[str, _BatchNorm]) -> None:
+        self.norms = norms
+        self.sums: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        def watch(path: str, inputs: Any, _output: Any) -> None:
+            x = inputs[0].float()
+            over = [d for d in range(x.dim()) if d != 1]
+            var, mean = torch.var_mean(x, over, unbiased=False)
+            new = [torch.tensor(float(len(x))), mean * len(x), (var + mean.square()) * len(x)]
+            self.sums[path] = [a + b for a, b in zip(self.sums.get(path, [0, 0, 0]), new, strict=True)]
+
+        with _hooked(self.norms, watch):
+            yield
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """KL of the normal distribution that arrives from the one that is kept, in nats, on average over channels."""
+        found = {}
+        for path, (count, first, second) in self.sums.items():
+            norm: Any = self.norms[path]
+            mean = first / count
+            var = (second / count - mean.square()).clamp_min(0) + norm.eps
+            kept = norm.running_var.float() + norm.eps
+            ratio = var / kept
+            found[path] = float((0.5 * (ratio + (mean - norm.running_mean).square() / kept - 1 - ratio.log())).mean())
+        return found
+
+
+def _norms(student: Student) -> dict[str, _BatchNorm]:
+    return batch_norms(student.module)
+
+
+# Small tools
+
+
+def _ends(point: Any) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value that a point can give: of its grid where it shows it, else of its range."""
+    if (grid := getattr(point, "grid", None)) is None:
+        lo, hi = point.range
+    else:
+        lo, hi = ((code - grid.zero_point) * grid.scale for code in (grid.low, grid.high))
+    return lo.detach().float(), hi.detach().float()
+
+
+def _energy(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x.detach().float()).double().square())
+
+
+def _module(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+@contextmanager
+def _hooked(modules: Any, watch: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Inside, ``watch(path, inputs, output)`` is called after each of the modules ran; outside, no hook is left."""
+
+    def hook(path: str) -> Any:
+        return lambda _module, inputs, output: watch(path, inputs, output)
+
+    with ExitStack() as stack:
+        for path, module in modules.items():
+            stack.callback(module.register_forward_hook(hook(path)).remove)
+        yield

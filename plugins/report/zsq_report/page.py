@@ -1,0 +1,107 @@
+"""The page: a template filled with figures. One file; its style, script and pictures are inside, and its policy lets nothing else in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from zsq_report.charts import average
+from zsq_report.classes import wilson
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: Sections of a recipe in the order of a run, with what a page calls them.
+_CHAIN = {"teacher": "teacher", "synth": "images", "quant": "quantizer", "calib": "calibration", "loss": "loss", "tune": "tuning",
+          "eval": "evaluation", "export": "files", "run": "run"}  # fmt: skip
+
+
+def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
+    """The page as text.
+
+    Args:
+        report: ``report.json``.
+        recipe: ``recipe.yaml``, as text.
+        parts: What else the template shows: ``seen``, ``classes``, ``notes``, ``tiles``, ``charts``, ``task``.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"bytes": _bytes, "seconds": _seconds, "number": _number, "inline": lambda chart: Markup(chart.inline)}
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        report=report,
+        recipe=recipe,
+        head=_head(report),
+        chain=_chain(report["recipe"]),
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        average=average,
+        **parts,
+    )
+
+
+def _head(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first screen says."""
+    teacher, student = report["teacher"], report["student"]
+    name = teacher["ref"].rpartition(":")[2].rpartition("/")[2] or "teacher"
+    width = f"W{student['weight_bits'] or 32}A{student['act_bits'] or 32}"
+    top1, own, n = student["metrics"].get("top1"), teacher["metrics"].get("top1"), report["images_evaluated"]
+    ratio = teacher["size_bytes"] / student["size_bytes"] if student["size_bytes"] else None
+    return {
+        "name": name,
+        "width": width,
+        "top1": top1,
+        "teacher": own,
+        "drop": own - top1 if top1 is not None and own is not None else None,
+        "agreement": student["metrics"].get("agreement"),
+        "ratio": ratio,
+        "interval": wilson(top1, n) if top1 is not None else None,
+        "others": {k: (v, teacher["metrics"].get(k)) for k, v in student["metrics"].items() if k not in ("top1", "images")},
+    }
+
+
+def _chain(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per component: its role, its name, and what was set."""
+    rows = []
+    for section, role in _CHAIN.items():
+        value = recipe.get(section)
+        for entry in value if isinstance(value, list) else [value] if value else []:
+            values = dict(entry)
+            name = ":".join(str(values.pop(key)) for key in ("name", "ref") if values.get(key)) or "options"
+            rows.append({"role": role, "name": name, "settings": ", ".join(f"{k} = {_plain(v)}" for k, v in values.items())})
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return {"True": "yes", "False": "no", "None": "none"}.get(str(value), str(value))
+
+
+def _bytes(size: float) -> str:
+    """In the largest unit of 1000 bytes that leaves a whole number before the point."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _seconds(value: float) -> str:
+    if value < 100:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """To so many digits after the point, with a minus that is one; a dash for what is not known."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
