@@ -11,7 +11,7 @@ import typer.main
 
 from zsq_cli.app import app
 
-COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench", "push", "plugins"}
+COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench", "push", "plugins", "compare", "doctor", "cache"}
 PLUGIN_COMMANDS = {"list", "install", "uninstall", "new", "check", "why"}
 RUN_FLAGS = {
     "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--log", "--weights", "--recipe", "--budget", "--seed",
