@@ -56,6 +56,8 @@ def saved(folder: Path, **options: Any) -> Student:
     for point in student.points.values():
         point.freeze()  # type: ignore[attr-defined]
     student.module.eval().requires_grad_(False)
+    if student.finish is not None:
+        student.finish()
     manifest = {"teacher": {"ref": "test:1"}, "recipe": {"quant": "uniform"}}
     Safetensors(Options(), SimpleNamespace(teacher=teacher)).export(student, manifest, folder)  # type: ignore[arg-type]
     return student

@@ -53,8 +53,8 @@ def plain():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3))
 
 
-def saved(folder, make=plain, layout=torch.contiguous_format, **options):
-    """A calibrated and frozen student of ``make()``, saved in ``folder``."""
+def saved(folder, make=plain, layout=torch.contiguous_format, finish=True, **options):
+    """A calibrated, frozen and finished student of ``make()``, saved in ``folder``."""
     torch.manual_seed(0)
     net = make().eval()
     for module in net.modules():
@@ -68,6 +68,8 @@ def saved(folder, make=plain, layout=torch.contiguous_format, **options):
     for point in student.points.values():
         point.freeze()
     student.module.eval().requires_grad_(False)
+    if finish and student.finish is not None:
+        student.finish()
     paths = Safetensors(Options(), SimpleNamespace(teacher=teacher)).export(student, {"teacher": {"ref": "test"}}, folder)
     assert sorted(p.name for p in paths) == ["config.json", "model.safetensors"]
     return student
@@ -107,6 +109,7 @@ def replace(folder, content):
         {"weight_bits": 4, "act_bits": 4},
         {"weight_bits": 3, "act_bits": 5, "per_channel": False, "first_bits": 8, "last_bits": 16},
         {"protocol": "deploy"},
+        {"protocol": "deploy", "finish": False},
         {"protocol": "deploy", "weight_bits": 2, "act_symmetric": True, "per_channel": False},
     ],
 )
@@ -362,6 +365,8 @@ def node(config, op):
         lambda c: c["modules"].pop("0"),
         lambda c: c.pop("graph"),
         lambda c: c.update(more=1),
+        lambda c: c.update(integers=True),
+        lambda c: c.update(integers=0),
         lambda c: c["inputs"].update(shape=[3, 2, 2]),
         lambda c: c["inputs"].update(shape=[3, 2**30, 2**30]),
         lambda c: c["inputs"].update(std=[0.2, 0.2, 0]),

@@ -64,6 +64,8 @@ def make(folder: Path, seed: int, **options: Any) -> None:
         student.module(torch.randn(8, *SHAPE))
     for point in student.points.values():
         point.freeze()  # type: ignore[attr-defined]
+    if student.finish is not None:
+        student.finish()
     folder.mkdir()
     write_again(folder, student.module, {"inputs": {"shape": SHAPE, "mean": (0.5, 0.5), "std": (0.2, 0.2)}, "protocol": student.protocol})
 
@@ -90,7 +92,7 @@ def meaning(folder: Path) -> tuple[Any, ...]:
         tensors["codes"] = torch.tensor(list(zlib.decompress(tensors["codes"].numpy().tobytes())))
     found = {k: v.long() if k.endswith("zero_points") else v for k, v in tensors.items()}
     exact = {k: (str(v.dtype), tuple(v.shape), v.numpy().tobytes()) for k, v in found.items()}
-    return config["modules"], config["tensors"], config["inputs"], nodes, exact
+    return config["integers"], config["modules"], config["tensors"], config["inputs"], nodes, exact
 
 
 # Damage with the checksums left as they were

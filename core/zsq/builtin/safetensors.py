@@ -50,6 +50,7 @@ class Safetensors:
             "format": FORMAT,
             "sha256": hashlib.sha256(content).hexdigest(),
             "protocol": student.protocol,
+            "integers": _computes_in_integers(module),
             "inputs": {"shape": list(inputs.shape), "mean": list(inputs.mean), "std": list(inputs.std)} if inputs else None,
             "modules": modules,
             "tensors": describe(loose),
@@ -80,10 +81,15 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
         tried(module, tuple(config["inputs"]["shape"]))
     if device.type != "cpu":
         module = fx.GraphModule(root, decode_graph(config["graph"], root, device), "Student")
-    module.eval().to(device)
-    if config.get("protocol") == "deploy":
+    if config["integers"]:
         use_integers(module)
-    return module
+    if config["integers"] != _computes_in_integers(module):
+        raise ValueError("no layer of it can compute in integers")
+    return module.eval().to(device)
+
+
+def _computes_in_integers(module: nn.Module) -> bool:
+    return any(getattr(layer, "integers", None) is not None for layer in module.modules())
 
 
 def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> dict[str, Tensor]:

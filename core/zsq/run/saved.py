@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 2
 #: How ``config.json`` begins; 64 digits follow, the SHA-256 of every byte after them.
 _HEAD = b'{"checksum":"'
-_KEYS = {"checksum", "format", "sha256", "protocol", "inputs", "modules", "tensors", "graph", "manifest"}
+_KEYS = {"checksum", "format", "sha256", "protocol", "integers", "inputs", "modules", "tensors", "graph", "manifest"}
 #: Bytes of a configuration: a network of a thousand operations takes a fifth of a megabyte.
 _LONGEST = 2**25
 _AGAIN = "it is damaged: copy the run again"
@@ -92,9 +92,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _plain(config: Mapping[str, Any]) -> bool:
     """Whether the parts that build no network are of the right kind."""
-    inputs, strings = config["inputs"], (config["sha256"], config["protocol"])
-    if not all(isinstance(config[key], dict) for key in ("modules", "tensors", "manifest")) or not all(isinstance(s, str) for s in strings):
+    kinds = {"sha256": str, "protocol": str, "integers": bool, "modules": dict, "tensors": dict, "manifest": dict}
+    if not all(isinstance(config[key], kind) for key, kind in kinds.items()):
         return False
+    inputs = config["inputs"]
     return inputs is None or (isinstance(inputs, dict) and inputs.keys() == {"shape", "mean", "std"} and _inputs(**inputs))
 
 
