@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json as json_
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -71,6 +73,17 @@ class Flags:
             what = f"{flag} goes on with a run as it was asked for"
             raise ZsqError(what, "TEACHER" if name == "teacher" else f"--{name}", f"leave that out, or leave out {flag}")
 
+    @contextmanager
+    def said_again(self, trust_code: bool) -> Iterator[None]:
+        """Inside, an error that names the command that goes on with a run also names the flags that are no part of the recipe."""
+        words = [f"--plugin-file {shlex.quote(str(file))}" for file in self.plugin_files or ()]
+        words += [flag for flag, given in (("--no-plugins", self.no_plugins), ("--trust-code", trust_code)) if given]
+        try:
+            yield
+        except ZsqError as error:
+            error.hint = re.sub(r"`(zsq run --resume [^`]+)`", lambda match: f"`{' '.join([match[1], *words])}`", error.hint)
+            raise
+
     def manager(self) -> Manager:
         """The plugins that may take part."""
         return Manager.discover(third_party=not self.no_plugins, files=tuple(self.plugin_files or ()))
@@ -110,7 +123,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
 
     keep_freed_memory()
     out = out or default_folder(plan)
-    with render.progress() as listener, stopping() as stop:
+    with render.progress() as listener, stopping() as stop, flags.said_again(trust_code):
         result = run(plan, out, manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder(), stop=stop, saved=saved)
     if json:
         render.print_json(result.report)

@@ -14,8 +14,8 @@ from zsq_cli.app import app
 COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench", "push", "plugins", "compare", "doctor", "cache"}
 PLUGIN_COMMANDS = {"list", "install", "uninstall", "new", "check", "why"}
 RUN_FLAGS = {
-    "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--log", "--weights", "--recipe", "--budget", "--seed",
-    "--out", "--push", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
+    "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--log", "--weights", "--recipe", "--budget",
+    "--seed", "--out", "--resume", "--push", "--private", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
 }  # fmt: skip
 
 
@@ -34,7 +34,9 @@ def test_the_commands_are_the_frozen_ones() -> None:
     assert {name for p in TREE[("run",)].params for name in p.opts if name.startswith("--")} == RUN_FLAGS
     assert {name for p in TREE[("plan",)].params for name in p.opts if name.startswith("--")} == RUN_FLAGS - {
         "--out",
+        "--resume",
         "--push",
+        "--private",
         "--trust-code",
     }
 

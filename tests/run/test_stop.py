@@ -58,7 +58,8 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     assert main([*TUNED, *presses, "--out", "runs/cut"]) == 130
     lines = capfd.readouterr().err.splitlines()
     assert "zsq: finishing this step; Ctrl-C once more to leave now" in lines
-    assert lines[-2:] == ["zsq: stopped at step 3 of tune:finetune", "`zsq run --resume runs/cut` goes on with it"]
+    assert lines[-2] == "zsq: stopped at step 3 of tune:finetune"
+    assert lines[-1] == f"`zsq run --resume runs/cut {' '.join(presses)}` goes on with it"
     assert signal.getsignal(signal.SIGINT) is before and not Path("runs/cut").exists()
     assert main(["run", "--resume", "runs/cut"]) == 0
     assert "going on at step 3 of tune:finetune" in capfd.readouterr().err
@@ -72,7 +73,7 @@ def test_ctrl_c_twice_leaves_now(presses: tuple[str, str], capfd: pytest.Capture
     monkeypatch.setenv("TIMES", "2")
     assert main([*TUNED, "--out", "whole"]) == 0
     assert main([*TUNED, *presses, "--set", "run.checkpoint=0", "--out", "cut"]) == 130
-    assert capfd.readouterr().err.splitlines()[-1] == "`zsq run --resume cut` goes on with it"
+    assert capfd.readouterr().err.splitlines()[-1].startswith("`zsq run --resume cut ")
     assert main(["run", "--resume", "cut"]) == 0
     assert "going on at step 2 of tune:finetune" in capfd.readouterr().err
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()

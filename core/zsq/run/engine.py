@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ class _Engine:
     @property
     def command(self) -> str:
         """What goes on with this run."""
-        return f"`zsq run --resume {self.out.target}`"
+        return f"`zsq run --resume {shlex.quote(str(self.out.target))}`"
 
     def interrupted(self, what: str = "stopped") -> ZsqError:
         self.out.left = True

@@ -55,7 +55,7 @@ class Journal:
                 self.engine.ctx.log(f"the run began with {self.saved['threads']} threads, here are {threads}: other bits are possible")
             return
         if (folder := self.checkpoints.folder) is not None and resume.found(folder):
-            self.engine.ctx.log(f"an unfinished run is replaced; `zsq run --resume {self.engine.out.target}` would have gone on with it")
+            self.engine.ctx.log(f"an unfinished run is replaced; {self.engine.command} would have gone on with it")
             resume.clear(folder)
         self.write(0)
 
