@@ -7,6 +7,7 @@ import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from zsq.errors import OptionError, nearest
@@ -99,7 +100,9 @@ def _fields(cls: type[Options]) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(cls)}
 
 
+@cache
 def _hints(cls: type[Options]) -> dict[str, Any]:
+    """Types of the options; kept, as resolving the annotations is most of what a command like ``zsq plugins list`` does."""
     return get_type_hints(cls)
 
 
