@@ -15,7 +15,8 @@ COMMANDS = {"run", "plan", "show", "recipes", "eval", "export", "verify", "bench
 PLUGIN_COMMANDS = {"list", "install", "uninstall", "new", "check", "why"}
 RUN_FLAGS = {
     "--synth", "--quant", "--calib", "--loss", "--tune", "--set", "--eval", "--export", "--log", "--weights", "--recipe", "--budget",
-    "--seed", "--out", "--resume", "--push", "--private", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code", "--help",
+    "--seed", "--out", "--resume", "--push", "--private", "--precision", "--json", "--plugin-file", "--no-plugins", "--trust-code",
+    "--help",
 }  # fmt: skip
 
 

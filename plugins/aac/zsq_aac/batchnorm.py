@@ -36,6 +36,19 @@ class Abn:
 
     def __init__(self, options: AbnOptions, ctx: Context) -> None:
         self.options, self.ctx, self.bns_distance = options, ctx, BnsDistance()
+        self.pool: PixelPool | None = None
+        self._parts: list[Tensor] = []
+        self._before: dict[str, tuple[Tensor, Tensor]] = {}
+        self._loaded: Mapping[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images so far, and the student's statistics before the first correction: corrections are quick, and made again."""
+        return {"pool": self.pool and self.pool.state_dict(), "parts": self._parts, "before": self._before}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._loaded = state
+        self._parts = [part.to(self.ctx.device) for part in state["parts"]]
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         """Gather images, then correct. Closed before the images are done, it leaves the student as it was.
@@ -47,22 +60,26 @@ class Abn:
         norms = corresponding_norms(student, self.ctx)
         student.module.eval()
         passes = o.passes if o.mode == "ema" else 1
-        parts: list[Tensor] = []
-        step = 0
+        if self._loaded is not None:
+            for path, (mean, var) in self._loaded["before"].items():
+                norms[path].running_mean.copy_(mean)
+                norms[path].running_var.copy_(var)
         if o.source == "bns":
-            pool = PixelPool(o, self.ctx, self.loss)
+            pool = self.pool = PixelPool(o, self.ctx, self.loss)
+            if self._loaded is not None:
+                pool.load_state_dict(self._loaded["pool"])
             total = pool.steps + passes * len(pool.sizes)
             for metrics in pool.make():
-                step += 1
-                yield Beat(step, total, metrics)
-            parts = list(pool.inputs.split(pool.sizes))
+                yield Beat(pool.done, total, metrics)
+            step, parts = pool.done, list(pool.inputs.split(pool.sizes))
         else:
-            count = -(-o.images // getattr(stream, "batch_size", o.batch))
+            parts, count = self._parts, -(-o.images // getattr(stream, "batch_size", o.batch))
             total = count + passes * count
-            for batch, _ in islice(stream, count):
+            for batch, _ in islice(stream, count - len(parts)):
                 parts.append(batch.inputs)
-                step += 1
-                yield Beat(step, total)
+                yield Beat(len(parts), total)
+            step = len(parts)
+        self._before = {path: (norm.running_mean.clone(), norm.running_var.clone()) for path, norm in norms.items()}
         correct = self.ema if o.mode == "ema" else self.shift
         for _ in correct(student, norms, parts * passes):
             step += 1

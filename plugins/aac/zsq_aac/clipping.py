@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,26 @@ class Aac:
     def __init__(self, options: AacOptions, ctx: Context) -> None:
         self.options, self.ctx, self.bns_distance = options, ctx, BnsDistance()
         self.level: Tensor | float | None = options.target
+        self.pool: PixelPool | None = None
+        self._loaded: Mapping[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images that are being made, and the level that they are driven to."""
+        return {"level": self.level, "pool": self.pool and self.pool.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.level, self._loaded = state["level"], state["pool"]
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         """Make images, then set every range; closed early, set them from the images so far. The stream is not touched."""
-        pool = PixelPool(self.options, self.ctx, self.loss)
+        pool = self.pool = PixelPool(self.options, self.ctx, self.loss)
+        if self._loaded is not None:
+            pool.load_state_dict(self._loaded)
         student.module.eval()
         try:
-            for step, metrics in enumerate(pool.make(), 1):
-                yield Beat(step, pool.steps, metrics)
+            for metrics in pool.make():
+                yield Beat(pool.done, pool.steps, metrics)
         finally:
             self.clip(student, pool.inputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,27 @@ class PixelPool:
         self.steps = len(sizes) * options.steps
         self.targets = _dealt(ctx.teacher.task.classes, count, ctx.rng, ctx.device)
         self._batches: list[Tensor] = []
+        self._done = 0  # steps of the present batch
+        self._adam: torch.optim.Optimizer | None = None
+        self._loaded: Mapping[str, Any] | None = None
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return max(0, len(self._batches) - 1) * self.options.steps + self._done
+
+    def state_dict(self) -> dict[str, Any]:
+        """Images so far and what their optimizer keeps, classes, and where the random numbers are."""
+        adam = self._adam.state_dict() if self._adam is not None else None
+        return {"batches": self._batches, "done": self._done, "adam": adam, "targets": self.targets, "rng": self.ctx.rng.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """:meth:`make` then goes on from there."""
+        device = self.ctx.device
+        self.targets, self._done = state["targets"].to(device), state["done"]
+        self._batches = [batch.to(device).requires_grad_() for batch in state["batches"]]
+        self.ctx.rng.set_state(state["rng"])
+        self._loaded = state["adam"]
 
     @property
     def inputs(self) -> Tensor:
@@ -41,13 +63,18 @@ class PixelPool:
         """Optimise; gives what ``loss`` shows after every step. May be closed at any of them."""
         o, ctx = self.options, self.ctx
         limits = pixel_limits(ctx.teacher.inputs, ctx.device) if o.clamp else None
-        for targets in self.targets.split(self.sizes):
-            x = torch.randn((len(targets), *ctx.teacher.inputs.shape), generator=ctx.rng, device=ctx.device)
-            x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-            self._batches.append(x)
+        for targets in self.targets.split(self.sizes)[max(0, len(self._batches) - 1) :]:
+            if self._loaded is None:
+                x = torch.randn((len(targets), *ctx.teacher.inputs.shape), generator=ctx.rng, device=ctx.device)
+                self._batches.append(x.contiguous(memory_format=torch.channels_last).requires_grad_())
+                self._done = 0
+            x = self._batches[-1]
             batch = Batch(x, targets)
-            adam = torch.optim.Adam([x], o.lr, fused=True)
-            for step in range(o.steps):
+            adam = self._adam = torch.optim.Adam([x], o.lr, fused=True)
+            if self._loaded is not None:
+                adam.load_state_dict(self._loaded)  # type: ignore[arg-type]
+                self._loaded = None
+            for step in range(self._done, o.steps):
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.steps))
                 with torch.enable_grad():
                     loss, metrics = self.loss(ctx.probe(batch, {"teacher.output", "teacher.bn"}, step=step), step)
@@ -57,6 +84,7 @@ class PixelPool:
                 if limits is not None:
                     with torch.no_grad():
                         x.clamp_(*limits)
+                self._done = step + 1
                 yield metrics
 
 
