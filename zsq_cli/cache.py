@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zsq.errors import FileError, OptionError, ZsqError, nearest
-from zsq.files import cache_folder
+from zsq.files import cache_folder, inside
 from zsq_cli import render
 
 #: Characters of a file's name that `zsq cache list` shows.
@@ -133,21 +134,17 @@ def _chosen(name: str | None, pools: bool, with_downloads: bool) -> list[Entry]:
 
 
 def _remove(entries: Sequence[Entry]) -> None:
-    """Remove files of zsq's own; leave removing downloads to the client that made them.
+    """Remove files, and of downloads the repository's folder: commits do not name it, as copies of a repository share them.
 
     Raises:
         FileError: When the file system refuses; what was removed before stays removed.
     """
-    from huggingface_hub import scan_cache_dir
-
     try:
         for entry in entries:
-            if entry.kind != "download":
+            if entry.kind == "download":
+                shutil.rmtree(inside(hub_folder(), entry.path.name))
+            else:
                 entry.path.unlink(missing_ok=True)
-        if paths := {entry.path for entry in entries if entry.kind == "download"}:
-            info = scan_cache_dir(hub_folder())
-            commits = [revision.commit_hash for repo in info.repos if repo.repo_path in paths for revision in repo.revisions]
-            info.delete_revisions(*commits).execute()
     except OSError as error:
         raise FileError(
             f"cannot remove it: {error.strerror or error}", str(error.filename or ""), "check the rights of the folder"

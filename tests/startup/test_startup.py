@@ -14,6 +14,8 @@ CASES = {
     "run help": (["run", "--help"], 0.5, HEAVY),
     "version": (["--version"], 0.3, HEAVY | {"pluggy", "yaml", "rich"}),
     "plugins list": (["plugins", "list"], 0.5, HEAVY),
+    "compare help": (["compare", "--help"], 0.5, HEAVY | {"pluggy", "yaml", "rich"}),
+    "cache list": (["cache", "list"], 1.0, {"torch", "numpy", "PIL"}),
     "plan": (["plan", "py:zsq.testing.teachers:tiny"], 0.6, {"torch"}),
 }
 MEASURE = """
@@ -44,7 +46,18 @@ def test_light_and_fast(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["zsq", "zsq.builtin", "zsq.manager", "zsq.recipe", "zsq.compose", "zsq_cli.run", "zsq_cli.plugins", "zsq_cli.check"]
+    "module",
+    [
+        "zsq",
+        "zsq.builtin",
+        "zsq.manager",
+        "zsq.recipe",
+        "zsq.compose",
+        "zsq_cli.run",
+        "zsq_cli.plugins",
+        "zsq_cli.check",
+        "zsq_cli.compare",
+    ],
 )
 def test_a_light_module_imports_no_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import sys, {module}; assert 'torch' not in sys.modules"], check=True)

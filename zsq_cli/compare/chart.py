@@ -9,7 +9,7 @@ from html import escape
 
 #: Sizes in the units of the view box: the whole, and the margins left, right, top, bottom.
 _WIDTH, _HEIGHT = 460, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 14, 46
 #: Numbers beside points that would lie nearer together than this are left out; the table has them.
 _NEAR = 13
 #: From this ratio on an axis is logarithmic.
@@ -30,8 +30,7 @@ class Point:
     title: str
 
 
-def chart(points: Sequence[Point], name: str, title: str, description: str, x_title: str, y_title: str, tick: Callable[[float], str],
-          line: float) -> str:  # fmt: skip
+def chart(points: Sequence[Point], name: str, title: str, description: str, x_title: str, y_title: str, line: float) -> str:
     """The chart.
 
     Args:
@@ -41,7 +40,6 @@ def chart(points: Sequence[Point], name: str, title: str, description: str, x_ti
         description: What it shows, in a sentence.
         x_title: Below the horizontal axis.
         y_title: Above the vertical axis.
-        tick: Text of a value on the horizontal axis.
         line: A horizontal line: the teacher's own.
     """
     across = _scale([p.x for p in points], _LEFT, _WIDTH - _RIGHT)
@@ -57,10 +55,12 @@ def chart(points: Sequence[Point], name: str, title: str, description: str, x_ti
     for value in across.ticks:
         x = across.place(value)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(tick(value))}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>')
-    parts.append(f'<text transform="translate(12 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">{y_title}</text>')
+    parts.append(
+        f'<text transform="translate(12 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
+    )
     parts.append(f'<line class="own" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up.place(line):.1f}" y2="{up.place(line):.1f}"/>')
     parts.append(f'<polyline class="best" points="{" ".join(_frontier(points, across.place, up.place))}"/>')
     return "".join([*parts, *_marks(points, across.place, up.place), "</svg>"])

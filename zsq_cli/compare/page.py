@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
 from zsq import __version__
-from zsq_cli import render
 from zsq_cli.compare.chart import COLOURS, Point, chart
 from zsq_cli.compare.ranking import Ranking, Row
 from zsq_cli.compare.runs import Run, Skipped
 from zsq_cli.compare.table import cells, metrics
 
 _TEMPLATE = Path(__file__).parent / "page.html"
+#: Units of the horizontal axes, the largest first.
+_SIZES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "bytes": 1.0}
+_TIMES = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 _DOT = '<svg viewBox="0 0 10 10" aria-hidden="true"><circle class="c{}" cx="5" cy="5" r="5"/></svg>'
 
 
@@ -51,8 +53,8 @@ def _ranking(ranking: Ranking, name: str) -> str:
     bits = list(dict.fromkeys(row.bits for row in ranking.rows))
     key = "".join(f"<li>{_DOT.format(at % COLOURS)}{escape(word)}</li>" for at, word in enumerate(bits))
     charts = [
-        _chart(ranking, bits, f"{name}-size", "size of the student", [float(row.size) for row in ranking.rows], render.size_text),
-        _chart(ranking, bits, f"{name}-time", "time of the run", [row.seconds.mean for row in ranking.rows], render.duration),
+        _chart(ranking, bits, f"{name}-size", "size of the student", [float(row.size) for row in ranking.rows], _SIZES),
+        _chart(ranking, bits, f"{name}-time", "time of the run", [row.seconds.mean for row in ranking.rows], _TIMES),
     ]
     headers = ("#", "method", "bits", "seeds", ranking.metric, "drop", "size", "time")
     caption = (
@@ -64,10 +66,11 @@ def _ranking(ranking: Ranking, name: str) -> str:
     return _section(name, ranking.heading, [own, notes, drawn, table, f"<details><summary>Folders</summary><ul>{folders}</ul></details>"])
 
 
-def _chart(ranking: Ranking, bits: Sequence[str], name: str, what: str, places: Sequence[float], tick: object) -> str:
-    """One of the two charts; nothing where no row has a value above 0."""
+def _chart(ranking: Ranking, bits: Sequence[str], name: str, what: str, places: Sequence[float], units: Mapping[str, float]) -> str:
+    """One of the two charts, in the largest unit that suits it; nothing where no row has a value above 0."""
+    unit, size = next((pair for pair in units.items() if max(places) >= 2 * pair[1]), list(units.items())[-1])
     points = [
-        Point(place, row.value.mean, row.value.spread or 0.0, str(row.place), bits.index(row.bits), _said(row, ranking.metric))
+        Point(place / size, row.value.mean, row.value.spread or 0.0, str(row.place), bits.index(row.bits), _said(row, ranking.metric))
         for row, place in zip(ranking.rows, places, strict=True)
         if place > 0
     ]
@@ -75,8 +78,7 @@ def _chart(ranking: Ranking, bits: Sequence[str], name: str, what: str, places: 
         return ""
     title = f"{ranking.metric} against {what}"
     description = f"{len(points)} points, numbered as in the table; the dashed line is the teacher's own {ranking.own:.2f}."
-    drawn = chart(points, name, title, description, what, escape(ranking.metric), tick, ranking.own)  # type: ignore[arg-type]
-    return f'<figure style="margin:0">{drawn}</figure>'
+    return f"<figure>{chart(points, name, title, description, f'{what}, {unit}', ranking.metric, ranking.own)}</figure>"
 
 
 def _said(row: Row, metric: str) -> str:
