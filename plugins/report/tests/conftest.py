@@ -66,7 +66,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, images: Path) -> dict[str, 
     code = tmp_path_factory.mktemp("teacher") / "tiny_teacher.py"
     code.write_text(TEACHER)
     return {
-        "teacher": {"ref": f"py:{code}:tiny", "input_shape": [3, 8, 8]},
+        "teacher": {"ref": f"py:{code}:tiny", "shape": [3, 8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
         "synth": {"name": "noise"},
         "quant": {"name": "uniform4"},
         "calib": [{"name": "percentile", "batches": 2}],

@@ -34,12 +34,15 @@ def noise(rows: Sequence[Weights]) -> Chart | None:
             ([row.output_sqnr for row in shown], ORANGE, "D", "output, with all errors before"),
         ):
             axes.plot([math.nan if v is None else v for v in values], y, marker, color=colour, label=label)
-        _layers(axes, [f"{short(row.path)}  {row.bits} b" for row in shown])
+        _layers(axes, [f"{short(row.path)} · {row.bits} b" for row in shown])
         axes.set_xlabel("signal to quantization noise, dB")
         _legend(made, axes)
         worst = min((row for row in shown), key=lambda row: row.output_sqnr if row.output_sqnr is not None else math.inf)
         alt = f"Signal to noise of {len(shown)} layers. The noisiest output is {_db(worst.output_sqnr)}, of {worst.path}."
-        note = "Student against teacher: farther right is closer to the teacher. 6 dB are one bit. Tuning moves weights on purpose, which counts here as noise."
+        note = (
+            "Student against teacher: farther right is closer to the teacher. 6 dB are one bit. "
+            "Tuning moves weights on purpose, which counts here as noise."
+        )
         return finish(made, "noise", "Signal to quantization noise, layer by layer", alt, note)
 
 
@@ -54,11 +57,11 @@ def ranges(rows: Sequence[Activation], synthetic: bool) -> Chart | None:
         axes.hlines(y, [row.low for row in shown], [row.high for row in shown], color=INK, linewidth=1.3, label="what arrived")
         axes.plot([row.high for row in shown], y, "|", color=INK, markersize=7)
         axes.plot([row.low for row in shown], y, "|", color=INK, markersize=7)
-        _layers(axes, [f"{short(row.path)}  {row.bits} b" for row in shown])
+        _layers(axes, [f"{short(row.path)} · {row.bits} b" for row in shown])
         axes.set_xlabel("activation")
         _legend(made, axes)
         most = max(shown, key=lambda row: row.clipped or 0)
-        alt = f"Ranges of {len(shown)} activations against what arrived. Most is clipped at {most.path}: {most.clipped:.2g} percent of values."
+        alt = f"Ranges of {len(shown)} activations against what arrived. Most clips {most.path}: {most.clipped:.2g} percent of values."
         what = "synthetic images" if synthetic else "Gaussian noise, there being no images"
         return finish(
             made,
@@ -90,7 +93,8 @@ def histograms(rows: Sequence[Weights] | Sequence[Activation], name: str) -> Cha
         axes.grid(axis="x", visible=False)
         weights = name == "weights"
         title = "Weight histograms with clip lines" if weights else "Activation histograms with clip lines"
-        alt = f"Histograms of {len(shown)} {'layers’ weights' if weights else 'activations'}, each in units of its quantization range, with the clip lines at both ends."
+        what = "layers' weights" if weights else "activations"
+        alt = f"Histograms of {len(shown)} {what}, each in units of its quantization range, with clip lines at both ends."
         note = "Every layer in units of its own range, clip lines dashed, height as the square root of the count."
         note += " Filled: the teacher's weights, channel by channel; outlined: the student's codes." if weights else ""
         return finish(made, f"histograms-{name}", title, alt, note)
@@ -116,7 +120,10 @@ def statistics(rows: Sequence[Norm]) -> Chart | None:
         axes.set_xlabel("divergence of statistics, nats per channel")
         _legend(made, axes)
         told = [f"{label} {value:.2g}" for field, _, _, label in series if (value := average(rows, field)) is not None]
-        note = "KL divergence of what arrives from the running statistics, both taken as normal: farther left is closer. Before synthesis: noise; after: images; after quantization: the student, against what it keeps itself."
+        note = (
+            "KL divergence of what arrives from the running statistics, both taken as normal: farther left is closer. "
+            "Before synthesis: noise; after: images; after quantization: the student, against what it keeps itself."
+        )
         return finish(
             made,
             "statistics",
@@ -135,7 +142,7 @@ def average(rows: Sequence[Norm], field: str) -> float | None:
 def _layers(axes: Any, names: list[str], above: float = 0.6) -> None:
     """Names of layers from top to bottom."""
     axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", labelsize=8.5)
+    axes.tick_params(axis="y", labelsize=9.5)
     axes.set_ylim(len(names) - 0.4, -above)
     axes.grid(axis="y", visible=False)
 

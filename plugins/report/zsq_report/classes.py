@@ -61,11 +61,8 @@ def classes(details: Mapping[str, Mapping[str, Mapping[str, Any]]], labels: Sequ
         counts = np.bincount(right, minlength=count)
         confusion = np.bincount(right * count + ours, minlength=count * count).reshape(count, count)
         own = None if theirs is None else _accuracy(right, np.asarray(theirs), counts)
-        lost, won = (
-            (0, 0)
-            if theirs is None
-            else (int(((theirs == right) & (ours != right)).sum()), int(((theirs != right) & (ours == right)).sum()))
-        )
+        mine, its = ours == right, ours == right if theirs is None else theirs == right
+        lost, won = int((its & ~mine).sum()), int((mine & ~its).sum())
         return Classes(class_names(labels, count), counts, _accuracy(right, ours, counts), own, confusion, lost, won)
     return None
 

@@ -21,6 +21,8 @@ SHOWN = 24
 def curves(phase: Phase, number: int) -> Chart | None:
     """Metrics of one phase over its steps; those of other sizes on axes of their own."""
     shown = {name: points for name, points in phase.curves.items() if len(points) > 1}
+    if any(points == shown.get("loss") for name, points in shown.items() if name != "loss"):  # the only term there is
+        del shown["loss"]
     panels = _panels(shown)
     if not panels:
         return None
@@ -69,20 +71,15 @@ def sensitivities(details: Mapping[str, Any]) -> Chart | None:
         axes.plot(mine, range(len(found)), "o", color=INK, markersize=9, markerfacecolor="none", label="chosen")
         look.logarithmic(axes.xaxis)
         axes.set_yticks(range(len(found)), [short(name) for name in found])
-        axes.tick_params(axis="y", labelsize=8.5)
+        axes.tick_params(axis="y", labelsize=9.5)
         axes.set_ylim(len(found) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("harm of this layer alone, KL in nats")
         made.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4, borderpad=0, handletextpad=0.2, columnspacing=1)
         worst = max(found, key=lambda name: max(found[name].values()))
         alt = f"Sensitivity of {len(found)} layers at {', '.join(map(str, bits))} bits; the most sensitive is {worst}."
-        return finish(
-            made,
-            "sensitivities",
-            "Sensitivity of every layer",
-            alt,
-            "What a layer alone does to the teacher's answers at so many bits; the ring marks what it got.",
-        )
+        note = "What a layer alone does to the teacher's answers at so many bits; the ring marks what it got."
+        return finish(made, "sensitivities", "Sensitivity of every layer", alt, note)
 
 
 def frontier(details: Mapping[str, Any]) -> Chart | None:
@@ -104,14 +101,10 @@ def frontier(details: Mapping[str, Any]) -> Chart | None:
         axes.set_xlabel("size of the weights, MB" if cost == "MB" else str(cost))
         axes.set_ylabel("sum of sensitivities, nats")
         made.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, borderpad=0, handlelength=1.2, columnspacing=1.2)
-        alt = f"Pareto frontier of {details.get('points', len(line))} points; chosen: {chosen[0]:.4g} {cost} at a summed sensitivity of {chosen[1]:.3g}."
-        return finish(
-            made,
-            "frontier",
-            "Harm against cost",
-            alt,
-            "Down and to the left is better; what is chosen may lie above the line where errors of layers are known to cancel.",
-        )
+        points = details.get("points", len(line))
+        alt = f"Pareto frontier of {points} points; chosen: {chosen[0]:.4g} {cost} at a summed sensitivity of {chosen[1]:.3g}."
+        note = "Down and to the left is better; what is chosen may lie above the line where errors of layers are known to cancel."
+        return finish(made, "frontier", "Harm against cost", alt, note)
 
 
 def confusion(classes: Classes) -> Chart | None:
@@ -139,7 +132,8 @@ def confusion(classes: Classes) -> Chart | None:
         axes.grid(visible=False)
         off = share - np.diag(np.diag(share))
         worst = np.unravel_index(int(off.argmax()), off.shape)
-        alt = f"Confusion of {count} classes. Most often taken for another: {classes.names[worst[0]]} for {classes.names[worst[1]]}, {100 * off.max():.1f} percent."
+        pair = " for ".join(classes.names[i] for i in worst)
+        alt = f"Confusion of {count} classes. Most often taken for another: {pair}, {100 * off.max():.1f} percent."
         return finish(
             made, "confusion", "Confusion of the student", alt, "Percent of a class's images; blue is right, red is wrong (drawn stronger)."
         )
@@ -171,7 +165,8 @@ def per_class(classes: Classes) -> Chart | None:
         axes.set_xlabel("top-1, percent")
         made.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3, columnspacing=1.2)
         first = order[0]
-        alt = f"Top-1 class by class. The largest drop is of {classes.names[first]}: from {classes.teacher[first]:.1f} to {classes.student[first]:.1f} percent."
+        ends = f"from {classes.teacher[first]:.1f} to {classes.student[first]:.1f} percent"
+        alt = f"Top-1 class by class. The largest drop is of {classes.names[first]}: {ends}."
         some = (
             f"The {len(order)} largest drops of {len(classes.names)} classes."
             if len(order) < len(classes.names)
@@ -197,5 +192,6 @@ def images(probabilities: Any, names: Sequence[str]) -> Chart | None:
         below.set_title("the teacher's confidence, percent")
         below.set_ylabel("images")
         below.grid(axis="x", visible=False)
-        alt = f"{len(seen)} images: {int((counts > 0).sum())} of {len(names)} classes seen; confidence {100 * float(confidence.mean()):.0f} percent on average."
+        share = 100 * float(confidence.mean())
+        alt = f"{len(seen)} images: {int((counts > 0).sum())} of {len(names)} classes seen; confidence {share:.0f} percent on average."
         return finish(made, "images", "Classes and confidence of the images", alt)

@@ -23,9 +23,9 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "b
               PURPLE: "purple", RED: "red"}  # fmt: skip
 
 #: Width of every chart in points; a page shows it between 0.8 and 1.4 times as large.
-WIDTH = 430
+WIDTH = 390
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "zsq", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 10,
+    "svg.fonttype": "none", "svg.hashsalt": "zsq", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 10.5,
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.labelsize": 10,
     "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True,
     "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,

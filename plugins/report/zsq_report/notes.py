@@ -74,9 +74,10 @@ def _ranges(seen: Seen) -> Iterator[Note]:
     where = "synthetic images" if seen.synthetic else "Gaussian noise"
     if clipped := [row for row in acts if (row.clipped or 0) > _CLIPPED]:
         most = max(clipped, key=lambda row: row.clipped or 0)
+        which = f"most {most.path} ({most.clipped:.1f} %)"
         yield Note(
             "look",
-            f"{len(clipped)} of {len(acts)} activations clip over {_CLIPPED:g} % of values on {where}, most {most.path} ({most.clipped:.1f} %).",
+            f"{len(clipped)} of {len(acts)} activations clip over {_CLIPPED:g} % of values on {where}, {which}.",
         )
     elif acts:
         yield Note("good", f"No activation clips over {_CLIPPED:g} % of its values on {where}.")

@@ -41,7 +41,7 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
         chain=_chain(report["recipe"]),
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'none'",
         average=average,
         **parts,
     )
