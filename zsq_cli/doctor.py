@@ -20,7 +20,7 @@ from zsq_cli import render
 
 #: Distributions that zsq cannot do without, and some that plugins use.
 _NEEDED = ("zsq", "torch", "numpy", "pluggy", "typer", "rich", "pyyaml", "safetensors", "huggingface-hub", "pillow")
-_USED = ("onnx", "onnxruntime", "openvino", "timm", "torchvision", "transformers")
+_USED = ("onnx", "onnxruntime", "openvino", "timm", "torchvision", "transformers", "tensorboardX")
 #: What integer networks profit from, and the names that the system has for it.
 _INSTRUCTIONS = {
     "AVX2": {"avx2"},

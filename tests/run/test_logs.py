@@ -17,6 +17,8 @@ from zsq.compose import compose
 from zsq.errors import FileError, PlanError, ZsqError
 from zsq.manager import Manager
 from zsq.recipe import Recipe, apply_flags
+from zsq.run import engine
+from zsq.run.resume import reopen
 from zsq.testing.chains import tiny_recipe, tiny_run
 
 MANAGER = Manager.discover(third_party=False)
@@ -109,7 +111,7 @@ def test_a_log_inside_the_runs_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")  # noqa: PTH110
-@pytest.mark.fault("the disk is full for a log", "one message, the run ends as ever")
+@pytest.mark.fault("the disk is full for a log", "one message; the run ends as ever, the log lacks what came after")
 def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
     heard: list[events.Event] = []
     other = tmp_path / "other.jsonl"
@@ -120,7 +122,7 @@ def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
     assert said[0] in [row.get("text") for row in lines(other)] and lines(other)[-1]["event"] == "run-ended"
 
 
-@pytest.mark.fault("a log may not write where it should", "one message, the run ends as ever")
+@pytest.mark.fault("a log may not write where it should", "one message; the run ends as ever, the log lacks what came after")
 def test_a_place_that_cannot_be_written_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     heard: list[events.Event] = []
@@ -136,3 +138,20 @@ def test_logs_come_from_flags_and_recipes_and_stay_with_a_run_that_goes_on() -> 
     assert plan.recipe.to_dict()["log"] == [{"name": "jsonl", "ref": "a"}]
     assert compose(Recipe.from_dict(plan.recipe.to_dict()), MANAGER).logs[0].options == JsonlOptions(ref="a")
     assert "log" not in plan.lasting.recipe.to_dict()
+
+
+def test_a_run_that_goes_on_goes_on_with_its_log(tmp_path: Path) -> None:
+    def interrupt(event: events.Event) -> None:
+        if isinstance(event, events.Stepped) and event.phase.startswith("tune") and event.step == 3:
+            raise KeyboardInterrupt
+
+    path, folder = tmp_path / "run.jsonl", tmp_path / "run"
+    with pytest.raises(ZsqError, match="goes on"):
+        run(folder, sections={"log": f"jsonl:{path}", "run": {"checkpoint": 0}}, steps=4, listeners=[interrupt])
+    before = len(lines(path))
+    plan, saved = reopen(folder, MANAGER)
+    engine.run(plan, folder, manager=MANAGER, saved=saved)
+    rows = lines(path)
+    assert rows[before]["event"] == "run-started" and rows[-1]["event"] == "run-ended"
+    assert [row["step"] for row in rows if row["event"] == "stepped" and row["phase"].startswith("tune")] == [1, 2, 3, 4]
+    assert "log" not in (folder / "recipe.yaml").read_text() and "log" not in rows[-1]["report"]["recipe"]

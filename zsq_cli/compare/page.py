@@ -52,6 +52,7 @@ def _ranking(ranking: Ranking, name: str) -> str:
     own = f"<p>The teacher's own {escape(ranking.metric)}: <strong>{ranking.own:.2f}</strong></p>"
     bits = list(dict.fromkeys(row.bits for row in ranking.rows))
     key = "".join(f"<li>{_DOT.format(at % COLOURS)}{escape(word)}</li>" for at, word in enumerate(bits))
+    key += "<li>dashed: the teacher's own; dotted: nothing further left is as good</li>"
     charts = [
         _chart(ranking, bits, f"{name}-size", "size of the student", [float(row.size) for row in ranking.rows], _SIZES),
         _chart(ranking, bits, f"{name}-time", "time of the run", [row.seconds.mean for row in ranking.rows], _TIMES),

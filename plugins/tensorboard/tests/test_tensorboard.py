@@ -93,7 +93,7 @@ def test_without_the_library_the_run_does_not_begin(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "out").exists() and not (tmp_path / "log").exists()
 
 
-@pytest.mark.fault("the disk is full for a TensorBoard log", "one message, the run ends as ever")
+@pytest.mark.fault("the disk is full for a TensorBoard log", "one message; the run ends as ever, the log lacks what came after")
 def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     from tensorboardX import record_writer
