@@ -29,15 +29,17 @@ def settle_sums(module: fx.GraphModule) -> None:
     """Stretch the range of every point of at most 8 bits that puts the sum of two such points' values on a grid."""
     for node in without_identities(module).nodes:
         point = _point(module, node)
-        added = node.args[0] if point is not None else None
-        while added is not None and clamps(added):
-            added = added.args[0]
-        if point is None or op_name(added) != "add" or len(added.all_input_nodes) != 2 or added.kwargs:
+        if point is None:
             continue
+        added = node.args[0]
+        while clamps(added):
+            added = added.args[0]
         operands = [_point(module, producer(value)) for value in added.all_input_nodes]
-        if all(o is not None for o in operands):
-            sums = _values(operands[0]).unsqueeze(1) + _values(operands[1])
-            _settle(point, sums.flatten())
+        if op_name(added) != "add" or added.kwargs or len(operands) != 2:
+            continue
+        left, right = operands
+        if left is not None and right is not None:
+            _settle(point, (_values(left).unsqueeze(1) + _values(right)).flatten())
 
 
 def _settle(point: Any, sums: Tensor) -> None:
