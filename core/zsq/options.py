@@ -101,7 +101,7 @@ def _fields(cls: type[Options]) -> dict[str, dataclasses.Field[Any]]:
 
 
 @cache
-def _hints(cls: type[Options]) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
     """Types of the options; kept, as resolving the annotations is most of what a command like ``zsq plugins list`` does."""
     return get_type_hints(cls)
 
