@@ -210,7 +210,8 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
         before, after = teacher.get("size_bytes") or 0, student["size_bytes"]
         ratio = f" ({before / after:.1f} times smaller)" if before > after else ""
         rows.append(("size", f"{size_text(before)} -> {size_text(after)}{ratio}" if before else size_text(after)))
-    seconds = f"{duration(report['wall_s'])}" + (", stopped by the budget" if report.get("stopped") else "")
+    cut = [f"{p['name']} at {p['steps']} of {p['total']} steps" for p in report["phases"] if p.get("steps", 0) < p.get("total", 0)]
+    seconds = duration(report["wall_s"]) + (f", cut by the budget: {', '.join(cut) or 'schedules'}" if report.get("stopped") else "")
     rows += [("time", seconds), ("real images", str(report["images_evaluated"]) if report["images_evaluated"] else "none evaluated")]
     if folder is not None:
         rows.append(("saved in", str(folder)))

@@ -191,6 +191,7 @@ def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.Monk
     monkeypatch.setattr("zsq.builtin.finetune.cosine", lambda step, steps: rates.append(step / steps) or 0.0)
     report = tiny_run({"synth": "noise", "tune": {"name": "finetune", "steps": 100_000}, "run": {"budget": "2"}}).report
     assert report["stopped"] and 10 < report["steps"] < 100_000
+    assert report["phases"][-2] == {**report["phases"][-2], "name": "tune:finetune", "steps": report["steps"], "total": 100_000}
     assert rates[-1] > 0.9
 
 

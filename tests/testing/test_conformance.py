@@ -21,7 +21,7 @@ class StdOptions(Options):
     std: float = opt(1.0, "Standard deviation.", gt=0)
 
 SYNTHS = ["good", "global-random", "unshapely", "no-targets", "leaves-grad", "moves-student", "moves-teacher"]
-SYNTHS += ["never-moves", "dies-when-closed"]
+SYNTHS += ["never-moves", "dies-when-closed", "forgets-state"]
 CALIBS = ["silent", "stays-training", "keeps-observing", "ruins", "wants-more", "forgets-hooks"]
 LOSSES = ["vector", "detached", "peeks", "offset", "infinite"]
 
@@ -148,6 +148,13 @@ class Ruins(Calib):
             point.set_range(0.0, 0.01)
         yield Beat(1, 1)
 
+class ForgetsState(Good):
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
 class WantsMore(Calib):
     def fit(self, student, stream):
         for point in student.acts.values():
@@ -193,6 +200,7 @@ BROKEN = {
     "never-moves": ("check_update_moves_only_its_own", "none of the synthesizer's tensors"),
     "dies-when-closed": ("check_prepare_survives_close", "not ready"),
     "silent": ("check_beats", "never beats"),
+    "forgets-state": ("check_goes_on_where_it_was", "something else than without"),
     "stays-training": ("check_leaves_the_student_at_rest", "train mode"),
     "keeps-observing": ("check_stops_on_close", "observe"),
     "ruins": ("check_does_not_worsen_the_student", "rose"),

@@ -336,7 +336,7 @@ class _Engine:
             return 0
         if journal.passing:
             self.pace.begin(self.seconds, None)
-        began, count, stopped = journal.started, 0, False
+        began, count, total, stopped = journal.started, 0, 0, False
         form = resume.structure(self.student) if self.student is not None else ""
         iterator: Iterator[Beat] = iter(start())
         watch = Watch(name, self.good)
@@ -344,7 +344,7 @@ class _Engine:
         try:
             with self.stop.between_steps():
                 for beat in iterator:
-                    count = beat.step
+                    count, total = beat.step, beat.total
                     made = self.stream.metrics if self.stream else {}
                     self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images, made))
                     watch(beat, made)
@@ -363,7 +363,7 @@ class _Engine:
         self.stopped |= stopped or self.pace.bound is not None
         if self.student is not None and resume.structure(self.student) != form and journal.at not in journal.changed:
             journal.changed.append(journal.at)
-        self.phases.append({"name": name, "seconds": round(self.seconds - began, 3)})
+        self.phases.append({"name": name, "seconds": round(self.seconds - began, 3), "steps": count, "total": total})
         self.emit(events.PhaseEnded(self.seconds, name, stopped))
         return count
 

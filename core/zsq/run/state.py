@@ -50,8 +50,9 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor], seen: set[int]) 
             flat = flat.clone()
         seen.add(flat.data_ptr())
         tensors[name] = flat
-        stride = list(plain.stride())
-        return {_TENSOR: name} if stride == list(flat.stride()) or not _dense(plain) else {_TENSOR: name, "stride": stride}
+        stride = list(plain.stride())  # also where a dimension of size 1 leaves them open: kernels are chosen by them
+        usual = stride == list(torch.empty(plain.shape, device="meta").stride())
+        return {_TENSOR: name} if usual or not _dense(plain) else {_TENSOR: name, "stride": stride}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: _encode(item, f"{where}.{key}", tensors, seen) for key, item in value.items()}

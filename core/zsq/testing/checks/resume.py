@@ -12,9 +12,6 @@ from zsq.testing.kit import Case, Skip
 if TYPE_CHECKING:
     from zsq.types import Teacher
 
-#: After how many of its beats a component is taken up.
-_AFTER = (1, 2)
-
 
 def check_goes_on_where_it_was(case: Case) -> None:
     """With ``state_dict`` and ``load_state_dict``: built anew and given its state, it does the rest of its work bit for bit."""
@@ -25,7 +22,8 @@ def check_goes_on_where_it_was(case: Case) -> None:
     if not resumable(case.implementation):
         raise Skip("it has no state_dict and load_state_dict: where a run goes on, it begins its work again")
     teacher = make_teacher()
-    for beats in _AFTER:
+    total = sum(1 for _ in _World(case, teacher).work)
+    for beats in sorted({1, total - 1} - {0}):
         first = _World(case, teacher)
         list(islice(first.work, beats))
         kept = parse(dump([first.component.state_dict(), student_state(first.student), first.ctx.rng.get_state(), first.position]))
