@@ -100,10 +100,8 @@ def _fields(cls: type[Options]) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(cls)}
 
 
-@cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    """Types of the options; kept, as resolving the annotations is most of what a command like ``zsq plugins list`` does."""
-    return get_type_hints(cls)
+#: Types of the options of a class; kept, as resolving annotations is most of what a command like ``zsq plugins list`` does.
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _type_name(hint: Any) -> str:
