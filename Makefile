@@ -11,6 +11,8 @@ LIBRARIES := timm torchvision transformers
 BESIDE := regex tokenizers
 # What optional parts of plugins need.
 EXTRAS := tensorboardX
+# A driver for a Chromium that is installed, and axe-core, for tests of pages; CONTRIBUTING.md says how to have the Chromium.
+BROWSER := playwright axe-playwright-python
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -31,6 +33,8 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 		|| echo "no $(LIBRARIES): the tests of their networks will be skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(EXTRAS) \
 		|| echo "no $(EXTRAS): the tests of what needs them will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(BROWSER) \
+		|| echo "no $(BROWSER): the tests of pages will be skipped"
 	touch $@
 
 demo: $(STAMP)

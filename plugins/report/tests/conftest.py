@@ -1,10 +1,7 @@
-"""A small run with its page, and a browser where there is one."""
+"""A small run with its page."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,24 +84,3 @@ def make(recipe: dict[str, Any], folder: Path, *plugins: str, **options: Any) ->
 @pytest.fixture(scope="session")
 def made(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(recipe, tmp_path_factory.mktemp("made") / "run")
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium that is already here: ``$CHROMIUM``, or the one of the system."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (plugins/report/README.md says how to have it)")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium (plugins/report/README.md says how to have it)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The source of axe-core."""
-    package = pytest.importorskip("axe_playwright_python", reason="no axe-core (plugins/report/README.md says how to have it)")
-    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")

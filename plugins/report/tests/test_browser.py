@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.xdist_group("report")  # one run and one browser for all
+
 WIDTHS = (390, 1440)
 SECTIONS = ("summary", "asked", "images", "layers", "statistics", "curves", "classes", "machine", "recipe")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from zsq_report import figures
 from zsq_report.classes import classes, wilson
 from zsq_report.curves import POINTS, Curves
 from zsq_report.histogram import of_range
-from zsq_report.measure import Activation, Norm, Seen, Weights, _Statistics, decibels
+from zsq_report.measure import Activation, Norm, Seen, Weights, _Outputs, _Statistics, _weights, decibels
 from zsq_report.notes import notes
 
 from zsq.events import PhaseEnded, PhaseStarted, RunStarted, Stepped
@@ -65,6 +68,34 @@ def test_gap_of_statistics_is_the_divergence_of_two_normal_distributions() -> No
     var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False)
     wanted = torch.distributions.kl_divergence(torch.distributions.Normal(mean, var.sqrt()), kept).mean()
     assert found.gaps["bn"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_outputs_are_compared_as_they_are_and_equalized_ones_up_to_a_factor(factor: float) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3)
+    point = SimpleNamespace(kind="weight", bits=8, range=(conv.weight.amin() * factor, conv.weight.amax() * factor))
+    after = deepcopy(conv)
+    with torch.no_grad():
+        after.weight.mul_(factor).add_(0.001 * factor * torch.randn(conv.weight.shape))
+        after.bias.mul_(factor)
+    networks = [nn.Sequential(OrderedDict(conv=module)) for module in (conv, after)]
+    teacher: Any = SimpleNamespace(module=networks[0])
+    student: Any = SimpleNamespace(module=networks[1], weights={"conv.weight_point": point})
+    rows = _weights(teacher, student)
+    compare, x = _Outputs(teacher, student, rows), torch.randn(8, 3, 6, 6)
+    with torch.no_grad():
+        with compare.keeping():
+            wanted = networks[0](x)
+        with compare.comparing():
+            found = networks[1](x)
+    compare.finish()
+    assert rows[0].moved == (factor != 1)
+    assert rows[0].output_sqnr is not None and rows[0].output_sqnr > 30
+    if factor == 1:
+        assert rows[0].output_sqnr == pytest.approx(
+            10 * float(torch.log10(wanted.square().sum() / (wanted - found).square().sum())), abs=0.01
+        )
 
 
 def test_classes_count_who_was_right() -> None:

@@ -18,6 +18,8 @@ from zsq.manager import Manager
 
 from .conftest import Made, make
 
+pytestmark = pytest.mark.xdist_group("report")  # one run for all
+
 
 def test_page_and_pictures_are_in_the_folder(made: Made) -> None:
     names = {path.name for path in (made.folder / "pictures").iterdir()}

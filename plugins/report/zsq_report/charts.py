@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PolyCollection
 
-from zsq_report.look import BLUE, INK, MUTED, ORANGE, PAPER, RED, Chart, figure, finish, logarithmic
+from zsq_report.look import BLUE, INK, MUTED, ORANGE, RED, Chart, figure, finish, logarithmic
 from zsq_report.measure import Activation, Norm, Weights
 
 #: Height of one layer in points, and what a chart of layers needs beside.
 _ROW, _REST = 15, 62
+#: What is said where weights are no longer near the teacher's.
+_MOVED = (
+    " Weights were moved on purpose, by equalization or tuning, and that counts as noise of theirs; "
+    "outputs are compared up to a factor and an offset per channel."
+)
 #: Characters of a layer's name that a chart shows.
 _NAME = 26
 
@@ -39,9 +45,8 @@ def noise(rows: Sequence[Weights]) -> Chart | None:
         _legend(made, axes)
         worst = min((row for row in shown), key=lambda row: row.output_sqnr if row.output_sqnr is not None else math.inf)
         alt = f"Signal to noise of {len(shown)} layers. The noisiest output is {_db(worst.output_sqnr)}, of {worst.path}."
-        note = (
-            "Student against teacher: farther right is closer to the teacher. 6 dB are one bit. "
-            "Tuning moves weights on purpose, which counts here as noise."
+        note = "Student against teacher: farther right is closer to the teacher. 6 dB are one bit." + (
+            _MOVED if any(row.moved for row in shown) else ""
         )
         return finish(made, "noise", "Signal to quantization noise, layer by layer", alt, note)
 
@@ -79,13 +84,16 @@ def histograms(rows: Sequence[Weights] | Sequence[Activation], name: str) -> Cha
         return None
     with figure(_REST + 6 + 19 * len(shown)) as (made, axes):
         left, right = -0.02, 1.02
+        filled: list[Any] = []
+        outlined: list[Any] = []
         for at, row in enumerate(shown):
             found: Any = row.histogram
             left, right = min(left, found.start), max(right, found.end)
-            x = np.linspace(found.start, found.end, len(found.counts) + 1)
-            axes.stairs(at - _height(found.counts), x, baseline=at, fill=True, facecolor=BLUE, alpha=0.55, edgecolor=PAPER, linewidth=0.3)
+            filled.append(_steps(found, found.counts, at))
             if found.after is not None:
-                axes.stairs(at - _height(found.after), x, baseline=at, color=ORANGE, linewidth=0.8)
+                outlined.append(_steps(found, found.after, at))
+        axes.add_collection(PolyCollection(filled, facecolor=BLUE, alpha=0.55, edgecolor="none"))
+        axes.add_collection(PolyCollection(outlined, facecolor="none", edgecolor=ORANGE, linewidth=0.7))
         axes.vlines([0, 1], -0.95, len(shown) - 0.9, color=RED, linewidth=1, linestyle=(0, (4, 2)))
         axes.set_xlim(left, right)
         axes.set_xticks([0, 0.5, 1], ["low end", "middle", "high end"])
@@ -152,10 +160,13 @@ def _legend(made: Any, axes: Any) -> None:
     made.legend(handles, labels, loc="outside upper left", ncols=3, borderpad=0, handletextpad=0.4, columnspacing=1.2)
 
 
-def _height(counts: Any) -> Any:
-    """Up to one row; the one highest bar, of zeros or of what lies beyond, may be cut there."""
-    values = np.sqrt(counts.numpy())
-    return np.minimum(0.8 * values / max(float(np.sort(values)[-2]), 1e-12), 0.95)
+def _steps(found: Any, counts: Any, at: int) -> Any:
+    """Corners (2 BINS, 2) of a histogram on the line ``at``, up to one row high; the one highest bar, of zeros or of what lies beyond, may
+    be cut there."""
+    x = np.linspace(found.start, found.end, len(counts) + 1)
+    heights = np.sqrt(counts.numpy())
+    heights = np.minimum(0.8 * heights / max(float(np.sort(heights)[-2]), 1e-12), 0.95)
+    return np.column_stack([np.repeat(x, 2), at - np.concatenate([[0], np.repeat(heights, 2), [0]])])
 
 
 def _db(value: float | None) -> str:

@@ -15,7 +15,8 @@ POINTS = 240
 
 @dataclass
 class Phase:
-    """One phase: its curves by metric, points (step, value); those of a generator are called ``generator NAME``."""
+    """One phase: its curves by metric, points (step, value); those of a generator that the phase does not tell are called
+    ``generator NAME``."""
 
     name: str
     total: int = 0
@@ -45,8 +46,9 @@ class Curves:
         phase.total, phase.steps = event.total, event.step
         if event.step % max(1, event.total // POINTS) and event.step not in (1, event.total):
             return
-        found = {**_numbers(event.metrics), **{f"generator {name}": value for name, value in _numbers(event.synth).items()}}
-        for name, value in found.items():
+        found = _numbers(event.metrics)
+        made = {name: value for name, value in _numbers(event.synth).items() if name not in found}
+        for name, value in {**found, **{f"generator {name}": value for name, value in made.items()}}.items():
             phase.curves.setdefault(name, []).append((event.step, value))
 
 

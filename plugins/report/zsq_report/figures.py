@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PolyCollection
 
 from zsq_report import look
 from zsq_report.charts import short
 from zsq_report.classes import Classes
 from zsq_report.curves import Phase
-from zsq_report.look import BLUE, INK, MUTED, ORANGE, PAPER, RED, SERIES, Chart, figure, finish
+from zsq_report.look import BLUE, INK, MUTED, ORANGE, PAPER, RED, SERIES, WIDTH, Chart, figure, finish
 
 #: Classes that a chart shows one by one.
 SHOWN = 24
@@ -113,16 +114,15 @@ def confusion(classes: Classes) -> Chart | None:
     if count > SHOWN:
         return None
     share = classes.confusion / np.maximum(classes.confusion.sum(1, keepdims=True), 1)
-    with figure(WIDTH_CONFUSION) as (made, axes):
-        for row in range(count):
-            for column in range(count):
-                if (value := float(share[row, column])) > 0:
-                    right = row == column
-                    axes.add_patch(
-                        _cell(column, row, BLUE if right else RED, 0.12 + 0.4 * value if right else min(0.06 + 2.5 * value, 0.6))
-                    )
-                    if value >= 0.005 and count <= 12:
-                        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8.5)
+    with figure(WIDTH - 20) as (made, axes):
+        cells, colours = [], []
+        for (row, column), value in np.ndenumerate(share):
+            if value > 0:
+                cells.append([(column + dx, row + dy) for dx, dy in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
+                colours.append((BLUE, 0.12 + 0.4 * value) if row == column else (RED, min(0.06 + 2.5 * value, 0.6)))
+                if value >= 0.005 and count <= 12:
+                    axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8.5)
+        axes.add_collection(PolyCollection(cells, facecolors=colours, edgecolors=PAPER, linewidths=1))
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
         axes.set_xticks(range(count), [short(n) for n in classes.names], rotation=90 if max(map(len, classes.names)) > 2 else 0)
@@ -137,16 +137,6 @@ def confusion(classes: Classes) -> Chart | None:
         return finish(
             made, "confusion", "Confusion of the student", alt, "Percent of a class's images; blue is right, red is wrong (drawn stronger)."
         )
-
-
-#: A confusion matrix is about square.
-WIDTH_CONFUSION = 400
-
-
-def _cell(x: int, y: int, colour: str, alpha: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor=PAPER, linewidth=1)
 
 
 def per_class(classes: Classes) -> Chart | None:
@@ -182,7 +172,10 @@ def images(probabilities: Any, names: Sequence[str]) -> Chart | None:
     confidence, seen = (x.numpy() for x in probabilities.max(1))
     counts = np.bincount(seen, minlength=len(names))
     with figure(290, rows=2) as (made, (above, below)):
-        above.bar(range(len(counts)), counts, color=BLUE, width=0.8 if len(counts) <= 60 else 1.0)
+        if len(counts) <= 60:
+            above.bar(range(len(counts)), counts, color=BLUE)
+        else:
+            above.stairs(counts, np.arange(len(counts) + 1) - 0.5, fill=True, color=BLUE)
         if len(counts) <= 12:
             above.set_xticks(range(len(counts)), [n[:10] for n in names], rotation=90 if max(map(len, names)) > 3 else 0)
         above.set_title("class, as the teacher sees it")

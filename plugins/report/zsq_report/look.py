@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 #: Colours by their name in the page's style sheet; the values are those of its light scheme.
 INK, MUTED, RULE, PAPER = "#1b2530", "#56616f", "#d5dbe2", "#ffffff"
@@ -89,5 +89,7 @@ def finish(made: Figure, name: str, title: str, alt: str, note: str = "") -> Cha
 def logarithmic(axis: Any) -> None:
     """Make an axis logarithmic, with plain numbers at its ticks."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

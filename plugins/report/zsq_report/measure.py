@@ -17,7 +17,7 @@ from zsq.types import Context, Student, Teacher
 from zsq_report.histogram import Histogram, of_range
 
 #: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above.
-COUNT, BATCH = (128, 64), (16, 8)
+COUNT, BATCH = (128, 64), (8, 4)
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Weights:
 
     ``sqnr`` compares the student's weight with the teacher's, ``output_sqnr`` what the two layers give out for the same images,
     all errors before them included: in dB; None where there is nothing to compare. ``clipped`` is the share of the teacher's
-    weights beyond the range, in percent.
+    weights beyond the range, in percent. ``moved`` says that the weight is farther from the teacher's than twice what rounding
+    explains: equalized, or tuned far.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Weights:
     clipped: float | None = None
     sqnr: float | None = None
     output_sqnr: float | None = None
+    moved: bool = False
     histogram: Histogram | None = None
 
 
@@ -165,9 +167,10 @@ def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor
     wide = [-1 if d == axis else 1 for d in range(before.dim())]
     lo, hi = (end.reshape(wide) if end.numel() > 1 else end.reshape(()) for end in (lo, hi))
     row.low, row.high = float(before.min()), float(before.max())
-    row.sqnr = decibels(float(before.square().sum()), float((before - after).square().sum()))
-    half = (hi - lo) / (2 * (2**row.bits - 1))
-    row.clipped = 100 * float(((before < lo - half) | (before > hi + half)).float().mean())
+    noise, step = (before - after).square(), (hi - lo) / (2**row.bits - 1)
+    row.sqnr = decibels(float(before.square().sum()), float(noise.sum()))
+    row.moved = float(noise.mean()) > 4 * float((step.square() / 12).expand_as(before).mean())
+    row.clipped = 100 * float(((before < lo - step / 2) | (before > hi + step / 2)).float().mean())
     row.histogram = of_range(before, lo, hi)
     row.histogram.add(before)
     row.histogram.add(after, after=True)
@@ -181,7 +184,7 @@ class _Outputs:
         self.teacher = {path: m for path in self.rows if (m := _module(teacher.module, path)) is not None}
         self.student = {path: m for path in self.teacher if (m := _module(student.module, path)) is not None}
         self.kept: dict[str, list[Tensor]] = {}
-        self.sums: dict[str, tuple[float, float]] = {}
+        self.sums: dict[str, Tensor] = {}
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -196,16 +199,30 @@ class _Outputs:
         def compare(path: str, _inputs: Any, output: Tensor) -> None:
             waiting = self.kept.get(path)
             if waiting and (wanted := waiting.pop(0)).shape == output.shape:
-                signal, noise = self.sums.get(path, (0.0, 0.0))
-                self.sums[path] = signal + _energy(wanted), noise + _energy(wanted - output)
+                self.sums[path] = self.sums.get(path, 0) + _moments(wanted, output)
 
         with _hooked(self.student, compare):
             yield
         self.kept.clear()
 
     def finish(self) -> None:
-        for path, sums in self.sums.items():
-            self.rows[path].output_sqnr = decibels(*sums)
+        """Where weights were moved, outputs are compared up to a factor and an offset per channel: equalization changes both."""
+        fitted = any(row.moved for row in self.rows.values())
+        for path, (n, x, y, xx, yy, xy) in self.sums.items():
+            if fitted:
+                signal, other, both = xx - x * x / n, yy - y * y / n, xy - x * y / n
+                noise = signal - torch.where(other > 0, both.square() / other, 0)
+            else:
+                signal, noise = xx, xx - 2 * xy + yy
+            self.rows[path].output_sqnr = decibels(float(signal.sum()), float(noise.sum()))
+
+
+def _moments(x: Tensor, y: Tensor) -> Tensor:
+    """Sums per channel (dimension 1) of 1, x, y, x^2, y^2 and x y: (6, C), float64."""
+    over = [d for d in range(x.dim()) if d != 1]
+    count = torch.full((x.shape[1],), x.numel() / x.shape[1], dtype=torch.float64)
+    x, y = x.detach().float(), y.detach().float()
+    return torch.stack([count, *(values.sum(over).double().cpu() for values in (x, y, x * x, y * y, x * y))])
 
 
 # Activations
