@@ -1,8 +1,11 @@
 """Shared set-up of every test in the repository."""
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +52,24 @@ def timm(torchvision: Any) -> Any:
 def transformers(torchvision: Any) -> Any:
     """transformers, which imports torchvision where it finds it."""
     return pytest.importorskip("transformers", reason="transformers is not installed (make setup)")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium that is already here: ``$CHROMIUM``, or the one of the system."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (plugins/report/README.md says how to have it)")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium (plugins/report/README.md says how to have it)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    package = pytest.importorskip("axe_playwright_python", reason="no axe-core (plugins/report/README.md says how to have it)")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")

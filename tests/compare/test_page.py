@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -115,24 +114,11 @@ def test_a_page_that_cannot_be_written_is_an_error(add: Add, tmp_path: Path, cap
     assert "cannot write page.html" in capsys.readouterr().err
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Chromium without a screen, where there is one."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("there is no Chromium here")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-def test_in_a_browser(width: int, scheme: str, add: Add, page: Any, browser: Any) -> None:
+def test_in_a_browser(width: int, scheme: str, add: Add, page: Any, chromium: Any, axe: str) -> None:
     several(add)
     path, _ = page()
-    view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    view = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said: list[str] = []
     asked: list[str] = []
     view.on("console", lambda message: said.append(message.text))
@@ -143,6 +129,7 @@ def test_in_a_browser(width: int, scheme: str, add: Add, page: Any, browser: Any
     assert view.evaluate("document.documentElement.scrollWidth") <= width
     boxes = [chart.bounding_box() for chart in view.locator("svg.chart").all()]
     assert len(boxes) == 4 and all(box["width"] > 300 and box["height"] > 190 for box in boxes)
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the accessibility checker is not installed")
-    faults = axe.Axe().run(view).response["violations"]
+    view.evaluate(axe)
+    faults = view.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     assert [fault["id"] for fault in faults if fault["impact"] in ("serious", "critical")] == []
+    view.close()
