@@ -20,6 +20,7 @@ from zsq_report.curves import POINTS, Curves
 from zsq_report.histogram import of_range
 from zsq_report.measure import Activation, Norm, Seen, Weights, _Outputs, _Statistics, _weights, decibels
 from zsq_report.notes import notes
+from zsq_report.page import _name
 
 from zsq.events import PhaseEnded, PhaseStarted, RunStarted, Stepped
 
@@ -96,6 +97,21 @@ def test_outputs_are_compared_as_they_are_and_equalized_ones_up_to_a_factor(fact
         assert rows[0].output_sqnr == pytest.approx(
             10 * float(torch.log10(wanted.square().sum() / (wanted - found).square().sum())), abs=0.01
         )
+
+
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("zoo:resnet20-cifar10", "resnet20-cifar10"),
+        ("py:lab.nets:resnet20", "resnet20"),
+        ("py:nets/lite0.py:teacher", "lite0"),
+        ("hub:org/model@abc", "model@abc"),
+        ("hub:model", "model"),
+        ("", "teacher"),
+    ],
+)
+def test_a_teacher_is_called_by_its_own_name(ref: str, name: str) -> None:
+    assert _name(ref) == name
 
 
 def test_classes_count_who_was_right() -> None:

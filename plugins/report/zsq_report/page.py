@@ -50,12 +50,11 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
 def _head(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the first screen says."""
     teacher, student = report["teacher"], report["student"]
-    name = teacher["ref"].rpartition(":")[2].rpartition("/")[2] or "teacher"
     width = f"W{student['weight_bits'] or 32}A{student['act_bits'] or 32}"
     top1, own, n = student["metrics"].get("top1"), teacher["metrics"].get("top1"), report["images_evaluated"]
     ratio = teacher["size_bytes"] / student["size_bytes"] if student["size_bytes"] else None
     return {
-        "name": name,
+        "name": _name(teacher["ref"]),
         "width": width,
         "top1": top1,
         "teacher": own,
@@ -65,6 +64,12 @@ def _head(report: Mapping[str, Any]) -> dict[str, Any]:
         "interval": wilson(top1, n) if top1 is not None else None,
         "others": {k: (v, teacher["metrics"].get(k)) for k, v in student["metrics"].items() if k not in ("top1", "images")},
     }
+
+
+def _name(ref: str) -> str:
+    """What to call a teacher: the last word of its reference, but the file's name where that is a Python file."""
+    file, _, last = ref.rpartition("/")[2].rpartition(":")
+    return file.removesuffix(".py") if file.endswith(".py") else last or "teacher"
 
 
 def _chain(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -103,5 +108,7 @@ def _seconds(value: float) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    """To so many digits after the point, with a minus that is one; a dash for what is not known."""
+    """To so many digits after the point, none of a whole number of type int, with a minus that is one; a dash for what is not known."""
+    if isinstance(value, int):
+        digits = 0
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
