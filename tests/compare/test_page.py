@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reports import report
+from rich.console import Console
 
 from zsq_cli.app import main
+from zsq_cli.compare import values
+from zsq_cli.compare.page import page as page_of
+from zsq_cli.compare.ranking import rank
+from zsq_cli.compare.runs import find
+from zsq_cli.compare.table import tables
 
 Add = Callable[..., Path]
 
@@ -106,6 +116,42 @@ def test_what_a_report_says_is_text(add: Add, page: Any) -> None:
     text = page()[1]
     assert "<script" not in text and "\x1b" not in text and "&lt;script&gt;" in text and "${title}" in text
     assert not Outline(text).all("script")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a report but the long list of layers."""
+    yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key != "layers":
+            yield from places(item, (*path, key))
+
+
+EVERY = sorted(places(report()), key=str)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(way=st.sampled_from(EVERY), value=ANYTHING)
+def test_any_value_anywhere_in_a_report_is_shown_or_left_out(way: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
+    whole = {"report": report()}
+    owner: Any = whole
+    for key in ("report", *way)[:-1]:
+        owner = owner[key]
+    owner[("report", *way)[-1]] = value
+    for name, content in (("good", report(synth="dreams")), ("odd", whole["report"])):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "report.json").write_text(json.dumps(content))
+    runs, skipped = find([str(tmp_path)])
+    assert len(runs) + len(skipped) == 2 and len(runs) >= 1
+    rankings, alone = rank(runs)
+    text = page_of(rankings, alone, skipped)
+    assert sum(len(row.runs) for ranking in rankings for row in ranking.rows) + len(alone) == len(runs)
+    assert not re.search(r'="[^"]*(nan|inf)', text) and Console(file=io.StringIO()).print(tables(rankings, alone)) is None
+    json.dumps(values(rankings, alone, skipped), allow_nan=False)
 
 
 def test_a_page_that_cannot_be_written_is_an_error(add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

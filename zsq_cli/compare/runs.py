@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from zsq.errors import ZsqError
 _REPORT = "report.json"
 #: How many folders deep runs are looked for.
 _DEPTH = 4
+#: No figure of a run is as large; neither nan nor infinity is smaller.
+_HUGE = 1e15
 #: Values of the section ``run`` that do not change what comes out.
 _NO_MATTER = ("seed", "checkpoint", "calibrated", "device")
 #: Sections of a recipe that make a method.
@@ -246,7 +247,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _HUGE
 
 
 def _numbers(value: Any) -> bool:
