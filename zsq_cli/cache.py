@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from zsq_cli import render
 #: Characters of a file's name that `zsq cache list` shows.
 _SHORT = 12
 _HEADER = 1 << 20
+_OURS = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def clear_cache(name: str | None, *, pools: bool = False, downloads: bool = Fals
 
 
 def made() -> list[Entry]:
-    """What zsq made itself, by kind and then the latest used first."""
+    """What zsq made itself, by kind and then the latest used first: files that are called as its cache calls them, no others."""
     folder = cache_folder()
-    files = [path for path in folder.glob("*/*.safetensors") if path.is_file() and not path.is_symlink()]
+    files = [path for path in folder.glob("*/*.safetensors") if _OURS.fullmatch(path.stem) and path.is_file() and not path.is_symlink()]
     entries = []
     for path in files:
         stat = path.stat()

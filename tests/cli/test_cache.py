@@ -107,9 +107,17 @@ def test_downloads_of_others_are_called_so(kept: Path, zsq: Any) -> None:
 
 
 def test_damaged_files_are_listed_and_removed(kept: Path, zsq: Any) -> None:
-    (kept / "own" / "pools" / "broken.safetensors").write_bytes(b"\xff" * 9)
+    (kept / "own" / "pools" / f"{'0' * 32}.safetensors").write_bytes(b"\xff" * 9)
     assert "cannot be read" in {entry["what"] for entry in entries(zsq)}
     assert zsq("cache", "clear", "--yes").code == 0 and names(zsq) == {"org/student", "org/other"}
+
+
+def test_files_of_others_in_the_same_folder_stay(kept: Path, zsq: Any) -> None:
+    mine, linked = kept / "own" / "pools" / "model.safetensors", kept / "own" / "pools" / f"{'1' * 32}.safetensors"
+    mine.write_bytes(b"precious")
+    linked.symlink_to(mine)
+    assert len(entries(zsq)) == 5
+    assert zsq("cache", "clear", "--yes").code == 0 and mine.read_bytes() == b"precious" and linked.is_symlink()
 
 
 def test_nothing_kept_is_no_error(tmp_path: Path, zsq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
