@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,13 @@ def test_a_plugin_file_is_a_plugin(zsq: Any, tmp_path: Any) -> None:
     )
     done = zsq("plan", "py:zsq.testing.teachers:tiny", "--calib", "oneoff", "--plugin-file", "oneoff_calib.py")
     assert done.code == 0 and "oneoff_calib.py" in done.out
+
+
+def test_a_log_is_part_of_a_plan_and_not_of_the_outcome(zsq: Any, tmp_path: Path) -> None:
+    words = ("plan", "py:zsq.testing.teachers:tiny", "--quant", "uniform4", "--log", "jsonl:events.jsonl", "--json")
+    plan = json.loads(zsq(*words).out)
+    assert plan["recipe"]["log"] == [{"name": "jsonl", "ref": "events.jsonl"}]
+    assert [row["options"] for row in plan["components"] if row["role"] == "log"] == [{"ref": "events.jsonl"}]
+    assert not (tmp_path / "events.jsonl").exists()
+    done = zsq("plan", "py:zsq.testing.teachers:tiny", "--log", "jsnl:events.jsonl")
+    assert done.code == 2 and "did you mean 'jsonl'?" in done.err
