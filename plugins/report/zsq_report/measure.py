@@ -26,8 +26,8 @@ class Weights:
 
     ``sqnr`` compares the student's weight with the teacher's, ``output_sqnr`` what the two layers give out for the same images,
     all errors before them included: in dB; None where there is nothing to compare. ``clipped`` is the share of the teacher's
-    weights beyond the range, in percent. ``moved`` says that the weight is farther from the teacher's than twice what rounding
-    explains: equalized, or tuned far.
+    weights beyond the range in percent, None where they were moved. ``moved`` says that the weight is farther from the teacher's
+    than twice what rounding explains: equalized, or tuned far.
     """
 
     path: str
@@ -170,7 +170,7 @@ def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor
     noise, step = (before - after).square(), (hi - lo) / (2**row.bits - 1)
     row.sqnr = decibels(float(before.square().sum()), float(noise.sum()))
     row.moved = float(noise.mean()) > 4 * float((step.square() / 12).expand_as(before).mean())
-    row.clipped = 100 * float(((before < lo - step / 2) | (before > hi + step / 2)).float().mean())
+    row.clipped = None if row.moved else 100 * float(((before < lo - step / 2) | (before > hi + step / 2)).float().mean())
     row.histogram = of_range(before, lo, hi)
     row.histogram.add(before)
     row.histogram.add(after, after=True)
