@@ -141,6 +141,7 @@ def test_it_prints_as_a_whole(chromium: Any, made: Any) -> None:
     page.emulate_media(media="print")
     whole = "every(e => getComputedStyle(e).maxHeight == 'none' && getComputedStyle(e).overflow == 'visible')"
     assert page.evaluate(f"Array.from(document.querySelectorAll('.scroll, pre')).{whole}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794, "nothing beside the paper"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", (
         "on white, whatever the screen's scheme"
     )
