@@ -18,9 +18,11 @@ from zsq_report import figures
 from zsq_report.classes import classes, wilson
 from zsq_report.curves import POINTS, Curves
 from zsq_report.histogram import of_range
-from zsq_report.measure import Activation, Norm, Seen, Weights, _Outputs, _Statistics, _weights, decibels
+from zsq_report.measure import Activation, Norm, Seen, Weights, _weights
 from zsq_report.notes import notes
+from zsq_report.outputs import Outputs, decibels
 from zsq_report.page import _name
+from zsq_report.statistics import Statistics
 
 from zsq.events import PhaseEnded, PhaseStarted, RunStarted, Stepped
 
@@ -61,7 +63,7 @@ def test_gap_of_statistics_is_the_divergence_of_two_normal_distributions() -> No
     norm.running_mean = torch.tensor([0.5, -1.0])
     norm.running_var = torch.tensor([2.0, 0.25])
     x = torch.randn((64, 2, 5, 5), generator=torch.Generator().manual_seed(0))
-    found = _Statistics({"bn": norm})
+    found = Statistics({"bn": norm})
     with found.watching():
         for part in x.split(16):
             norm(part)
@@ -84,7 +86,7 @@ def test_outputs_are_compared_as_they_are_and_equalized_ones_up_to_a_factor(fact
     teacher: Any = SimpleNamespace(module=networks[0])
     student: Any = SimpleNamespace(module=networks[1], weights={"conv.weight_point": point})
     rows = _weights(teacher, student)
-    compare, x = _Outputs(teacher, student, rows), torch.randn(8, 3, 6, 6)
+    compare, x = Outputs(teacher, student, rows), torch.randn(8, 3, 6, 6)
     with torch.no_grad():
         with compare.keeping():
             wanted = networks[0](x)

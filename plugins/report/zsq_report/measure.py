@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsq.run.probe import batch_norms
 from zsq.types import Context, Student, Teacher
 from zsq_report.histogram import Histogram, of_range
+from zsq_report.hooks import hooked, module_at
+from zsq_report.outputs import Outputs, decibels
+from zsq_report.statistics import Statistics
 
 #: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above.
 COUNT, BATCH = (128, 64), (8, 4)
@@ -107,8 +109,8 @@ def look(ctx: Context) -> Seen:
     noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
     inputs = noise if ctx.sampler is None else ctx.sampler(count).inputs.float()
     seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs)
-    theirs, ours = _Statistics(batch_norms(teacher.module)), _Statistics(_norms(student))
-    compare = _Outputs(teacher, student, seen.weights)
+    theirs, ours = Statistics(batch_norms(teacher.module)), Statistics(batch_norms(student.module))
+    compare = Outputs(teacher, student, seen.weights)
     answers: tuple[list[Any], list[Any]] = ([], [])
     for part in inputs.split(size):
         with compare.keeping(), theirs.watching():
@@ -118,7 +120,7 @@ def look(ctx: Context) -> Seen:
     compare.finish()
     before = theirs
     if seen.synthetic:
-        before = _Statistics(batch_norms(teacher.module))
+        before = Statistics(batch_norms(teacher.module))
         with before.watching():
             for part in noise[: count // 2].split(size):
                 teacher.module(part)
@@ -127,13 +129,6 @@ def look(ctx: Context) -> Seen:
     seen.norms = [Norm(path, noisy.get(path), made.get(path), after[path]) for path in theirs.norms]
     seen.teacher, seen.student = (_probabilities(teacher, outputs) for outputs in answers)
     return seen
-
-
-def decibels(signal: float, noise: float) -> float | None:
-    """10 log10 of a ratio; 99 at most, None without a signal."""
-    if not signal > 0:
-        return None
-    return min(99.0, 10 * math.log10(signal / noise)) if noise > 0 else 99.0
 
 
 def _probabilities(teacher: Teacher, outputs: list[Any]) -> Tensor | None:
@@ -149,13 +144,13 @@ def _weights(teacher: Teacher, student: Student) -> list[Weights]:
     rows = []
     for path, point in student.weights.items():
         layer = path.rpartition(".")[0]
-        owner = _module(student.module, layer)
+        owner = module_at(student.module, layer)
         after = getattr(owner, "weight", None)
         if not isinstance(after, Tensor):
             continue
         lo, hi = _ends(point)
         row = Weights(layer, type(owner).__name__.removeprefix("Quant"), tuple(after.shape), point.bits, float(lo.min()), float(hi.max()))
-        before = getattr(_module(teacher.module, layer), "weight", None)
+        before = getattr(module_at(teacher.module, layer), "weight", None)
         if isinstance(before, Tensor) and before.shape == after.shape:
             _compare(row, before.detach().float(), after.detach().float(), lo, hi, getattr(point, "axis", None))
         rows.append(row)
@@ -174,55 +169,6 @@ def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor
     row.histogram = of_range(before, lo, hi)
     row.histogram.add(before)
     row.histogram.add(after, after=True)
-
-
-class _Outputs:
-    """Compares what layers give out in the teacher and in the student, batch by batch."""
-
-    def __init__(self, teacher: Teacher, student: Student, rows: list[Weights]) -> None:
-        self.rows = {row.path: row for row in rows}
-        self.teacher = {path: m for path in self.rows if (m := _module(teacher.module, path)) is not None}
-        self.student = {path: m for path in self.teacher if (m := _module(student.module, path)) is not None}
-        self.kept: dict[str, list[Tensor]] = {}
-        self.sums: dict[str, Tensor] = {}
-
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        def keep(path: str, _inputs: Any, output: Tensor) -> None:
-            self.kept.setdefault(path, []).append(output)
-
-        with _hooked(self.teacher, keep):
-            yield
-
-    @contextmanager
-    def comparing(self) -> Iterator[None]:
-        def compare(path: str, _inputs: Any, output: Tensor) -> None:
-            waiting = self.kept.get(path)
-            if waiting and (wanted := waiting.pop(0)).shape == output.shape:
-                self.sums[path] = self.sums.get(path, 0) + _moments(wanted, output)
-
-        with _hooked(self.student, compare):
-            yield
-        self.kept.clear()
-
-    def finish(self) -> None:
-        """Where weights were moved, outputs are compared up to a factor and an offset per channel: equalization changes both."""
-        fitted = any(row.moved for row in self.rows.values())
-        for path, (n, x, y, xx, yy, xy) in self.sums.items():
-            if fitted:
-                signal, other, both = xx - x * x / n, yy - y * y / n, xy - x * y / n
-                noise = signal - torch.where(other > 0, both.square() / other, 0)
-            else:
-                signal, noise = xx, xx - 2 * xy + yy
-            self.rows[path].output_sqnr = decibels(float(signal.sum()), float(noise.sum()))
-
-
-def _moments(x: Tensor, y: Tensor) -> Tensor:
-    """Sums per channel (dimension 1) of 1, x, y, x^2, y^2 and x y: (6, C), float64."""
-    over = [d for d in range(x.dim()) if d != 1]
-    count = torch.full((x.shape[1],), x.numel() / x.shape[1], dtype=torch.float64)
-    x, y = x.detach().float(), y.detach().float()
-    return torch.stack([count, *(values.sum(over).double().cpu() for values in (x, y, x * x, y * y, x * y))])
 
 
 # Activations
@@ -253,48 +199,8 @@ def _watching(student: Student, rows: list[Activation]) -> Iterator[None]:
         row.histogram.add(x)
 
     by_path = {row.path: row for row in rows}
-    with _hooked({path: point for path, point in student.acts.items() if path in by_path}, watch):
+    with hooked({path: point for path, point in student.acts.items() if path in by_path}, watch):
         yield
-
-
-# BatchNorm
-
-
-class _Statistics:
-    """Mean and variance per channel of what arrives at every BatchNorm layer, added up over batches."""
-
-    def __init__(self, norms: dict[str, _BatchNorm]) -> None:
-        self.norms = norms
-        self.sums: dict[str, list[Tensor]] = {}
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        def watch(path: str, inputs: Any, _output: Any) -> None:
-            x = inputs[0].float()
-            over = [d for d in range(x.dim()) if d != 1]
-            var, mean = torch.var_mean(x, over, unbiased=False)
-            new = [torch.tensor(float(len(x))), mean * len(x), (var + mean.square()) * len(x)]
-            self.sums[path] = [a + b for a, b in zip(self.sums.get(path, [0, 0, 0]), new, strict=True)]
-
-        with _hooked(self.norms, watch):
-            yield
-
-    @property
-    def gaps(self) -> dict[str, float]:
-        """KL of the normal distribution that arrives from the one that is kept, in nats, on average over channels."""
-        found = {}
-        for path, (count, first, second) in self.sums.items():
-            norm: Any = self.norms[path]
-            mean = first / count
-            var = (second / count - mean.square()).clamp_min(0) + norm.eps
-            kept = norm.running_var.float() + norm.eps
-            ratio = var / kept
-            found[path] = float((0.5 * (ratio + (mean - norm.running_mean).square() / kept - 1 - ratio.log())).mean())
-        return found
-
-
-def _norms(student: Student) -> dict[str, _BatchNorm]:
-    return batch_norms(student.module)
 
 
 # Small tools
@@ -311,23 +217,3 @@ def _ends(point: Any) -> tuple[Tensor, Tensor]:
 
 def _energy(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x.detach().float()).double().square())
-
-
-def _module(root: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return root.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-@contextmanager
-def _hooked(modules: Any, watch: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """Inside, ``watch(path, inputs, output)`` is called after each of the modules ran; outside, no hook is left."""
-
-    def hook(path: str) -> Any:
-        return lambda _module, inputs, output: watch(path, inputs, output)
-
-    with ExitStack() as stack:
-        for path, module in modules.items():
-            stack.callback(module.register_forward_hook(hook(path)).remove)
-        yield
