@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -75,3 +77,13 @@ def test_finetune_moves_ranges_only_when_asked(range_lr: float, moves: bool) -> 
     after = [float(p.range[1]) for p in tuned.acts.values()]
     assert (before != after) is moves
     assert not any(p.log_range is not None for p in tuned.acts.values())
+
+
+def test_finetune_moves_ranges_by_their_own_rate_alone() -> None:
+    """The first step of Adam is as long as its rate, whatever the gradient."""
+    sections = {"calib": ["minmax"], "tune": "none"}
+    before = [float(p.range[1]) for p in tiny_run(sections).student.acts.values()]
+    tuned = tiny_run({**sections, "tune": {"name": "finetune", "steps": 1, "schedule": "constant", "range_lr": 0.05, "lr": 0.03}}).student
+    after = [float(p.range[1]) for p in tuned.acts.values()]
+    for a, b in zip(after, before, strict=True):
+        assert abs(math.log(a / b)) == pytest.approx(0.05, rel=1e-3)

@@ -32,11 +32,12 @@ class Finetune(Progress):
         if o.batch_norm == "train":
             for norm in batch_norms(module).values():
                 norm.train()
+        parts = _parted(module)  # before ranges have parameters: those move with their own optimizer alone
         default = default_lr(min((point.bits for point in student.weights.values()), default=_COARSEST))
         ranges, moved = learn_ranges(student, 100 * default if o.range_lr is None else o.range_lr)
         lr = o.lr or default
         rates = [lr, lr if o.norm_lr is None else o.norm_lr]
-        for parameters, rate in zip(_parted(module), rates, strict=True):
+        for parameters, rate in zip(parts, rates, strict=True):
             if parameters and rate:
                 for parameter in parameters:
                     parameter.requires_grad_()
