@@ -50,8 +50,8 @@ from zsq.types import Batch, Beat, Context, Student
 
 #: Steps left out at the start.
 SKIP = 3
-#: What is measured of a method that has several ways, beside its defaults.
-SETTINGS: dict[str, dict[str, Any]] = {"lrq": {"train_data": "generator"}}
+#: What is measured of a method that has several ways, beside its defaults; tuners as in ``PLAIN``.
+SETTINGS: dict[str, dict[str, Any]] = {"lrq": {"train_data": "generator"}, "ait": {"range_lr": 0}}
 #: The step that other tuners are measured beside.
 PLAIN = {"name": "finetune", "optimizer": "sgd", "range_lr": 0}
 
@@ -150,7 +150,7 @@ def measure_tuner(tune: str, batch: int, precision: str, steps: int) -> dict[str
     """
     manager = Manager.discover()
     manager.get(Role.TUNE, tune)
-    sides = [tuning(compose(recipe(batch, precision, {**entry, "steps": steps + SKIP}), manager)) for entry in ({"name": tune}, PLAIN)]
+    sides = [tuning(compose(recipe(batch, precision, {**entry, "steps": steps + SKIP}), manager)) for entry in ({"name": tune, **SETTINGS.get(tune, {})}, PLAIN)]
     times = [[seconds(lambda side=side: next(side)) for side in sides] for _ in range(steps + SKIP)]  # type: ignore[misc]
     for side in sides:
         side.close()

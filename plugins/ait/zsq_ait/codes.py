@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from zsq.builtin.uniform.points import WeightPoint
 
 #: A weight and the point that puts it on its grid.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class _Kind:
 
 @dataclass
 class _Group:
-    """The rows of all layers of one kind. Tensors are (rows, length) parts of the vectors of :class:`Codes`."""
+    """The rows of all layers of one kind, layer after layer. Tensors are (rows, length) parts of the vectors of :class:`Codes`."""
 
     kind: _Kind
     layers: range
+    ends: list[int]
     rows: slice
     at: Tensor
     direction: Tensor
@@ -40,13 +42,21 @@ class _Group:
     moved: Tensor
     fixed: Grid | None
 
-    def encode_(self, x: Tensor) -> Tensor:
-        """Replace values (rows, length) by their codes: on the grid of their own extremes, or on the one that was set."""
-        grid = self.fixed or self._grid(x)
-        return x.mul_(grid.scale.reciprocal()).round_().add_(grid.zero_point).clamp_(grid.low, grid.high)
+    def encode_(self, x: Tensor, part: slice = ALL) -> Tensor:
+        """Replace values (rows of ``part``, length) by their codes: on the grid of their own extremes, or on the one that was set."""
+        grid = self._grid(x) if self.fixed is None else self.fixed
+        scale, zero_point = (grid.scale, grid.zero_point) if self.fixed is None else (grid.scale[part], grid.zero_point[part])
+        return x.mul_(scale.reciprocal()).round_().add_(zero_point).clamp_(grid.low, grid.high)
+
+    def span(self, wanted: list[bool] | None) -> slice | None:
+        """The rows from the first to the last layer that is wanted, None where none is."""
+        if wanted is None:
+            return ALL
+        layers = [i for i, layer in enumerate(self.layers) if wanted[layer]]
+        return slice(self.ends[layers[0] - 1] if layers[0] else 0, self.ends[layers[-1]]) if layers else None
 
     def _grid(self, x: Tensor) -> Grid:
-        lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)  # aminmax along a dimension is ten times slower
         return affine.symmetric(lo, hi, self.kind.bits) if self.kind.symmetric else affine.asymmetric(lo, hi, self.kind.bits)
 
 
@@ -94,11 +104,11 @@ class Codes:
         rows = lengths.float()[self._layer, None]
         wanted = of.tolist() if of is not None and self.free_looks else None
         for group in self._groups:
-            if wanted is None or any(wanted[group.layers.start : group.layers.stop]):
-                torch.mul(group.direction, rows[group.rows], out=group.moved)
-                torch.sub(group.at, group.moved, out=group.moved)
-                group.encode_(group.moved).ne_(group.codes)
-                torch.sum(group.moved, 1, out=self._flips[group.rows])
+            if (part := group.span(wanted)) is not None:
+                moved = torch.mul(group.direction[part], rows[group.rows][part], out=group.moved[part])
+                torch.sub(group.at[part], moved, out=moved)
+                group.encode_(moved, part).ne_(group.codes[part])
+                torch.sum(moved, 1, out=self._flips[group.rows][part])
         return torch.zeros_like(self.numel).index_add_(0, self._layer, self._flips.double())
 
     def over(self, mask: Tensor) -> bool:
@@ -121,11 +131,12 @@ class Codes:
         layer = row = start = 0
         for kind, members in groupby(kinds):
             size = len(list(members))
-            rows = sum(counts[layer : layer + size])
+            ends = list(accumulate(counts[layer : layer + size]))
+            rows = ends[-1]
             vectors = (self.at, self.direction, self.current, self._moved)
             at, direction, codes, moved = (v[start : start + rows * kind.length].view(rows, kind.length) for v in vectors)
             fixed = None if kind.live else _joined([point.grid for _, point in layers[layer : layer + size]])
-            yield _Group(kind, range(layer, layer + size), slice(row, row + rows), at, direction, codes, moved, fixed)
+            yield _Group(kind, range(layer, layer + size), ends, slice(row, row + rows), at, direction, codes, moved, fixed)
             layer, row, start = layer + size, row + rows, start + rows * kind.length
 
 
