@@ -61,41 +61,32 @@ def search(codes: Codes, lr: float, rho: float, options: AitOptions, start: Tens
 
     The factor is doubled from ``start``, powers of two, until the share is reached; where ``start`` itself reaches it, halved
     for as long as the half still does. The last doubling is bisected. Range and codes are those of the moved weight at every
-    probe. All layers are probed at once and each goes its own way; on a device where looking at the outcome would stall, ``start``
-    is 1 and there are always as many rounds as there can be.
+    probe. A round probes all layers at once, and each layer goes its own way, one still doubling while another bisects; on a
+    device where looking at the outcome would stall, ``start`` is 1 and there are always as many rounds as there can be.
 
     Guards that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
     that factor; but one of which no code at all has changed (gradients of zero, one weight per grid) makes the plain step.
     """
-    kappa = start
+    longest, kappa, lower, last = 2.0**options.doublings, start, start, start
     flips = codes.flips(kappa * lr)
     reached = flips / codes.numel >= rho
-    shrinking = reached & (kappa > 1)
-    while codes.free_looks and shrinking.any():
-        enough = codes.flips(kappa / 2 * lr, shrinking) / codes.numel >= rho
-        kappa = torch.where(shrinking & enough, kappa / 2, kappa)
-        shrinking = shrinking & enough & (kappa > 1)
-    plain = reached & (kappa == 1)
-    longest = 2.0**options.doublings
-    for _ in range(options.doublings):
-        growing = ~reached & (kappa < longest)
-        if codes.over(growing):
+    growing, shrinking = ~reached & (kappa < longest), reached & (kappa > 1)
+    bisecting = bisected = torch.zeros_like(reached)
+    left = torch.full_like(kappa, options.rounds)
+    for _ in range(options.doublings + options.rounds):
+        if codes.over(growing | shrinking | bisecting):
             break
-        kappa = torch.where(growing, 2 * kappa, kappa)
-        flips = torch.where(growing, codes.flips(kappa * lr, growing), flips)
-        reached = reached | (growing & (flips / codes.numel >= rho))
-    kappa = torch.where(reached | (flips > 0), kappa, 1)
-    searching = reached & ~plain
-    lower, last = kappa / 2, kappa
-    for _ in range(options.rounds):
-        if codes.over(searching):
-            break
-        middle = (lower + kappa) / 2
-        share = codes.flips(middle * lr, searching) / codes.numel
-        enough = share >= rho
-        lower = torch.where(searching & ~enough, middle, lower)
-        kappa = torch.where(searching & enough, middle, kappa)
-        last = torch.where(searching, middle, last)
-        near = (share - rho).abs() < options.tolerance * rho
-        searching = searching & ~(near if options.released else near & enough)
-    return last if options.released else kappa
+        probe = torch.where(growing, 2 * kappa, torch.where(shrinking, kappa / 2, (lower + kappa) / 2))
+        found = codes.flips(probe * lr, growing | shrinking | bisecting)
+        share = found / codes.numel
+        enough, near = share >= rho, (share - rho).abs() < options.tolerance * rho
+        flips = torch.where(growing, found, flips)
+        last, left = torch.where(bisecting, probe, last), left - bisecting.double()
+        lower = torch.where(bisecting & ~enough, probe, lower)
+        kappa = torch.where(growing | ((shrinking | bisecting) & enough), probe, kappa)
+        bracketed = (growing & enough) | (shrinking & ~enough)
+        lower, bisected = torch.where(bracketed, kappa / 2, lower), bisected | bracketed
+        bisecting = (bracketed | bisecting & ~(near if options.released else near & enough)) & (left > 0)
+        growing, shrinking = growing & ~enough & (kappa < longest), shrinking & enough & (kappa > 1)
+    kappa = torch.where(reached | bisected | (flips > 0), kappa, 1)
+    return torch.where(bisected & (left < options.rounds), last, kappa) if options.released else kappa
