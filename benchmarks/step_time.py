@@ -150,7 +150,8 @@ def measure_tuner(tune: str, batch: int, precision: str, steps: int) -> dict[str
     """
     manager = Manager.discover()
     manager.get(Role.TUNE, tune)
-    sides = [tuning(compose(recipe(batch, precision, {**entry, "steps": steps + SKIP}), manager)) for entry in ({"name": tune, **SETTINGS.get(tune, {})}, PLAIN)]
+    entries = {"name": tune, **SETTINGS.get(tune, {})}, PLAIN
+    sides = [tuning(compose(recipe(batch, precision, {**entry, "steps": steps + SKIP}), manager)) for entry in entries]
     times = [[seconds(lambda side=side: next(side)) for side in sides] for _ in range(steps + SKIP)]  # type: ignore[misc]
     for side in sides:
         side.close()

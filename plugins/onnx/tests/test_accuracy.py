@@ -34,6 +34,7 @@ def test_four_bits_are_exact(tmp_path: Path) -> None:
 def test_eight_bits_verify_and_the_file_is_small(tmp_path: Path) -> None:
     folder = made(8, tmp_path / "run")
     synthetic, real = verified(folder), verified(folder, count=256, file=IMAGES)
-    assert synthetic["verified"] and synthetic["first"]["share"] < 0.005
-    assert real["argmax_agreement"] >= 99 and not real["floating"]  # what is left is the rounding of float32, in the simulation
+    for result in (synthetic, real):  # what may be left is the rounding of the input to its codes
+        assert result["verified"] and result["argmax_agreement"] == 100 and not result["floating"]
+        assert result["first"] is None or result["first"]["share"] < 1e-5
     assert (folder / "model.onnx").stat().st_size <= 0.27 * WEIGHTS.stat().st_size
