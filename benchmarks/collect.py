@@ -37,6 +37,13 @@ def chain(recipe: dict[str, Any]) -> str:
     return " + ".join([*parts, recipe["tune"]["name"] if recipe["tune"]["name"] != "none" else "no tuning"])
 
 
+def named(ref: str) -> str:
+    """A teacher's reference in one word: its file, or the network in a module."""
+    _, _, rest = ref.partition(":")
+    place, _, name = rest.rpartition(":")
+    return Path(place).stem if place.endswith(".py") else name
+
+
 def bits(student: dict[str, Any]) -> str:
     """``W4A4``; where layers differ, with the mean over all weights: ``W2-8 (mean 4.00) A8``."""
     mean = student.get("details", {}).get("mean_bits")
@@ -137,12 +144,12 @@ def rows_of_exports(records: list[dict[str, Any]]) -> list[str]:
 
     def cells(row: dict[str, Any]) -> list[Any]:
         first = row["first"]
-        differs = "none" if first is None else f"{first['path']}, {first['share']:.1g} %"
+        differs = "none" if first is None else f"{first['path']}, {100 * first['share']:.1g} % of its codes"
         tops = [row.get(name) for name in ("top1_teacher", "top1_simulated", "top1")]
         found = [f"{row['agree']} of {row['images']}", f"{row['max_abs_diff']:.2g}", differs]
         layers = f"{row['integer']} / {row['floating']} / {row['islands']}"
         return [
-            Path(row["teacher"]).stem, row["bits"], row["runtime"], row["source"], *found, layers, f"{row['size_ratio']:.3f}",
+            named(row["teacher"]), row["bits"], row["runtime"], row["source"], *found, layers, f"{row['size_ratio']:.3f}",
             *("" if top is None else f"{top:.2f}" for top in tops),
         ]  # fmt: skip
 
@@ -158,7 +165,7 @@ def rows_of_speeds(records: list[dict[str, Any]]) -> list[str]:
         times = [f"{row[f'{name}_latency_ms']:.2f} ms" for name in ("teacher", "student")]
         many = [f"{row[f'{name}_images_per_s']:.0f}" for name in ("teacher", "student")]
         gains = ["none" if row[name] is None else f"{row[name]:.2f}x" for name in ("speedup", "speedup_batch")]
-        name = [Path(row["teacher"]).stem, row["bits"], row["runtime"], row["isa"], row["threads"]]
+        name = [named(row["teacher"]), row["bits"], row["runtime"], row["isa"], row["threads"]]
         return [*name, *times, gains[0], *many, gains[1]]
 
     columns = ["teacher", "bits", "runtime", "instructions", "threads", "teacher, batch 1", "student", "speed-up"]
