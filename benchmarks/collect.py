@@ -144,7 +144,7 @@ def rows_of_exports(records: list[dict[str, Any]]) -> list[str]:
 
     def cells(row: dict[str, Any]) -> list[Any]:
         first = row["first"]
-        differs = "none" if first is None else f"{first['path']}, {100 * first['share']:.1g} % of its codes"
+        differs = "none" if first is None else f"{first['path']}, {first['share']:.1g} % of its codes"
         tops = [row.get(name) for name in ("top1_teacher", "top1_simulated", "top1")]
         found = [f"{row['agree']} of {row['images']}", f"{row['max_abs_diff']:.2g}", differs]
         layers = f"{row['integer']} / {row['floating']} / {row['islands']}"
