@@ -49,7 +49,9 @@ class Zoo:
         if ref in (EMBEDDED, CAMVID):
             if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
                 raise OptionError(
-                    f"zoo:{ref} comes complete, so option '{given}' has no effect", where, f"for weights of yours: zoo:{ref.partition('-')[0]}"
+                    f"zoo:{ref} comes complete, so option '{given}' has no effect",
+                    where,
+                    f"for weights of yours: zoo:{ref.partition('-')[0]}",
                 )
             fields: dict[str, Any] = {"labels": CAMVID_LABELS}
             if ref == EMBEDDED:
