@@ -60,7 +60,7 @@ _WORDS = {
 #: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.
 NEEDS: Mapping[str, str] = {
     "classes": "a task that gives every image one class",
-    "targets": "batches with targets, a class for every image",
+    "targets": "batches with targets",
     "teacher.output": "the teacher's output",
     "teacher.features": "the teacher's features at its taps",
     "teacher.bn": "BatchNorm layers in the teacher",
