@@ -16,7 +16,7 @@ from zsq.types import Teacher
 
 
 def load(ref: str, **options: Any) -> Teacher:
-    return Torchvision(TorchvisionOptions(**options), SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Torchvision(TorchvisionOptions(**options), SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 def test_published_weights_come_from_torchs_cache(torchvision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +63,8 @@ def test_a_checkpoint_of_ones_own(torchvision: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ref", "what", "hint"),
     [
-        ("resnet81", "no classifier 'resnet81'", "resnet18"),
-        ("fasterrcnn_resnet50_fpn", "no classifier", ""),
+        ("resnet81", "no network 'resnet81'", "resnet18"),
+        ("fasterrcnn_resnet50_fpn", "no network", ""),
         ("resnet50@IMAGENET1K_V3", "no weights", "IMAGENET1K_V"),
     ],
 )
