@@ -181,6 +181,7 @@ def plan_table(plan: Plan) -> Group:
     forwards = [f"{key}: {runs['teacher']} teacher, {runs['student']} student" for key, runs in plan.forwards().items()]
     facts = [
         ("teacher", (plan.recipe.teacher or {}).get("ref", "")),
+        ("task", plan.task.name),
         ("forwards per step", "; ".join(forwards)),
         ("run", ", ".join(f"{key} {_value(value)}" for key, value in plan.run.to_dict().items() if value is not None)),
         *(("note", note) for note in plan.notes),

@@ -200,7 +200,7 @@ def evaluate_run(
     from zsq.run.saved import load
 
     module = load(folder)
-    ctx = saved_context(folder, module, report)
+    ctx = saved_context(folder, module, report, manager)
     if not (chosen := asked or [e for e in ran if not _compares(e)]):
         ran = chosen = [_evaluator(parse_entry("eval", brought(report, manager, ctx)), manager)]
     metrics: dict[str, float] = {}
@@ -231,30 +231,36 @@ def _compares(evaluator: tuple[Found, Options]) -> bool:
     return bool(getattr(evaluator[0].component.implementation(), "compares", False))
 
 
-def saved_context(folder: Path, module: Any, report: Mapping[str, Any]) -> Context:
-    """What an evaluator of a saved student gets: its input spec and number of classes; in the teacher's place stands the student."""
+def saved_context(folder: Path, module: Any, report: Mapping[str, Any], manager: Manager | None = None) -> Context:
+    """What an evaluator of a saved student gets: its input spec, task and number of classes; in the teacher's place stands the student."""
     import torch
 
-    from zsq.builtin.classify import Classify
-    from zsq.builtin.options import ClassifyOptions
+    from zsq.compose import DEFAULT_TASK, choose_task
     from zsq.run.precision import Precision
+    from zsq.run.tasks import maker
     from zsq.types import Context, InputSpec, Teacher
 
     spec = json_.loads((folder / "config.json").read_text(encoding="utf-8"))["inputs"]
     inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
     device, arithmetic = torch.device("cpu"), cast("types.Precision", Precision("fp32"))
     ctx = Context(torch.Generator(device).manual_seed(0), device, arithmetic, folder, log=lambda message: print(message, file=sys.stderr))
+    make = maker(choose_task(report["teacher"].get("task", DEFAULT_TASK), manager or Manager.discover()))
     with torch.no_grad():
-        classes = module(torch.zeros((1, *inputs.shape))).shape[1]
-    return ctx.with_(teacher=Teacher(module, inputs, Classify(ClassifyOptions(classes=classes), ctx), ref=report["teacher"]["ref"]))
+        classes = make(2).logits(module(torch.zeros((1, *inputs.shape)))).shape[1]
+    return ctx.with_(teacher=Teacher(module, inputs, make(classes), ref=report["teacher"]["ref"]))
 
 
 def brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
     """The evaluation on real images that the run's teacher brings with it."""
+    from zsq.compose import task_of
+    from zsq.run.tasks import maker
+
     values = dict(report.get("recipe", {}).get("teacher") or {})
     source, _, ref = str(values.pop("ref", "")).partition(":")
     found = manager.get(Role.TEACHER, source)
-    teacher = found.component.implementation()(found.component.options.parse(values), ctx).load(ref)
+    options = found.component.options.parse(values)
+    task = maker(task_of(found.component, options, ref, manager))
+    teacher = found.component.implementation()(options, ctx.with_(task=task)).load(ref)
     if not teacher.evaluation:
         raise ZsqError("the run names no real images", "report.json", "say which: --eval npz:PATH or --eval folder:PATH")
     return str(teacher.evaluation)

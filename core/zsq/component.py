@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any
 
 from zsq.options import Options, validate_class
@@ -58,7 +59,8 @@ _WORDS = {
 
 #: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.
 NEEDS: Mapping[str, str] = {
-    "targets": "batches with targets",
+    "classes": "a task that gives every image one class",
+    "targets": "batches with targets, a class for every image",
     "teacher.output": "the teacher's output",
     "teacher.features": "the teacher's features at its taps",
     "teacher.bn": "BatchNorm layers in the teacher",
@@ -87,6 +89,8 @@ class Component:
         provides: What it offers to the others, from the same vocabulary.
         paper: Where the method was published, e.g. ``"NeurIPS 2021, arXiv 2111.02625"``.
         suggests: A recipe fragment that fills what the user left open, e.g. ``{"calib": ["ema"], "tune": {"steps": 400}}``.
+        tasks: Of a teacher source: pattern of what follows it in a reference to the task of such a teacher, e.g. ``{"depth-*": "depth"}``;
+            the first that fits counts. An option ``task`` of the source wins; a teacher that neither names has the default task.
     """
 
     name: str
@@ -98,6 +102,7 @@ class Component:
     provides: frozenset[str] | set[str] | tuple[str, ...] = frozenset()
     paper: str = ""
     suggests: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         module, _, attribute = self.target.partition(":")
@@ -115,6 +120,10 @@ class Component:
     def names(self) -> tuple[str, ...]:
         """Its own name and those of its presets."""
         return (self.name, *self.presets)
+
+    def task_of(self, ref: str) -> str | None:
+        """The name of the task that ``tasks`` has for a reference, without the source's name."""
+        return next((task for pattern, task in self.tasks.items() if fnmatchcase(ref, pattern)), None)
 
     def implementation(self) -> Any:
         """Import and return the class that ``target`` names."""

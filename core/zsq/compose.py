@@ -26,6 +26,8 @@ DEFAULTS: Mapping[str, Any] = {
     "export": ["safetensors"],
     "log": [],
 }
+#: The task of a teacher whose source does not say.
+DEFAULT_TASK = "classify"
 #: The name that stands for nothing, in roles where nothing is a choice.
 NOTHING = "none"
 #: Every teacher gives these; whether it has BatchNorm is seen when it is loaded.
@@ -83,7 +85,7 @@ class Choice:
 class Plan:
     """A chain that can run.
 
-    ``ref`` is what follows the source in the teacher's reference. ``default_eval`` says that the user asked for no evaluation,
+    ``ref`` is what follows the source in the teacher's reference, and ``task`` what the teacher's output means, as its source says. ``default_eval`` says that the user asked for no evaluation,
     so that the teacher's own may be added. ``recipe`` names every component with its settings; only ``eval`` stays open under
     ``default_eval``, so that the recipe gives the same evaluation again. ``logs`` hear what happens. ``notes`` are for the user.
     """
@@ -102,6 +104,7 @@ class Plan:
     recipe: Recipe
     default_eval: bool = False
     notes: tuple[str, ...] = ()
+    task: Choice = None  # type: ignore[assignment]
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -112,6 +115,7 @@ class Plan:
         """Plain values for ``zsq plan --json``."""
         return {
             "teacher": (self.recipe.teacher or {})["ref"],
+            "task": self.task.name,
             "components": [choice.describe() for choice in (*self.choices, *self.logs)],
             "run": self.run.to_dict(),
             "needs": {key: sorted(names) for key, names in self.needs.items()},
@@ -153,6 +157,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     """
     draft = _Draft(recipe, manager)
     teacher, ref = draft.teacher()
+    task = draft.task = task_of(teacher.component, teacher.options, ref, manager)
     chosen: dict[str, Choice] = {}
     for section in SINGLE[:2]:
         chosen[section] = draft.single(section)
@@ -164,7 +169,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     draft.suggest(tuner)
     evaluators = draft.chain("eval")
     if recipe.eval is None:  # the default is left out where it cannot be had
-        evaluators = tuple(choice for choice in evaluators if choice.needs <= chosen["synth"].provides)
+        evaluators = tuple(choice for choice in evaluators if choice.needs <= chosen["synth"].provides | task.provides)
     plan = Plan(
         teacher=teacher,
         ref=ref,
@@ -180,9 +185,24 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
         recipe=recipe,
         default_eval=recipe.eval is None,
         notes=tuple(draft.notes),
+        task=task,
     )
     _check(plan, manager)
     return replace(plan, recipe=_resolved(plan, recipe))
+
+
+def task_of(source: Component, options: Options, ref: str, manager: Manager) -> Choice:
+    """The task of a teacher, by what its source and the source's options say of the reference.
+
+    Raises:
+        ComponentError: When no installed plugin has it.
+    """
+    return choose_task(getattr(options, "task", None) or source.task_of(ref) or DEFAULT_TASK, manager)
+
+
+def choose_task(name: str, manager: Manager) -> Choice:
+    """The task of that name."""
+    return _choose(Role.TASK, {"name": name}, manager)
 
 
 def choose_evaluator(text: str, manager: Manager) -> Choice:
@@ -223,6 +243,7 @@ class _Draft:
         self.run = dict(recipe.run)
         self.settled: set[str] = set()
         self.notes: list[str] = []
+        self.task: Choice | None = None
 
     def teacher(self) -> tuple[Choice, str]:
         """The teacher's source, and the part of the reference after it."""
@@ -273,7 +294,7 @@ class _Draft:
         for section in CHAINS:
             entries = (getattr(fragment, section) or []) if section not in self.chains else []
             if usable := [entry for entry in entries if self.available(choice, section, entry)]:
-                self.chains[section] = usable
+                self.chains[section] = self.with_ranges(usable) if section == "calib" and len(usable) < len(entries) else usable
         for section in SINGLE:
             if section not in self.settled and (entry := getattr(fragment, section)):
                 self.fill(choice, section, entry)
@@ -288,20 +309,34 @@ class _Draft:
             return
         self.singles[section] = {**wanted, **open_}
 
+    def with_ranges(self, entries: list[Entry]) -> list[Entry]:
+        """Calibrators of which some were skipped, with the default ones before them where no other sets ranges."""
+        if any("act.range" in self.manager.get(Role.CALIB, entry["name"]).component.needs for entry in entries):
+            return entries
+        return [*(parse_entry("calib", item) for item in DEFAULTS["calib"]), *entries]
+
     def available(self, choice: Choice, section: str, entry: Entry) -> bool:
-        """Whether a suggested component can be had with the suggested options; a note says so if not."""
+        """Whether a suggested component can be had with the suggested options, and suits the task; a note says so if not."""
+        why = ""
         try:
-            _choose(Role(section), entry, self.manager)
+            found = _choose(Role(section), entry, self.manager)
         except ZsqError as error:
-            self.notes.append(f"{choice} suggests {section} '{entry['name']}', skipped: {error.what}")
-            return False
-        return True
+            why = error.what
+        else:
+            if self.task is not None and "classes" in found.needs - self.task.provides:
+                why = f"it needs classes ({NEEDS['classes']}), which {self.task} is not"
+        if why:
+            self.notes.append(f"{choice} suggests {section} '{entry['name']}', skipped: {why}")
+        return not why
 
 
 def _check(plan: Plan, manager: Manager) -> None:
     """Refuse what cannot run, before anything is loaded."""
-    given = plan.synth.provides | plan.quant.provides
-    early = _TEACHER | plan.synth.provides
+    made, task = plan.synth.provides | plan.task.provides, plan.task
+    if "classes" not in task.provides:
+        made -= {"targets"}  # nobody makes images of a class, where images have none
+    given = made | plan.quant.provides
+    early = _TEACHER | made
     late = _TEACHER | _STUDENT | given
     if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & _STUDENT)):
         raise PlanError(
@@ -312,6 +347,9 @@ def _check(plan: Plan, manager: Manager) -> None:
     losses = plan.losses if _uses_losses(plan.tuner) or plan.synth.needs & _STUDENT else ()
     for choice in (plan.quant, plan.synth, *plan.calibrators, *losses, plan.tuner, *plan.evaluators, *plan.exporters):
         offered = early if choice is plan.quant else late
+        if "classes" not in task.provides and (wanted := sorted({"classes", "targets"} & choice.needs - offered)):
+            what = f"{choice} needs {wanted[0]} ({NEEDS[wanted[0]]}), but the teacher's task is '{task.name}'"
+            raise PlanError(what, _names(plan), _serving(choice.role, task, manager))
         if missing := sorted(choice.needs - offered):
             raise PlanError(
                 f"{choice} needs {missing[0]} ({NEEDS[missing[0]]}), which nothing here gives", _names(plan), _givers(missing[0], manager)
@@ -332,6 +370,12 @@ def _givers(need: str, manager: Manager) -> str:
         return "choose a synthesizer: --synth noise, or components without that need (`zsq show NAME`)"
     givers = [f for f in manager.components() if need in f.component.provides]
     return f"given by: {', '.join(f'--{f.role} {f.component.name}' for f in givers)}" if givers else "no installed component gives it"
+
+
+def _serving(role: Role, task: Choice, manager: Manager) -> str:
+    """Components of a role that serve every task."""
+    found = [f.component.name for f in manager.components(role) if not {"classes", "targets"} & frozenset(f.component.needs)]
+    return f"these serve task '{task.name}': {', '.join(f'--{role} {name}' for name in found if name != NOTHING)}"
 
 
 def _names(plan: Plan) -> str:

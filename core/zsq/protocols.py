@@ -21,14 +21,30 @@ class TeacherSource(Protocol):
 
 
 class Task(Protocol):
-    """What a network's output means. ``name`` is the task's name; ``classes`` the number of classes it tells apart."""
+    """What a network's output means, whatever it consists of: a tensor, or tensors in mappings and tuples.
+
+    ``name`` is the task's name; ``classes`` the number of classes it tells apart. One that gives every image one class says
+    so in its descriptor (provides ``classes``), and has ``targets(n, rng)``: ``n`` classes (N,) as images of them are to be made.
+    """
 
     name: str
     classes: int
 
-    def logits(self, output: Any) -> Tensor: ...
-    def targets(self, n: int, rng: torch.Generator) -> Tensor: ...
-    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor: ...
+    def logits(self, output: Any) -> Tensor:
+        """Logits of the classes (N, K, ...): dimension 1 tells them apart, further ones are places in the image.
+
+        Raises:
+            ZsqError: When the output holds none.
+        """
+
+    def values(self, output: Any) -> tuple[Tensor, ...]:
+        """Everything in which a student is to be like its teacher: the logits, then what else there is, each (N, ...)."""
+
+    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
+        """How far an output is from the teacher's, a scalar; zero at equality."""
+
+    def wrong(self, output: Any, inputs: Tensor) -> str:
+        """What keeps an output from being one for these inputs (N, C, H, W), in words; empty when nothing does."""
 
 
 class Resumable(Protocol):

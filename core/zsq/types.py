@@ -26,7 +26,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (N, C, H, W) in the teacher's normalised space; targets hard (N,), soft (N, K), task-shaped, or none."""
+    """Inputs (N, C, H, W) in the teacher's normalised space; targets are classes, hard (N,) or soft (N, K), or none."""
 
     inputs: Tensor
     targets: Tensor | None = None
@@ -237,7 +237,8 @@ def _steady(step: int, steps: int) -> float:
 class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
-    ``teacher`` is None for teacher sources and tasks; ``student`` is None before quantization; ``objective`` is None
+    ``teacher`` is None for teacher sources and tasks; ``task(classes)`` gives a teacher source the task that the plan has for its
+    teacher, None standing for the default; ``student`` is None before quantization; ``objective`` is None
     where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators.
     ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
     component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
@@ -254,6 +255,7 @@ class Context:
     batch_size: int = 64
     trust_code: bool = False
     cache: Path | None = None
+    task: Callable[[int], Task] | None = None
     teacher: Teacher = None  # type: ignore[assignment]
     student: Student | None = None
     objective: Any = None

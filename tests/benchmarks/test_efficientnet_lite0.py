@@ -30,7 +30,7 @@ needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '
 
 @pytest.fixture(scope="module")
 def teacher() -> Teacher:
-    return Py(PyOptions(), SimpleNamespace(trust_code=False)).load(f"{FILE}:teacher")  # type: ignore[arg-type]
+    return Py(PyOptions(), SimpleNamespace(trust_code=False, task=None)).load(f"{FILE}:teacher")  # type: ignore[arg-type]
 
 
 @needs_packages
@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, *rest: None if wanted == name else found(wanted, *rest))
     with pytest.raises(ZsqError) as caught:
-        Py(PyOptions(), SimpleNamespace(trust_code=False)).load(f"{FILE}:teacher")  # type: ignore[arg-type]
+        Py(PyOptions(), SimpleNamespace(trust_code=False, task=None)).load(f"{FILE}:teacher")  # type: ignore[arg-type]
     assert name.replace("_", "-") in caught.value.what
     assert (
         "pip install --no-deps efficientnet-lite-pytorch==" in caught.value.hint

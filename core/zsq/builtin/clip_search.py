@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from zsq.builtin.options import ClipSearchOptions
+from zsq.builtin.losses import sum_of
 from zsq.builtin.ranges import Extremes
 from zsq.run.probe import act_modules, watching_inputs
 from zsq.run.replay import Replay
@@ -37,7 +38,7 @@ class ClipSearch:
         module = student.module.eval()
         assert isinstance(module, fx.GraphModule)
         task, teacher = self.ctx.teacher.task, self.ctx.teacher.module
-        goal = task.logits(teacher(inputs)).float()
+        goal = [value.float() for value in task.values(teacher(inputs))]
         self._start(student, inputs)
         total = o.passes * len(student.acts)
         step = 0
@@ -52,7 +53,8 @@ class ClipSearch:
                     shares = torch.linspace(o.narrowest, 1, o.candidates).tolist()
                     for share in shares:
                         point.set_range(lo * share, hi * share)
-                        errors.append((task.logits(replay.finish()).float() - goal).square().mean())
+                        given = zip(task.values(replay.finish()), goal, strict=True)
+                        errors.append(sum_of((value.float() - wanted).square().mean() for value, wanted in given))
                     best = shares[int(torch.stack(errors).argmin())]
                     point.set_range(lo * best, hi * best)
                 step += 1

@@ -77,6 +77,8 @@ class Top1:
 class Agreement:
     """How often the student's largest logit is the teacher's, in percent, and the mean squared difference of their logits.
 
+    Where logits have places, (N, K, ...), every place of an image counts alike.
+
     The images are synthetic, from ``ctx.sampler``; Gaussian noise where there is none.
     """
 
@@ -87,13 +89,14 @@ class Agreement:
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
         """``agreement``, ``logit_mse`` (mean over images and classes) and ``agreement_images``."""
-        task, same, error, done = ctx.teacher.task, 0, 0.0, 0
+        task, same, error, done = ctx.teacher.task, 0.0, 0.0, 0
         while done < self.images:
             inputs = _draw(min(ctx.batch_size, self.images - done), ctx).inputs
             with torch.no_grad():
                 theirs, ours = (task.logits(network(inputs)).float() for network in (ctx.teacher.module, module))
-            same += int((theirs.argmax(1) == ours.argmax(1)).sum())
-            error += float((theirs - ours).square().mean(1).sum())
+            answers = (theirs.argmax(1) == ours.argmax(1)).float()
+            same += float(answers.reshape(len(inputs), -1).mean(1).sum())
+            error += float((theirs - ours).square().reshape(len(inputs), -1).mean(1).sum())
             done += len(inputs)
         return {"agreement": 100 * same / done, "logit_mse": error / done, "agreement_images": done}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,28 +18,33 @@ class Kd:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)); the teacher's logits take no gradient (Hinton et al., 2015).
 
     ``batchmean`` divides the sum by the number of images B. ``mean`` divides by B·C with C classes, the hidden factor 1/C in
-    what the GDFQ line publishes: T = 20 then weighs the divergence by 400/C.
+    what the GDFQ line publishes: T = 20 then weighs the divergence by 400/C. Logits with places, (N, C, ...), count every place
+    as an image. To what else the task compares, its mean absolute difference is added.
     """
 
     def __init__(self, options: KdOptions, ctx: Context) -> None:
         self.temperature, self.per_class = options.temperature, options.reduction == "mean"
 
     def __call__(self, view: View) -> Tensor:
-        student, teacher = _student_logits(view), _teacher_logits(view).detach()
+        (student, teacher), *others = pairs(view)
         t = self.temperature
-        total = F.kl_div(F.log_softmax(student / t, 1), F.softmax(teacher / t, 1), reduction="sum")
+        total = F.kl_div(F.log_softmax(student / t, 1), F.softmax(teacher.detach() / t, 1), reduction="sum")
         count = student.numel() if self.per_class else student.numel() // student.shape[1]
-        return total * (t * t / count)
+        loss = total * (t * t / count)
+        for ours, theirs in others:
+            loss = loss + F.l1_loss(ours, theirs.detach())
+        return loss
 
 
 class Mse:
-    """Mean over images and classes of (student - teacher)² of the logits; the teacher's take no gradient."""
+    """Mean over images and classes of (student - teacher)² of the logits; the teacher's take no gradient. Where the task compares
+    more than logits, the sum of such means."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass
 
     def __call__(self, view: View) -> Tensor:
-        return F.mse_loss(_student_logits(view), _teacher_logits(view).detach())
+        return sum_of(F.mse_loss(student, teacher.detach()) for student, teacher in pairs(view))
 
 
 class Ce:
@@ -111,9 +116,19 @@ def _student_logits(view: View) -> Tensor:
     return view.task.logits(view.student.output).float()
 
 
-def _teacher_logits(view: View) -> Tensor:
-    assert view.teacher is not None
-    return view.task.logits(view.teacher.output).float()
+def pairs(view: View) -> list[tuple[Tensor, Tensor]]:
+    """What the task compares, of student and teacher, in float32: the logits first."""
+    assert view.student is not None and view.teacher is not None
+    values = (view.task.values(trace.output) for trace in (view.student, view.teacher))
+    return [(student.float(), teacher.float()) for student, teacher in zip(*values, strict=True)]
+
+
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one; of one, the same bits."""
+    first, *others = terms
+    for term in others:
+        first = first + term
+    return first
 
 
 def _targets(view: View) -> Tensor:

@@ -27,6 +27,7 @@ class PyOptions(Options):
         None, "Standard deviation per channel that inputs were normalised with; else from the sidecar or the network.", gt=0
     )
     classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
+    task: str | None = opt(None, "What the network's output means, one of the tasks in `zsq plugins list`; by default classify.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from zsq.builtin.classify import Classify
 from zsq.builtin.options import ClassifyOptions, PyOptions
 from zsq.builtin.weights import fingerprint, load_into, read_weights
 from zsq.errors import FileError, ZsqError, nearest
+from zsq.protocols import Task
 from zsq.types import Context, InputSpec, Teacher
 
 _SIDECAR = 'it reads {"input": {"shape": [3, 32, 32], "mean": [.5, .5, .5], "std": [.2, .2, .2]}, "classes": 10}'
@@ -54,13 +55,12 @@ class Py:
             load_into(module, tensors, str(weights))
         spec = {key: getattr(o, key) or sidecar.get("input", {}).get(key) for key in ("shape", "mean", "std")}
         spec |= announced(module, [key for key, value in spec.items() if not value], where)
-        return teacher_from(module, f"py:{ref}", spec, classes, where=where)
+        return teacher_from(module, f"py:{ref}", spec, classes, where=where, task=self.ctx.task)
 
 
-def teacher_from(
-    module: nn.Module, ref: str, spec: Mapping[str, Any], classes: int | None, where: str = "teacher", **fields: Any
-) -> Teacher:
-    """A frozen teacher around a classifier: in eval mode and channels_last, its claims checked by one forward on random inputs.
+def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: int | None, where: str = "teacher",
+                 task: Callable[[int], Task] | None = None, **fields: Any) -> Teacher:  # fmt: skip
+    """A frozen teacher around a network: in eval mode and channels_last, its claims checked by one forward on random inputs.
 
     Args:
         module: The network with its weights.
@@ -68,29 +68,34 @@ def teacher_from(
         spec: ``shape``, ``mean`` and ``std``.
         classes: As claimed, or None to go by the output.
         where: Where the spec came from, for messages.
+        task: Makes its task for a number of classes, see ``Context.task``; None stands for ``classify``.
         fields: Further fields of :class:`zsq.types.Teacher`; they win over what is found here.
 
     Raises:
-        FileError: When the spec is incomplete, the network does not run on it, or has another number of classes.
+        FileError: When the spec is incomplete, the network does not run on it, gives what is no output of the task, or has another
+            number of classes.
     """
     inputs = _input_spec(spec, where)
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = Classify(ClassifyOptions())
+    make = task or _classify
+    reading = make(classes or 2)
     noise = torch.randn((2, *inputs.shape), generator=torch.Generator().manual_seed(0))
     stages, blocks = _stages(module)
     shape = "x".join(map(str, inputs.shape))
     try:
         with torch.no_grad(), _noting_calls(module, {*stages, *blocks}) as called:
-            logits = task.logits(module(noise))
+            output = module(noise)
+            logits, wrong = reading.logits(output), reading.wrong(output, noise)
     except ZsqError:
         raise
     except Exception as error:  # whatever a network of the user's raises
         raise FileError(
             f"the network does not run on {shape} inputs: {_line(error)}", where, "is it the input shape it was trained with?"
         ) from error
-    if logits.dim() != 2 or len(logits) != 2 or not torch.isfinite(logits).all():
-        what = f"outputs {tuple(logits.shape)} for 2 images" if logits.dim() != 2 or len(logits) != 2 else "values that are not finite"
-        raise FileError(f"the network gives {what}, but should give logits (2, classes)", where, "name a classifier")
+    if not wrong and not all(torch.isfinite(value).all() for value in reading.values(output)):
+        wrong = "values that are not finite"
+    if wrong:
+        raise FileError(f"the network gives {wrong}", where, f"name a network for task '{reading.name}'")
     if classes is not None and logits.shape[1] != classes:
         hint = "correct `classes` in the sidecar or --set teacher.classes, or build the network with as many"
         raise FileError(f"the network tells {logits.shape[1]} classes apart, but {classes} were announced", where, hint)
@@ -100,7 +105,11 @@ def teacher_from(
         "blocks": tuple(path for path in blocks if path in called),
         "fingerprint": fingerprint(module),
     }
-    return Teacher(module, inputs, Classify(ClassifyOptions(classes=logits.shape[1])), ref=ref, **{**found, **fields})
+    return Teacher(module, inputs, make(logits.shape[1]), ref=ref, **{**found, **fields})
+
+
+def _classify(classes: int) -> Task:
+    return Classify(ClassifyOptions(classes=classes))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from zsq.run.pace import Pace
 from zsq.run.precision import choose_precision
 from zsq.run.probe import TEACHER_NEEDS, Probe, batch_norms
 from zsq.run.stream import Stream
+from zsq.run.tasks import maker
 from zsq.types import Batch, Beat, Context, Student, Teacher
 
 if TYPE_CHECKING:
@@ -235,12 +236,15 @@ class _Engine:
         return Result(report, student, self.out.target)
 
     def load_teacher(self) -> Teacher:
-        teacher: Teacher = self.build(self.plan.teacher, "teacher").load(self.plan.ref)
+        teacher: Teacher = self.build(self.plan.teacher, "teacher", task=maker(self.plan.task)).load(self.plan.ref)
         teacher.module.eval().requires_grad_(False).to(self.ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return teacher
 
     def check_teacher(self, teacher: Teacher) -> None:
         """Refuse components that need what this teacher does not have, before any training."""
+        if teacher.task.name != self.plan.task.component.name:
+            what = f"its source says that the teacher's task is '{self.plan.task.name}', but it is '{teacher.task.name}'"
+            raise PlanError(what, f"teacher {teacher.ref}", f"say so: --set teacher.task={teacher.task.name}, where the source has it")
         if batch_norms(teacher.module):
             return
         for choice in (self.plan.synth, self.plan.quant, *self.plan.calibrators, *self.plan.losses):

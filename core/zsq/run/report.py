@@ -34,6 +34,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         "schema": SCHEMA,
         "teacher": {
             "ref": teacher.ref,
+            "task": teacher.task.name,
             "fingerprint": teacher.fingerprint,
             "params": sum(p.numel() for p in teacher.module.parameters()),
             "size_bytes": sum(t.numel() * t.element_size() for t in teacher.module.state_dict().values()),

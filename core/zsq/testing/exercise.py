@@ -84,8 +84,12 @@ def tune(case: Case, teacher: Teacher, seed: int) -> Any:
 
 def load(case: Case, seed: int = 0) -> Teacher:
     """The teacher that a source gives for the case's reference."""
+    from zsq.compose import task_of
+    from zsq.run.tasks import maker
+
+    task = maker(task_of(case.component, case.options(), case.ref, case.manager))
     try:
-        teacher: Teacher = case.build(case.context(seed=seed)).load(case.ref)
+        teacher: Teacher = case.build(case.context(seed=seed).with_(task=task)).load(case.ref)
     except ZsqError as error:
         if case.ref:
             raise
@@ -99,7 +103,8 @@ def teacher_source(case: Case, teacher: Teacher, seed: int) -> Any:
 
 def task(case: Case, teacher: Teacher, seed: int) -> Any:
     ctx = case.context(seed=seed)
-    return case.build(ctx).targets(6, ctx.rng)
+    built = case.build(ctx)
+    return built.targets(6, ctx.rng) if hasattr(built, "targets") else None
 
 
 def evaluate(case: Case, teacher: Teacher, seed: int) -> Any:

@@ -86,11 +86,11 @@ class Abn:
             yield Beat(step, total)
 
     def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """L_BNS + ce_weight * CE."""
+        """L_BNS + ce_weight * CE; without the latter where the task gives images no class."""
         assert view.teacher is not None and view.batch.targets is not None
         loss = self.bns_distance(view.teacher.bn)
         shown = {"bns": loss.detach()}
-        if self.options.ce_weight:
+        if self.options.ce_weight and hasattr(view.task, "targets"):
             loss = loss + self.options.ce_weight * F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
         return loss, shown
 

@@ -77,7 +77,7 @@ def zsq_synthesizers() -> Iterator[Component]:
         AdadfqOptions,
         "A generator that adapts its images to the student: neither too easy nor too hard.",
         presets=_presets(),
-        needs={"teacher.output", "teacher.bn", "student.output"},
+        needs={"classes", "teacher.output", "teacher.bn", "student.output"},
         provides={"targets"},
         paper=_PAPER,
         suggests={**SHORT, "loss": ["logit-entropy"]},

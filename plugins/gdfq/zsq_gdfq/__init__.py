@@ -64,7 +64,7 @@ def zsq_synthesizers() -> Iterator[Component]:
         GdfqOptions,
         "A class-conditional generator that learns beside the student.",
         presets={"gdfq-paper": PAPER_SCHEDULE},
-        needs={"teacher.output", "teacher.bn"},
+        needs={"classes", "teacher.output", "teacher.bn"},
         provides={"targets"},
         paper="ECCV 2020, arXiv 2003.03603",
         suggests=SHORT,

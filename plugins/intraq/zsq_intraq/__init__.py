@@ -70,7 +70,7 @@ def zsq_synthesizers() -> Iterator[Component]:
             "hast": {**_HAST, "lor": 0.0, "hil_weight": 10.0},
             "hast-imagenet": {**_HAST, "eta": 0.4, "hil_weight": 0.1, "gamma": 0.5},
         },
-        needs={"teacher.output", "teacher.bn"},
+        needs={"classes", "teacher.output", "teacher.bn"},
         provides={"pool", "targets"},
         paper="CVPR 2022, arXiv 2111.09136",
         suggests=SHORT,

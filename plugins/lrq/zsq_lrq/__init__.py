@@ -118,7 +118,7 @@ def zsq_synthesizers() -> Iterator[Component]:
             **{f"lrq-paper{which}": {**_PAPER, **band} for which, band in _BANDS.items()},
             **{f"lrq-released{which}": {**_RELEASED, **band} for which, band in _BANDS.items()},
         },
-        needs={"teacher.output", "teacher.bn"},
+        needs={"classes", "teacher.output", "teacher.bn"},
         provides={"targets"},
         paper="Neural Networks 166, 2023, arXiv 2211.06816",
         suggests=SHORT,

@@ -250,6 +250,25 @@ def _mean(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
     return str(e.writer.node("ReduceMean", [e.value(n.args[0])], n.name, axes=axes, keepdims=int(a["keepdim"])))
 
 
+def _interpolate(mode: str) -> Function:
+    """As ``torch.nn.functional.interpolate``, with the sizes that it was traced with."""
+
+    def write(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+        source = n.args[0]
+        before, after = e.shape(source), e.shape(n)  # type: ignore[arg-type]
+        grid = "align_corners" if a["align_corners"] else "half_pixel"
+        options = {"mode": mode, "coordinate_transformation_mode": grid, **({"cubic_coeff_a": -0.75} if mode == "cubic" else {})}
+        x, w = e.value(source), e.writer
+        if all(b % s == 0 for s, b in zip(before[2:], after[2:], strict=True)):
+            scales = w.constant([1.0, 1.0, *(b / s for s, b in zip(before[2:], after[2:], strict=True))])
+            return str(w.node("Resize", [x, "", scales], n.name, **options))
+        count = w.node("Slice", [w.node("Shape", [x], f"{n.name}.shape"), e.sizes([0]), e.sizes([2])], f"{n.name}.count")
+        sizes = w.node("Concat", [count, e.sizes(after[2:])], f"{n.name}.sizes", axis=0)
+        return str(w.node("Resize", [x, "", "", sizes], n.name, **options))
+
+    return write
+
+
 def _gated(op: str, **attributes: float) -> Function:
     """``x * op(x)``."""
 
@@ -296,6 +315,8 @@ FUNCTIONS: Mapping[str, Function] = {
     "hardsigmoid": lambda e, n, a: str(e.writer.node("HardSigmoid", [e.value(n.args[0])], n.name, alpha=1 / 6, beta=0.5)),
     "gelu": _gelu,
     "softmax": _softmax,
+    "upsample_bilinear2d": _interpolate("linear"),
+    "upsample_bicubic2d": _interpolate("cubic"),
 }
 
 

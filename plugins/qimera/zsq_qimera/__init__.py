@@ -56,7 +56,7 @@ def zsq_synthesizers() -> Iterator[Component]:
             "qimera-paper": {"embedding": "teacher", **PAPER_SCHEDULE},
             "qimera-released": {"embedding": "random", "mapping": False, "norm": "released", "cbn_mix": "mean", **PAPER_SCHEDULE},
         },
-        needs={"teacher.output", "teacher.bn"},
+        needs={"classes", "teacher.output", "teacher.bn"},
         provides={"targets"},
         paper="NeurIPS 2021, arXiv 2111.02625",
         suggests=SHORT,

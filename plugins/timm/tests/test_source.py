@@ -17,7 +17,7 @@ from zsq.types import Teacher
 
 
 def load(ref: str, **options: Any) -> Teacher:
-    return Timm(TimmOptions(**options), SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Timm(TimmOptions(**options), SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_ones_own(timm: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from zsq.types import Teacher
 
 
 def load(ref: str, **options: Any) -> Teacher:
-    return Torchvision(TorchvisionOptions(**options), SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Torchvision(TorchvisionOptions(**options), SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 def test_published_weights_come_from_torchs_cache(torchvision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

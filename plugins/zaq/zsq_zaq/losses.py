@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsq.builtin.losses import pairs, sum_of
 from zsq.errors import PlanError
 from zsq.types import Context, Teacher, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
@@ -20,16 +21,17 @@ _MIXED = 0.1
 
 class LogitL1:
     """D_o = E |teacher(x) - student(x)|_1 on raw logits (paper's output-level discrepancy): not on probabilities, whose gradient
-    vanishes where both networks are sure. Logits may have pixels, (N, K, ...); the mean is over images and pixels."""
+    vanishes where both networks are sure. Logits may have pixels, (N, K, ...); the mean is over images and pixels. Where the task
+    compares more than logits, the sum of such means, each of weight 1."""
 
     def __init__(self, options: OutputOptions, ctx: Context) -> None:
         self.summed = options.norm == "l1"
 
     def __call__(self, view: View) -> Tensor:
         assert view.student is not None and view.teacher is not None
-        student, teacher = (view.task.logits(trace.output).float() for trace in (view.student, view.teacher))
+        (student, teacher), *others = pairs(view)
         distance = F.l1_loss(student, teacher)
-        return distance * student.shape[1] if self.summed else distance
+        return sum_of([distance * student.shape[1] if self.summed else distance, *(F.l1_loss(*pair) for pair in others)])
 
 
 class _Features:

@@ -131,6 +131,7 @@ class Distiller(Descent):
         self.watched = Watched(ctx.teacher.module, options.statistics == "image")
         self.distance = Distance(options, self.watched.norms)
         self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
+        self.classed = hasattr(ctx.teacher.task, "targets")
 
     def enough(self, metrics: Mapping[str, Tensor]) -> bool:
         """As the option ``early_stop`` says."""
@@ -146,7 +147,7 @@ class Distiller(Descent):
         loss, metrics = o.bn_weight * distance, {"bns": distance.detach()}
         if o.input_weight:
             loss = loss + o.input_weight * input_distance(x, o)
-        if o.class_weight:
+        if o.class_weight and self.classed:
             ce = F.cross_entropy(self.ctx.teacher.task.logits(output).float(), targets)
             loss, metrics["ce"] = loss + o.class_weight * ce, ce.detach()
         return loss, {"loss": loss.detach(), **metrics}

@@ -22,6 +22,7 @@ Made = tuple[Tensor, Tensor]
 
 class PoolSynth:
     """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` only deals them out.
+    Where the task gives images no class, ``classed`` is False, and batches have no targets.
 
     Every batch starts from a generator of its own, and classes are dealt in one sequence that does not end, so a pool of twice
     as many batches begins with the same images. A subclass names itself and its distribution, whose version is part of what
@@ -38,6 +39,7 @@ class PoolSynth:
     def __init__(self, options: PoolOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
         self.seed = int(torch.randint(2**62, (), generator=ctx.rng, device=ctx.rng.device))
+        self.classed = hasattr(ctx.teacher.task, "targets")
         self.pool = torch.empty((0, *ctx.teacher.inputs.shape), device=ctx.device)
         self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
         self._order = self.generator("order")
@@ -132,7 +134,8 @@ class PoolSynth:
             epochs = -(-n // len(self.pool))
             self._left = torch.cat([torch.randperm(len(self.pool), generator=self._order) for _ in range(epochs)])
         taken, self._left = self._left[:n].to(self.pool.device), self._left[n:]
-        return Batch(self.pool[taken].contiguous(memory_format=torch.channels_last), self.targets[taken])
+        images = self.pool[taken].contiguous(memory_format=torch.channels_last)
+        return Batch(images, self.targets[taken] if self.classed else None)
 
     def _spans(self) -> list[tuple[int, int]]:
         """First image of each batch, and the one after its last."""
@@ -207,7 +210,8 @@ class PoolSynth:
 class Zeroq(PoolSynth):
     """ZeroQ: images from the teacher's BatchNorm statistics.
 
-    Targets are the classes that images were driven to, without a class term the teacher's own answers.
+    Targets are the classes that images were driven to, without a class term the teacher's own answers. Where the task gives
+    images no class, the class term drops out.
     """
 
     name, distribution = "zeroq", "zsq-zeroq"
@@ -222,4 +226,4 @@ class Zeroq(PoolSynth):
 
     def finish(self, distiller: Descent, x: Tensor, targets: Tensor) -> Made:
         images = x.detach()
-        return images, targets if self.options.class_weight else distiller.answers(images)
+        return images, targets if self.options.class_weight or not self.classed else distiller.answers(images)

@@ -26,7 +26,7 @@ test_zoo = conformance("zoo", ref=EMBEDDED)
 
 
 def load(ref: str, **options: Any) -> Teacher:
-    return Zoo(ZooOptions(**options), SimpleNamespace(trust_code=False)).load(ref)  # type: ignore[arg-type]
+    return Zoo(ZooOptions(**options), SimpleNamespace(trust_code=False, task=None)).load(ref)  # type: ignore[arg-type]
 
 
 def top1(teacher: Teacher, path: str) -> dict[str, float]:

@@ -7,7 +7,8 @@ Input, biases, BatchNorm, residual sums before their ReLU and pooled values stay
 ``deploy``, for integer kernels: symmetric per-channel weights, and an unsigned asymmetric grid for the network's input, every
 input of a convolution or linear layer, every operand and result of a sum, product, concatenation or average. A value has one
 point; where it goes through a ReLU and nowhere else, the point stands after the ReLU. Operations that only move values
-(max-pooling, reshaping, padding with zeros) need none. The network's output stays in float. Once all is frozen, biases are
+(max-pooling, reshaping, padding with zeros) need none; bilinear and bicubic interpolation is calculated in float between two
+points. The network's output stays in float; what is only moved, joined or interpolated on its way there has at least 8 bits. Once all is frozen, biases are
 rounded and layers computed as integer kernels do it, see ``zsq.builtin.uniform.biases`` and ``zsq.builtin.uniform.integers``.
 """
 
@@ -25,7 +26,7 @@ from zsq.builtin.uniform.biases import round_biases
 from zsq.builtin.uniform.graph import Lifted, lift, unused_path
 from zsq.builtin.uniform.integers import use_integers
 from zsq.builtin.uniform.points import LAYERS, ActPoint, WeightPoint
-from zsq.builtin.uniform.sites import deploy_sites, kind_of, op_name, paper_sites
+from zsq.builtin.uniform.sites import INTERPOLATIONS, answers, deploy_sites, kind_of, op_name, paper_sites
 from zsq.builtin.uniform.sums import settle_sums
 from zsq.errors import ZsqError
 from zsq.types import Batch, Context, QuantPoint, Student, Teacher
@@ -72,7 +73,8 @@ class Uniform:
         for path in layers:
             self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
         sites = paper_sites(module) if self.options.protocol == "paper" else deploy_sites(module)
-        points = {node: self._point(teacher.module, module, node) for node in sites if self.options.act_bits is not None}
+        last = answers(module)
+        points = {node: self._point(teacher.module, module, node, node in last) for node in sites if self.options.act_bits is not None}
         names = {path: self._carrier(teacher.module, module, path, node, points) for path, node in lifted.outputs.items()}
         names |= {str(n.target): str(n.target) for n in graph.nodes if n.op == "call_module" and _has_module(teacher.module, str(n.target))}
         module.graph.lint()
@@ -94,11 +96,12 @@ class Uniform:
         layer.point(bits, symmetric, o.per_channel)
         layer.weight_point.to(layer.weight.device)
 
-    def _point(self, teacher: nn.Module, module: fx.GraphModule, node: fx.Node) -> str:
-        """Insert an activation point after ``node``; its path, ``SITE_point``."""
+    def _point(self, teacher: nn.Module, module: fx.GraphModule, node: fx.Node, answer: bool = False) -> str:
+        """Insert an activation point after ``node``; its path, ``SITE_point``. An ``answer`` has at least 8 bits."""
         path = unused_path((teacher, module), f"{_site(teacher, node)}_point")
         assert self.options.act_bits is not None
-        point = ActPoint(self.act_bits.get(path, self.options.act_bits), bool(self.options.act_symmetric))
+        bits = max(8, self.options.act_bits) if answer else self.options.act_bits
+        point = ActPoint(self.act_bits.get(path, bits), bool(self.options.act_symmetric))
         module.add_submodule(path, point.to(next(module.parameters()).device))
         _insert(module.graph, node, path)
         return path
@@ -199,6 +202,8 @@ def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[
             yield row | {"params": _sizes(module, held), "reason": lifted.reasons[node]}
         elif held and _sizes(module, held):
             yield row | {"params": _sizes(module, held), "reason": f"{op_name(node)} stays in float"}
+        elif op_name(node) in INTERPOLATIONS:
+            yield row | {"reason": "interpolation is calculated in float, between quantized values"}
         elif op_name(node) in _OTHER_ACTIVATIONS and not any(str(u.target) in points for u in node.users):
             yield row | {"reason": "no protocol point follows this activation"}
 

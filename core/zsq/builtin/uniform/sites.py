@@ -20,8 +20,12 @@ _MOVES = frozenset({
     "flip", "roll", "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
 })
 # fmt: on
+#: Calculated in float under every protocol.
+INTERPOLATIONS = frozenset({"upsample_bilinear2d", "upsample_bicubic2d"})
 #: Operations that calculate with grids: operands and results get a point under ``deploy``.
-_COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean"})
+_COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean", *INTERPOLATIONS})
+#: Those of them whose result lies among their operands: the answers of a network stay what they are.
+_PASSES_ON = INTERPOLATIONS | {"cat"}
 #: Functions of one value that are calculated in float: what goes in has a point under ``deploy``, so that the layer before is integer.
 _CURVES = frozenset({"sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "softmax"})
 #: Operations that make constants or sizes.
@@ -45,6 +49,18 @@ def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
     output = next(n for n in module.graph.nodes if n.op == "output")
     settled = {_settled(node) for node in wanted if _holds_floats(node)} - {producer(n) for n in output.all_input_nodes}
     return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and producer(n.args[0]) in settled)]
+
+
+def answers(module: fx.GraphModule) -> set[fx.Node]:
+    """What the network answers with: the values that reach the output with nothing but moving, joining and interpolation behind them."""
+    found: set[fx.Node] = set()
+    left = [producer(node) for node in next(n for n in module.graph.nodes if n.op == "output").all_input_nodes]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += [producer(value) for value in node.all_input_nodes] if op_name(node) in _PASSES_ON else []
+    return found
 
 
 def _before_norm(module: fx.GraphModule, node: fx.Node) -> fx.Node:

@@ -1,0 +1,39 @@
+"""Semantic segmentation: the task ``segment``, one class per pixel, and the evaluator ``segmentation``.
+
+Light: descriptors and options only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zsq import Component, Options, hookimpl, opt
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(Options):
+    classes: int = opt(2, "Number of classes the network tells apart.", ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(Options):
+    ref: str = opt("", "Path of a folder with images/ and labels/.")
+    batch_size: int | None = opt(None, "Images per forward; by default as many as have two million values, on a GPU 32.", ge=1)
+    limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
+    ignore: tuple[int, ...] = opt((), "Labels that do not count, beside those that are no class of the teacher.", ge=0)
+
+
+@hookimpl
+def zsq_tasks() -> Iterator[Component]:
+    yield Component("segment", "zsq_segment.task:Segment", SegmentOptions, "One of several classes per pixel.")
+
+
+@hookimpl
+def zsq_evaluators() -> Iterator[Component]:
+    yield Component(
+        "segmentation",
+        "zsq_segment.evaluator:Segmentation",
+        SegmentationOptions,
+        "Mean intersection over union on real images: segmentation:DIR with images/ and labels/.",
+    )
