@@ -6,7 +6,6 @@ Boxes are ``(left, top, right, bottom)`` in pixels, unless a name says ``centred
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,8 +77,3 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
             stay.append(at)
             gone |= rivals
     return order[torch.tensor(stay, dtype=torch.long, device=order.device)]
-
-
-def concatenated(parts: Sequence[Tensor], weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)) -> Priors:
-    """Priors of several maps, one after the other."""
-    return Priors(torch.cat(list(parts)), weights)

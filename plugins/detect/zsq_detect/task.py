@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,6 +50,10 @@ class Detect:
         if logits.dim() == 3 and found[0] == n and boxes == (*found[:2], 4):
             return ""
         return f"outputs {found} and {boxes} for {n} images, but should give scores ({n}, A, classes) and offsets ({n}, A, 4)"
+
+    def example(self, n: int, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random scores and offsets of 12 priors for ``n`` images."""
+        return torch.randn((n, 12, self.classes), generator=rng), torch.randn((n, 12, 4), generator=rng)
 
 
 def pair(output: Any) -> tuple[Tensor, Tensor]:

