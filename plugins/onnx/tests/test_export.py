@@ -20,6 +20,8 @@ from zsq_onnx.exporter import Onnx, build
 from zsq_onnx.runtime import OnnxRuntime
 from zsq_onnx.verify import verify as compare
 
+from zsq.builtin.classify import Classify
+from zsq.builtin.options import ClassifyOptions
 from zsq.builtin.uniform.points import ActPoint
 from zsq.errors import FileError, ZsqError
 from zsq.options import Options
@@ -57,7 +59,7 @@ def grouped() -> Teacher:
 
 
 def verify(module: nn.Module, inputs: torch.Tensor, folder: Path) -> dict[str, Any]:
-    return compare(module, inputs, folder, OnnxRuntime(), "onnx")
+    return compare(module, inputs, folder, OnnxRuntime(), "onnx", Classify(ClassifyOptions()))
 
 
 def exported(made: Student, of: Teacher, folder: Path) -> Path:

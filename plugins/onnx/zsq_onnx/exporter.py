@@ -42,7 +42,7 @@ class Onnx:
         from zsq_onnx.runtime import OnnxRuntime
         from zsq_onnx.verify import verify
 
-        return verify(module, images, folder, OnnxRuntime(), "onnx")
+        return verify(module, images, folder, OnnxRuntime(), "onnx", self.ctx.teacher.task)
 
     def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
         """See ``zsq_onnx.bench.bench``."""

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from zsq.builtin.uniform import affine
+from zsq.protocols import Task
 from zsq_onnx.runtime import Runtime, damaged
 
-#: Images that run at once.
-_BATCH = 32
+#: Images that run at once, and values in them at most: every code inside is kept for comparison.
+_BATCH, _VALUES = 32, 2**21
 
 
-def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, exporter: str) -> dict[str, Any]:
+def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, exporter: str, task: Task) -> dict[str, Any]:
     """Compare on every image.
 
     Args:
@@ -27,10 +29,12 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
         folder: Holds the exported files.
         runtime: Runs them.
         exporter: That wrote them.
+        task: Reads logits (N, K, ...) from an output.
 
     Returns:
         ``exported``, ``runtime``, ``sha256`` (of the exported files, one after another), ``images``, ``argmax_agreement`` (percent of
-        images with the same largest logit), ``max_abs_diff`` (of any logit) and ``spread`` (largest logit), ``first`` (the first
+        images, or of the places in them that have logits of their own, with the same largest logit), ``max_abs_diff`` (of any number in
+        the output) and ``spread`` (the largest), ``first`` (the first
         activation point whose codes differ: ``path``, ``share`` in percent, ``steps``; or None), ``integer`` and ``floating`` (names of
         layers in the optimized graph), ``islands`` (other operations in float) and ``operations`` in it.
 
@@ -44,10 +48,14 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
         plan = runtime.optimized(model)
         session = runtime.session(model, watched=names)
         tally = _Tally(points, names)
-        for batch in images.split(_BATCH):
-            logits, *codes = session(batch.numpy())
+        for batch in images.split(max(1, min(_BATCH, _VALUES // max(1, images[:1].numel())))):
             simulated, seen = _simulate(module, points, batch)
-            tally.add(simulated.numpy(), logits, seen, codes)
+            leaves, structure = pytree.tree_flatten(simulated)
+            found = session(batch.numpy())
+            given, codes = [torch.from_numpy(array) for array in found[: len(leaves)]], found[len(leaves) :]
+            tally.outputs(leaves, given)
+            tally.answers(*(task.logits(output).argmax(1) for output in (simulated, pytree.tree_unflatten(given, structure))))
+            tally.codes(seen, codes)
     except Exception as error:
         raise damaged(folder, runtime.files[0], exporter, error) from error
     content = b"".join((folder / name).read_bytes() for name in runtime.files)
@@ -65,8 +73,8 @@ def _points(module: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _simulate(module: nn.Module, points: Mapping[str, Any], batch: Tensor) -> tuple[Tensor, dict[str, np.ndarray[Any, Any]]]:
-    """Logits, and the codes at every point."""
+def _simulate(module: nn.Module, points: Mapping[str, Any], batch: Tensor) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
+    """The output, and the codes at every point."""
     seen: dict[str, Any] = {}
 
     def watching(path: str) -> Any:
@@ -85,17 +93,21 @@ class _Tally:
 
     def __init__(self, points: Mapping[str, Any], names: list[str]) -> None:
         self.names, self.order = names, list(points)
-        self.count = self.same = 0
+        self.count, self.same = 0, 0.0
         self.difference = self.spread = 0.0
         self.differing = {path: [0, 0, 0] for path in names}  # codes, differing ones, most steps
 
-    def add(self, simulated: Any, logits: Any, seen: Mapping[str, Any], codes: list[Any]) -> None:
-        self.count += len(logits)
-        same = simulated.reshape(len(logits), -1).argmax(1) == logits.reshape(len(logits), -1).argmax(1)
-        self.same += int(same.sum())
-        gap = float(np.abs(simulated - logits).max(initial=0))
-        self.difference = max(self.difference, gap) if gap == gap else float("inf")
-        self.spread = max(self.spread, float(np.abs(simulated).max(initial=0)))
+    def outputs(self, simulated: list[Tensor], given: list[Tensor]) -> None:
+        for ours, theirs in zip(simulated, given, strict=True):
+            gap = float((ours - theirs).abs().max())
+            self.difference = max(self.difference, gap) if gap == gap else float("inf")
+            self.spread = max(self.spread, float(ours.abs().max()))
+
+    def answers(self, simulated: Tensor, given: Tensor) -> None:
+        self.count += len(given)
+        self.same += float((simulated == given).float().reshape(len(given), -1).mean(1).sum())
+
+    def codes(self, seen: Mapping[str, Any], codes: list[Any]) -> None:
         for path, found in zip(self.names, codes, strict=True):
             steps = np.abs(seen[path].reshape(found.shape) - found.astype(np.int16))
             sums = self.differing[path]

@@ -39,7 +39,7 @@ class OpenVino:
 
     def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
         """See ``zsq_onnx.verify.verify``."""
-        return verify(module, images, folder, OpenVinoRuntime(), "openvino")
+        return verify(module, images, folder, OpenVinoRuntime(), "openvino", self.ctx.teacher.task)
 
     def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
         """See ``zsq_onnx.bench.bench``."""

@@ -63,8 +63,8 @@ def test_a_checkpoint_of_ones_own(torchvision: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ref", "what", "hint"),
     [
-        ("resnet81", "no classifier 'resnet81'", "resnet18"),
-        ("fasterrcnn_resnet50_fpn", "no classifier", ""),
+        ("resnet81", "no network 'resnet81'", "resnet18"),
+        ("fasterrcnn_resnet50_fpn", "no network", ""),
         ("resnet50@IMAGENET1K_V3", "no weights", "IMAGENET1K_V"),
     ],
 )

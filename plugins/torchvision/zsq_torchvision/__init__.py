@@ -1,4 +1,4 @@
-"""Teachers of torchvision: ``torchvision:resnet18``, ``torchvision:resnet50@IMAGENET1K_V1``.
+"""Teachers of torchvision: ``torchvision:resnet18``, ``torchvision:resnet50@IMAGENET1K_V1``, ``torchvision:fcn_resnet50``.
 
 Light: descriptors and options only.
 """
@@ -24,6 +24,7 @@ def zsq_teachers() -> Iterator[Component]:
         "torchvision",
         "zsq_torchvision.source:Torchvision",
         TorchvisionOptions,
-        "Classifiers of torchvision: torchvision:NAME, or torchvision:NAME@WEIGHTS with one of the published WEIGHTS, or --weights.",
+        "Networks of torchvision: torchvision:NAME, or torchvision:NAME@WEIGHTS with one of the published WEIGHTS, or --weights.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
+        tasks={"deeplabv3_*": "segment", "fcn_*": "segment", "lraspp_*": "segment"},
     )

@@ -1,9 +1,10 @@
-"""Classifiers of torchvision by name, with published weights or the user's."""
+"""Networks of torchvision by name, with published weights or the user's."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,9 @@ from zsq_torchvision import TorchvisionOptions
 _EXTRA = "zsq-torchvision[torchvision]"
 #: Networks with further classifiers that only training uses, and a conversion of inputs that their published weights expect.
 _AUXILIARY = ("googlenet", "inception_v3")
-_TRAINING = ("AuxLogits.", "aux1.", "aux2.")
+_TRAINING = ("AuxLogits.", "aux1.", "aux2.", "aux_classifier.")
+#: Of torchvision's further families, the packages that are known here, with what their networks are built with.
+_FAMILIES: Mapping[str, Mapping[str, Any]] = {"segmentation": {"weights_backbone": None, "aux_loss": False}}
 
 
 class Torchvision:
@@ -34,7 +37,7 @@ class Torchvision:
         """The network with its published weights, from torch's own cache or its server, or those of ``--weights``.
 
         Raises:
-            ZsqError: When torchvision is missing, or has no such classifier or weights.
+            ZsqError: When torchvision is missing, or has no such network or weights.
             FileError: When the weights cannot be had, or do not fit.
         """
         name, _, version = ref.partition("@")
@@ -45,22 +48,25 @@ class Torchvision:
         file = Path(o.weights) if o.weights else _download(chosen.url, where)
         published = file.name == _name(chosen.url)
         classes = (o.classes if o.weights else None) or len(labels)
-        module = _network(models, name, classes, published)
+        family = next((f for f in _FAMILIES if name in models.list_models(module=getattr(models, f))), "")
+        module = _network(models, name, classes, published, _FAMILIES.get(family, {}))
         tensors = read_weights(file, self.ctx.trust_code)
-        if name in _AUXILIARY:
+        if name in _AUXILIARY or family:
             tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TRAINING)}
         load_into(module, tensors, str(file))
         full = f"torchvision:{name}@{chosen.name}" if published else f"torchvision:{ref}"
-        fields = {"labels": labels, "license": chosen.meta.get("license", "")} if published else {}
-        return teacher_from(module, full, o.over(_spec(chosen)), classes, where=str(file), **fields)
+        fields: dict[str, Any] = {"labels": labels, "license": chosen.meta.get("license", "")} if published else {}
+        if family:
+            fields["taps"] = _taps(module)
+        return teacher_from(module, full, o.over(_spec(chosen)), classes, where=str(file), task=self.ctx.task, **fields)
 
 
 def _weights(models: Any, name: str, version: str, where: str) -> Any:
     """An entry of torchvision's table of weights: url, preprocessing and labels."""
-    known = models.list_models(module=models)
+    known = [n for package in (models, *(getattr(models, f) for f in _FAMILIES)) for n in models.list_models(module=package)]
     if name not in known:
         raise ZsqError(
-            f"torchvision has no classifier '{name}'", where, nearest(name, known) or "torchvision.models.list_models() names them"
+            f"torchvision has no network '{name}' that is known here", where, nearest(name, known) or "torchvision.models.list_models() names them"
         )
     table = models.get_model_weights(name)
     if version and version not in table.__members__:
@@ -69,16 +75,35 @@ def _weights(models: Any, name: str, version: str, where: str) -> Any:
     return table[version] if version else table.DEFAULT
 
 
-def _network(models: Any, name: str, classes: int, published: bool) -> nn.Module:
-    more = {"aux_logits": False, "transform_input": published, "init_weights": False} if name in _AUXILIARY else {}
+def _network(models: Any, name: str, classes: int, published: bool, family: Mapping[str, Any]) -> nn.Module:
+    more = {"aux_logits": False, "transform_input": published, "init_weights": False} if name in _AUXILIARY else dict(family)
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and overwritten next
         module: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
     return module
 
 
+def _taps(module: nn.Module) -> tuple[str, ...]:
+    """Where a backbone's features are taken: its last block of every width and resolution, as a small image goes through."""
+    last: dict[tuple[int, ...], str] = {}
+
+    def note(name: str) -> Any:
+        return lambda _module, _inputs, output: last.__setitem__(tuple(output.shape[1:]), f"backbone.{name}")
+
+    backbone: Any = module.eval().backbone
+    blocks = [(name, child) for name, child in backbone.named_children() if any(True for c in child.children() for _ in c.parameters())]
+    hooks = [block.register_forward_hook(note(name)) for name, block in blocks]
+    try:
+        with torch.no_grad():
+            backbone(torch.zeros(1, 3, 64, 64))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(last.values())
+
+
 def _spec(chosen: Any) -> dict[str, Any]:
     preset = chosen.transforms()
-    size = list(preset.crop_size)
+    size = list(getattr(preset, "crop_size", None) or preset.resize_size)
     return {"shape": (len(preset.mean), *(size * 2 if len(size) == 1 else size)), "mean": preset.mean, "std": preset.std}
 
 
