@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from zsq.extras import library
 
-#: Name of a detector to the side of its inputs, where training had one, or nearly.
-SIDES = {"ssdlite320_mobilenet_v3_large": 320, "retinanet_resnet50_fpn": 800}
+#: Name of a detector to height and width of its inputs: fixed in training, or what most photographs were resized to.
+SIZES = {"ssdlite320_mobilenet_v3_large": (320, 320), "retinanet_resnet50_fpn": (800, 1088)}
+#: The maps that feed the heads.
+TAPS = {
+    "ssdlite320_mobilenet_v3_large": (*(f"backbone.features.{i}" for i in range(2)), *(f"backbone.extra.{i}" for i in range(4))),
+    "retinanet_resnet50_fpn": (
+        *(f"backbone.fpn.layer_blocks.{i}" for i in range(3)),
+        *(f"backbone.fpn.extra_blocks.{name}" for name in ("p6", "p7")),
+    ),
+}
 #: Published weights of RetinaNet were trained with an epsilon of nothing in their BatchNorms, which stood still.
 _NO_EPSILON = ("retinanet_resnet50_fpn",)
 _EXTRA = "zsq-torchvision[detect]"
@@ -43,7 +51,7 @@ def network(models: Any, name: str, classes: int, published: bool, size: tuple[i
 
     Args:
         models: ``torchvision.models``.
-        name: One of :data:`SIDES`.
+        name: One of :data:`SIZES`.
         classes: Scores per anchor.
         published: Whether published weights will be put in.
         size: Height and width of the inputs that anchors are made for.
@@ -60,11 +68,11 @@ def network(models: Any, name: str, classes: int, published: bool, size: tuple[i
     return Detector(model, _decoding(model, name, size, where))
 
 
-def normalisation(models: Any, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that a detector of that name puts its inputs through."""
+def spec(models: Any, name: str) -> dict[str, Any]:
+    """``shape``, ``mean`` and ``std`` of a detector's inputs."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         transform = models.get_model(name, weights=None, weights_backbone=None).transform
-    return tuple(transform.image_mean), tuple(transform.image_std)
+    return {"shape": (3, *SIZES[name]), "mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
 
 
 @torch.no_grad()
