@@ -152,7 +152,7 @@ def test_as_many_boxes_as_asked_for_and_none_outside() -> None:
 
 
 def test_other_priors_than_outputs_are_told() -> None:
-    with pytest.raises(ZsqError, match="gives out 5 boxes .* 24 priors"):
+    with pytest.raises(ZsqError, match=r"gives out 5 boxes .* 24 priors"):
         teacher().module.decoding((torch.zeros(1, 5, 2), torch.zeros(1, 5, 4)), SIZE)
 
 

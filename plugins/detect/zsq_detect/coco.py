@@ -132,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _scenes(coco: dict[str, Any], folder: Path, where: str) -> list[Scene]:
     scenes = [Scene(i["id"], inside(folder, i["file_name"]), int(i["width"]), int(i["height"])) for i in coco["images"]]
     if gone := next((scene.path for scene in scenes if not scene.path.is_file()), None):
-        raise FileError(f"there is no image '{gone.name}' in {folder}", where, "name their folder: --set coco.images=DIR")
+        raise FileError(f"there is no image '{gone.name}' in {folder}", where, "name their folder: --set eval.images=DIR")
     return scenes
 
 
