@@ -85,9 +85,10 @@ class Choice:
 class Plan:
     """A chain that can run.
 
-    ``ref`` is what follows the source in the teacher's reference, and ``task`` what the teacher's output means, as its source says. ``default_eval`` says that the user asked for no evaluation,
-    so that the teacher's own may be added. ``recipe`` names every component with its settings; only ``eval`` stays open under
-    ``default_eval``, so that the recipe gives the same evaluation again. ``logs`` hear what happens. ``notes`` are for the user.
+    ``ref`` is what follows the source in the teacher's reference, and ``task`` what the teacher's output means, as its source
+    says. ``default_eval`` says that the user asked for no evaluation, so that the teacher's own may be added. ``recipe`` names every
+    component with its settings; only ``eval`` stays open under ``default_eval``, so that the recipe gives the same evaluation again.
+    ``logs`` hear what happens. ``notes`` are for the user.
     """
 
     teacher: Choice

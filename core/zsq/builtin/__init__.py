@@ -24,7 +24,9 @@ def zsq_teachers() -> Iterator[Component]:
 
 @hookimpl
 def zsq_tasks() -> Iterator[Component]:
-    yield Component("classify", "zsq.builtin.classify:Classify", o.ClassifyOptions, "One of several classes per image.", provides={"classes"})
+    yield Component(
+        "classify", "zsq.builtin.classify:Classify", o.ClassifyOptions, "One of several classes per image.", provides={"classes"}
+    )
 
 
 @hookimpl

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from zsq.builtin.options import ClipSearchOptions
 from zsq.builtin.losses import sum_of
+from zsq.builtin.options import ClipSearchOptions
 from zsq.builtin.ranges import Extremes
 from zsq.run.probe import act_modules, watching_inputs
 from zsq.run.replay import Replay

@@ -47,7 +47,7 @@ class AbnOptions(ImageOptions):
         "bns",
         "Images to compare teacher and student on. bns: own ones that match the teacher's BatchNorm statistics; stream: the synthesizer's.",
     )
-    ce_weight: float = opt(0.3, "Weight of the cross-entropy beside the statistics for own images, where the task gives images classes.", ge=0)
+    ce_weight: float = opt(0.3, "Weight of the cross-entropy beside the statistics for own images that have a class.", ge=0)
     mode: Literal["shift", "ema"] = opt(
         "shift",
         "shift: add to every BatchNorm what quantization changes in its input; ema: replace its statistics by a moving average.",

@@ -73,7 +73,9 @@ def _weights(models: Any, name: str, version: str, where: str) -> Any:
     known += detection.SIZES
     if name not in known:
         raise ZsqError(
-            f"torchvision has no network '{name}' that is known here", where, nearest(name, known) or "torchvision.models.list_models() names them"
+            f"torchvision has no network '{name}' for us",
+            where,
+            nearest(name, known) or "torchvision.models.list_models() names them",
         )
     table = models.get_model_weights(name)
     if version and version not in table.__members__:

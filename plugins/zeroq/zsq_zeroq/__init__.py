@@ -48,7 +48,11 @@ class ZeroqOptions(PoolOptions):
     input_weight: float = opt(
         0.0, "Weight of the images' own distance to mean 0 and standard deviation 1 per colour, summed over colours.", ge=0
     )
-    class_weight: float = opt(0.1, "Weight of the cross-entropy of the teacher's output to classes dealt evenly; 0 leaves it out, as do tasks without a class per image.", ge=0)
+    class_weight: float = opt(
+        0.1,
+        "Weight of the cross-entropy of the teacher's output to classes dealt evenly, where images have one; 0 leaves it out.",
+        ge=0,
+    )
     init: Literal["normal", "uniform", "released"] = opt(
         "normal",
         "What images start from. normal: N(0, 1); uniform: mean 0, standard deviation 1; released: uniform, standard deviation 0.0136.",

@@ -152,7 +152,10 @@ def train(args: argparse.Namespace, network: LiteLab, images: Tensor, labels: Te
                 break
         epoch += 1
         score, _ = miou(average, *(t[:: 1 if epoch % 5 == 0 or progress >= 1 else 4] for t in val))
-        print(f"epoch {epoch:3d}  progress {progress:.3f}  loss {total / (index + 1):.3f}  mIoU {score:.4f}  {time.time() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch:3d}  progress {progress:.3f}  loss {total / (index + 1):.3f}  mIoU {score:.4f}  {time.time() - start:.0f} s",
+            flush=True,
+        )
         state = {"network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save({**state, "progress": min(1.0, progress), "epoch": epoch}, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").replace(checkpoint)

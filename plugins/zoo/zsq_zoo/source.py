@@ -56,8 +56,11 @@ class Zoo:
         where = f"teacher zoo:{ref}"
         if ref in (EMBEDDED, CAMVID, BCCD):
             if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
-                hint = f"for weights of yours: zoo:{ref.partition('-')[0]}"
-                raise OptionError(f"zoo:{ref} comes complete, so option '{given}' has no effect", where, hint)
+                raise OptionError(
+                    f"zoo:{ref} comes complete, so option '{given}' has no effect",
+                    where,
+                    f"for weights of yours: zoo:{ref.partition('-')[0]}",
+                )
             fields: dict[str, Any] = {"labels": CAMVID_LABELS if ref == CAMVID else BCCD_LABELS}
             if ref == EMBEDDED:
                 fields = {"labels": LABELS, "evaluation": f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"}

@@ -8,8 +8,9 @@ Input, biases, BatchNorm, residual sums before their ReLU and pooled values stay
 input of a convolution or linear layer, every operand and result of a sum, product, concatenation or average. A value has one
 point; where it goes through a ReLU and nowhere else, the point stands after the ReLU. Operations that only move values
 (max-pooling, reshaping, padding with zeros) need none; bilinear and bicubic interpolation is calculated in float between two
-points. The network's output stays in float; what is only moved, joined or interpolated on its way there has at least 8 bits. Once all is frozen, biases are
-rounded and layers computed as integer kernels do it, see ``zsq.builtin.uniform.biases`` and ``zsq.builtin.uniform.integers``.
+points. The network's output stays in float; what is only moved, joined or interpolated on its way there has at least 8 bits.
+Once all is frozen, biases are rounded and layers computed as integer kernels do it, see ``zsq.builtin.uniform.biases`` and
+``zsq.builtin.uniform.integers``.
 """
 
 from __future__ import annotations
