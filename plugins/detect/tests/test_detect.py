@@ -28,6 +28,7 @@ from zsq.testing import conformance, world
 from zsq.types import InputSpec, Teacher
 
 test_task = conformance("detect")
+test_evaluator = conformance("coco")
 
 #: Two classes; a prior of 8 pixels in every cell of 8 pixels of a 32 x 48 input.
 SIZE, STRIDE = (32, 48), 8
