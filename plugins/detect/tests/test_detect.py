@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -46,10 +46,13 @@ def overlap(a: list[float], b: list[float]) -> float:
     return both / either if either else 0.0
 
 
+#: A machine with much else to do takes long to draw examples.
+patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 side = st.integers(0, 12)
 box = st.tuples(side, side, st.integers(1, 8), st.integers(1, 8)).map(lambda v: [float(n) for n in (v[0], v[1], v[0] + v[2], v[1] + v[3])])
 
 
+@patient
 @given(st.lists(box, min_size=1, max_size=5), st.lists(box, min_size=1, max_size=5))
 def test_overlap_is_what_counting_gives(first: list[list[float]], second: list[list[float]]) -> None:
     found = iou(torch.tensor(first), torch.tensor(second))
@@ -57,7 +60,7 @@ def test_overlap_is_what_counting_gives(first: list[list[float]], second: list[l
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-@settings(max_examples=60)
+@patient
 @given(st.lists(st.tuples(box, st.integers(0, 3), st.integers(0, 1)), max_size=12), st.sampled_from([0.3, 0.5, 0.7]))
 def test_suppression_keeps_what_no_better_box_of_its_class_covers(rows: list[tuple[list[float], int, int]], threshold: float) -> None:
     boxes = torch.tensor([r[0] for r in rows]).reshape(-1, 4)
