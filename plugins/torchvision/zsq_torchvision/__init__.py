@@ -26,5 +26,5 @@ def zsq_teachers() -> Iterator[Component]:
         TorchvisionOptions,
         "Networks of torchvision: torchvision:NAME, or torchvision:NAME@WEIGHTS with one of the published WEIGHTS, or --weights.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
-        tasks={"deeplabv3_*": "segment", "fcn_*": "segment", "lraspp_*": "segment"},
+        tasks={"deeplabv3_*": "segment", "fcn_*": "segment", "lraspp_*": "segment", "ssdlite320_*": "detect", "retinanet_*": "detect"},
     )

@@ -17,7 +17,7 @@ from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import FileError, ZsqError, nearest
 from zsq.extras import library
 from zsq.types import Context, Teacher
-from zsq_torchvision import TorchvisionOptions
+from zsq_torchvision import TorchvisionOptions, detection
 
 _EXTRA = "zsq-torchvision[torchvision]"
 #: Networks with further classifiers that only training uses, and a conversion of inputs that their published weights expect.
@@ -49,7 +49,11 @@ class Torchvision:
         published = file.name == _name(chosen.url)
         classes = (o.classes if o.weights else None) or len(labels)
         family = next((f for f in _FAMILIES if name in models.list_models(module=getattr(models, f))), "")
-        module = _network(models, name, classes, published, _FAMILIES.get(family, {}))
+        spec = o.over(detection.spec(models, name) if name in detection.SIZES else _spec(chosen))
+        if name in detection.SIZES:
+            module = detection.network(models, name, classes, published, tuple(spec["shape"][1:]), where)
+        else:
+            module = _network(models, name, classes, published, _FAMILIES.get(family, {}))
         tensors = read_weights(file, self.ctx.trust_code)
         if name in _AUXILIARY or family:
             tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TRAINING)}
@@ -58,12 +62,15 @@ class Torchvision:
         fields: dict[str, Any] = {"labels": labels, "license": chosen.meta.get("license", "")} if published else {}
         if family:
             fields["taps"] = _taps(module)
-        return teacher_from(module, full, o.over(_spec(chosen)), classes, where=str(file), task=self.ctx.task, **fields)
+        elif name in detection.SIZES:
+            fields |= {"taps": detection.TAPS[name], "head": ""}
+        return teacher_from(module, full, spec, classes, where=str(file), task=self.ctx.task, **fields)
 
 
 def _weights(models: Any, name: str, version: str, where: str) -> Any:
     """An entry of torchvision's table of weights: url, preprocessing and labels."""
     known = [n for package in (models, *(getattr(models, f) for f in _FAMILIES)) for n in models.list_models(module=package)]
+    known += detection.SIZES
     if name not in known:
         raise ZsqError(
             f"torchvision has no network '{name}' for us",

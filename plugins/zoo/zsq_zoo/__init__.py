@@ -31,5 +31,5 @@ def zsq_teachers() -> Iterator[Component]:
         ZooOptions,
         "Small networks by name: zoo:resnet20-cifar10 (embedded), zoo:resnet20 … resnet56 with --weights.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
-        tasks={"litelab*": "segment"},
+        tasks={"litelab*": "segment", "litedet*": "detect"},
     )

@@ -12,7 +12,7 @@ from zsq.builtin.teachers import read_sidecar, teacher_from
 from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import OptionError, ZsqError, nearest
 from zsq.types import Context, Teacher
-from zsq_zoo import ZooOptions, litelab, resnet
+from zsq_zoo import ZooOptions, litedet, litelab, resnet
 
 ARCHITECTURES = {
     "resnet20": resnet.resnet20,
@@ -20,17 +20,25 @@ ARCHITECTURES = {
     "resnet44": resnet.resnet44,
     "resnet56": resnet.resnet56,
     "litelab": litelab.LiteLab,
+    "litedet": litedet.LiteDet,
 }
 EMBEDDED = "resnet20-cifar10"
 #: A network for street scenes of 320 x 240 pixels, from ``scripts/train_litelab.py``; it comes without images.
 CAMVID = "litelab-camvid"
+#: A detector of blood cells in images of 320 x 240 pixels, from ``scripts/train_bccd.py``; it comes without images.
+BCCD = "litedet-bccd"
 ASSETS = Path(__file__).parent / "assets"
 #: CIFAR-10's classes in the order of their labels.
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 #: CamVid's, in the usual selection of eleven.
 CAMVID_LABELS = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+#: BCCD's, in the order of their numbers.
+BCCD_LABELS = ("RBC", "WBC", "Platelets")
 #: What a teacher of an architecture is told to have, where it cannot be found.
-FIELDS: Mapping[str, Mapping[str, Any]] = {"litelab": {"taps": litelab.TAPS, "head": "classifier"}}
+FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "litelab": {"taps": litelab.TAPS, "head": "classifier"},
+    "litedet": {"taps": litedet.TAPS, "head": ""},
+}
 
 
 class Zoo:
@@ -46,19 +54,19 @@ class Zoo:
             ZsqError: When the name is unknown, an architecture is asked for without weights, or weights do not fit.
         """
         where = f"teacher zoo:{ref}"
-        if ref in (EMBEDDED, CAMVID):
+        if ref in (EMBEDDED, CAMVID, BCCD):
             if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
                 raise OptionError(
                     f"zoo:{ref} comes complete, so option '{given}' has no effect",
                     where,
                     f"for weights of yours: zoo:{ref.partition('-')[0]}",
                 )
-            fields: dict[str, Any] = {"labels": CAMVID_LABELS}
+            fields: dict[str, Any] = {"labels": CAMVID_LABELS if ref == CAMVID else BCCD_LABELS}
             if ref == EMBEDDED:
                 fields = {"labels": LABELS, "evaluation": f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"}
             return self._teacher(ref, ref.partition("-")[0], ASSETS / f"{ref}.safetensors", **fields)
         if ref not in ARCHITECTURES:
-            known = [EMBEDDED, CAMVID, *ARCHITECTURES]
+            known = [EMBEDDED, CAMVID, BCCD, *ARCHITECTURES]
             raise ZsqError(f"the zoo has no '{ref}'", where, nearest(ref, known) or f"it has: {', '.join(known)}")
         if not self.options.weights:
             raise ZsqError(f"'{ref}' is an architecture without weights", where, f"give --weights FILE, or use zoo:{EMBEDDED}")
@@ -73,5 +81,7 @@ class Zoo:
             module = ARCHITECTURES[architecture](classes)
         load_into(module, tensors, str(weights))
         spec = {"shape": (3, 32, 32), **sidecar.get("input", {}), **{k: v for k, v in (("mean", o.mean), ("std", o.std)) if v}}
+        if architecture == "litedet":
+            module.decoding = litedet.decoding(*spec["shape"][1:], where=f"teacher zoo:{ref}")
         fields = {**FIELDS.get(architecture, {}), **fields}
         return teacher_from(module, f"zoo:{ref}", spec, classes, where=str(weights), task=self.ctx.task, **fields)

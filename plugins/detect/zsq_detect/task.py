@@ -1,0 +1,72 @@
+"""The task ``detect``: scores and box offsets of every prior, before anything is suppressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq.errors import ZsqError
+from zsq.types import Context
+from zsq_detect import DetectOptions
+
+
+class Detect:
+    """Outputs are scores (N, A, classes) and offsets (N, A, 4) of A priors: a pair, or a mapping with ``logits`` and ``boxes``.
+
+    No image has one class, so there is nothing to draw images of: whoever needs that is refused. How boxes come from an output
+    is the network's own matter, see :class:`zsq_detect.decoding.Decoding`.
+    """
+
+    name = "detect"
+
+    def __init__(self, options: DetectOptions, ctx: Context | None = None) -> None:
+        self.classes = options.classes
+
+    def logits(self, output: Any) -> Tensor:
+        """The scores as (N, classes, A).
+
+        Raises:
+            ZsqError: When the output is something else.
+        """
+        return pair(output)[0].transpose(1, 2)
+
+    def values(self, output: Any) -> tuple[Tensor, ...]:
+        """Scores (N, classes, A) and offsets (N, A, 4)."""
+        return self.logits(output), pair(output)[1]
+
+    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
+        """Mean absolute difference of the scores plus that of the offsets, over all images and priors; there is no temperature."""
+        (logits, offsets), (their_logits, their_offsets) = pair(student), pair(teacher)
+        return F.l1_loss(logits.float(), their_logits.float()) + F.l1_loss(offsets.float(), their_offsets.float())
+
+    def wrong(self, output: Any, inputs: Tensor) -> str:
+        """Anything but scores and four offsets for every prior is."""
+        logits, offsets = pair(output)
+        n, found, boxes = len(inputs), tuple(logits.shape), tuple(offsets.shape)
+        if logits.dim() == 3 and found[0] == n and boxes == (*found[:2], 4):
+            return ""
+        return f"outputs {found} and {boxes} for {n} images, but should give scores ({n}, A, classes) and offsets ({n}, A, 4)"
+
+    def example(self, n: int, shape: tuple[int, ...], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random scores and offsets of 12 priors for ``n`` images."""
+        return torch.randn((n, 12, self.classes), generator=rng), torch.randn((n, 12, 4), generator=rng)
+
+
+def pair(output: Any) -> tuple[Tensor, Tensor]:
+    """Scores (N, A, classes) and offsets (N, A, 4) of a network's output.
+
+    Raises:
+        ZsqError: When it holds something else.
+    """
+    parts = (output.get("logits"), output.get("boxes")) if isinstance(output, Mapping) else output
+    if isinstance(parts, (tuple, list)) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+        return parts[0], parts[1]
+    raise ZsqError(
+        "the network's output is not a pair of scores and box offsets",
+        "task detect",
+        "return (scores, offsets) of all priors, as tensors, before non-maximum suppression",
+    )

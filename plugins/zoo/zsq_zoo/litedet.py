@@ -1,0 +1,89 @@
+"""A small single-shot detector: the trunk of EfficientNet-Lite0 up to stride 16, a pyramid of three maps, a head for each.
+
+Every cell of a map has one square prior (as SSD has several; Liu et al., 2016), maps at strides 8 and 16 share what they know (Lin et
+al., 2017), and every convolution but the last of a head has a BatchNorm. Inputs (N, 3, H, W) with H and W divisible by 16; output:
+scores (N, A, classes), each class by itself, and offsets (N, A, 4) of all cells, before anything is suppressed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsq.extras import library
+from zsq_zoo.litelab import BLOCKS, STAGES, ConvBn, InvertedResidual
+
+STRIDES = (8, 16, 32)
+#: Side of the prior in each map, in pixels.
+SIDES = (24.0, 48.0, 96.0)
+#: The maps that feed the heads.
+TAPS = ("smooth8", "smooth16", "down32")
+
+
+def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution of each channel, then a 1x1 one."""
+    return nn.Sequential(ConvBn(inputs, inputs, 3, stride, inputs), ConvBn(inputs, outputs))
+
+
+class Head(nn.Module):
+    """One map (N, C, H, W) to ``outputs`` numbers per cell: (N, H * W, outputs)."""
+
+    def __init__(self, channels: int, outputs: int, depth: int = 2) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(*(separable(channels, channels) for _ in range(depth)))
+        self.last = nn.Conv2d(channels, outputs, 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.tower(x)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class LiteDet(nn.Module):
+    """Scores (N, A, classes) and offsets (N, A, 4) of inputs (N, 3, H, W); 0.8 M parameters."""
+
+    def __init__(self, classes: int = 3, width: int = 80) -> None:
+        super().__init__()
+        self.stem = ConvBn(3, 32, 3, 2)
+        channels, blocks = 32, []
+        for expansion, outputs, stride, kernel in BLOCKS:
+            blocks.append(InvertedResidual(channels, outputs, expansion, stride, kernel))
+            channels = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.lateral8, self.lateral16 = (ConvBn(BLOCKS[i][1], width, act=False) for i in STAGES[1:])
+        self.smooth8, self.smooth16 = separable(width, width), separable(width, width)
+        self.down32 = separable(width, width, 2)
+        self.score8, self.score16, self.score32 = (Head(width, classes) for _ in STRIDES)
+        self.box8, self.box16, self.box32 = (Head(width, 4) for _ in STRIDES)
+        for head in (self.score8, self.score16, self.score32):
+            nn.init.constant_(head.last.bias, -math.log(99))  # type: ignore[arg-type]  # every class has a probability of 1 % at first
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        stages = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in STAGES:
+                stages.append(x)
+        top = self.lateral16(stages[2])
+        p8 = self.smooth8(self.lateral8(stages[1]) + F.interpolate(top, scale_factor=2.0, mode="nearest"))
+        p16 = self.smooth16(top)
+        p32 = self.down32(p16)
+        scores = torch.cat([self.score8(p8), self.score16(p16), self.score32(p32)], 1)
+        return scores, torch.cat([self.box8(p8), self.box16(p16), self.box32(p32)], 1)
+
+
+def decoding(height: int, width: int, where: str) -> Any:
+    """How boxes come from the output for inputs of a size: a ``zsq_detect.decoding.Decoding``.
+
+    Raises:
+        ComponentError: When zsq-detect is missing.
+    """
+    boxes, found = (library(f"zsq_detect.{part}", "zsq-zoo[detect]", where) for part in ("boxes", "decoding"))
+    cells = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
+    parts = [boxes.grid(size, stride, side) for size, stride, side in zip(cells, STRIDES, SIDES, strict=True)]
+    return found.Decoding(boxes.Priors(torch.cat(parts)))
