@@ -62,7 +62,7 @@ def test_public_checkpoint() -> None:
     assert top1(load("resnet20", weights=str(weights)), str(images)) == {"top1": pytest.approx(91.48), "images": 5000}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("resnet")])
 def test_architecture_with_weights(tmp_path: Path, name: str) -> None:
     network = getattr(resnet, name)(7)
     save_file(network.state_dict(), tmp_path / "w.safetensors")

@@ -73,8 +73,9 @@ class Uniform:
             )
         for path in layers:
             self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
-        sites = paper_sites(module) if self.options.protocol == "paper" else deploy_sites(module)
-        last = answers(module)
+        paper = self.options.protocol == "paper"
+        sites = paper_sites(module) if paper else deploy_sites(module)
+        last = set() if paper else answers(module)
         points = {node: self._point(teacher.module, module, node, node in last) for node in sites if self.options.act_bits is not None}
         names = {path: self._carrier(teacher.module, module, path, node, points) for path, node in lifted.outputs.items()}
         names |= {str(n.target): str(n.target) for n in graph.nodes if n.op == "call_module" and _has_module(teacher.module, str(n.target))}
