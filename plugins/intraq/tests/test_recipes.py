@@ -16,7 +16,7 @@ from zsq.recipe import read_recipe
 from zsq.testing.world import make_teacher
 from zsq.types import Batch, Trace, View
 
-AUTHORS = [path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")) if not path.stem.endswith(("short", "best"))]
+AUTHORS = [path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")) if not path.stem.endswith(("short", "spectrum"))]
 
 
 @pytest.fixture(scope="module")
