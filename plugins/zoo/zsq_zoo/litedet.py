@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.extras import library
-from zsq_zoo.litelab import BLOCKS, STAGES, ConvBn, InvertedResidual
+from zsq_zoo.litelab import BLOCKS, STAGES, ConvBn, trunk
 
 STRIDES = (8, 16, 32)
 #: Side of the prior in each map, in pixels.
@@ -49,11 +49,7 @@ class LiteDet(nn.Module):
     def __init__(self, classes: int = 3, width: int = 80) -> None:
         super().__init__()
         self.stem = ConvBn(3, 32, 3, 2)
-        channels, blocks = 32, []
-        for expansion, outputs, stride, kernel in BLOCKS:
-            blocks.append(InvertedResidual(channels, outputs, expansion, stride, kernel))
-            channels = outputs
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = trunk(32)
         self.lateral8, self.lateral16 = (ConvBn(BLOCKS[i][1], width, act=False) for i in STAGES[1:])
         self.smooth8, self.smooth16 = separable(width, width), separable(width, width)
         self.down32 = separable(width, width, 2)

@@ -61,17 +61,22 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
+def trunk(channels: int) -> nn.ModuleList:
+    """The blocks of ``BLOCKS`` one after the other, behind a stem of so many ``channels``."""
+    blocks = nn.ModuleList()
+    for expansion, outputs, stride, kernel in BLOCKS:
+        blocks.append(InvertedResidual(channels, outputs, expansion, stride, kernel))
+        channels = outputs
+    return blocks
+
+
 class LiteLab(nn.Module):
     """Logits (N, classes, H, W) of inputs (N, 3, H, W); 1.0 M parameters."""
 
     def __init__(self, classes: int = 11, width: int = 128) -> None:
         super().__init__()
         self.stem = ConvBn(3, 32, 3, 2)
-        channels, blocks = 32, []
-        for expansion, outputs, stride, kernel in BLOCKS:
-            blocks.append(InvertedResidual(channels, outputs, expansion, stride, kernel))
-            channels = outputs
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = trunk(32)
         self.lateral4, self.lateral8, self.lateral16 = (ConvBn(BLOCKS[i][1], width, act=False) for i in STAGES)
         self.smooth8 = nn.Sequential(ConvBn(width, width, 5, groups=width), ConvBn(width, width))
         self.smooth4 = nn.Sequential(ConvBn(width, width, 3, groups=width), ConvBn(width, width))
