@@ -16,7 +16,7 @@ SETTLED, GROWTH = 0.2, 1.02
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300 + STEPS // 10)
 @pytest.mark.fault("a long run: 20,000 steps with checkpoints", "resident memory grows by less than 2 %")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_memory_is_flat(tmp_path: Path) -> None:
