@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zsq import events
-from zsq.compose import Choice, Plan, choose_evaluator, compose
+from zsq.component import TEACHER_NEEDS
+from zsq.compose import choose_evaluator, compose
 from zsq.errors import PlanError, ZsqError
+from zsq.plan import Choice, Plan
 from zsq.recipe import Recipe, RunOptions
 from zsq.run import checkpoint, resume
 from zsq.run import report as reporting
@@ -30,7 +32,7 @@ from zsq.run.memory import is_out_of_memory, out_of_memory
 from zsq.run.objective import Objective, Term
 from zsq.run.pace import Pace
 from zsq.run.precision import choose_precision
-from zsq.run.probe import TEACHER_NEEDS, Probe, batch_norms
+from zsq.run.probe import Probe, batch_norms
 from zsq.run.stream import Stream
 from zsq.run.tasks import maker
 from zsq.types import Batch, Beat, Context, Student, Teacher

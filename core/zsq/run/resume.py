@@ -22,8 +22,8 @@ from zsq.run.folder import MARK
 from zsq.types import Log, Student
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
     from zsq.manager import Manager
+    from zsq.plan import Plan
 
 FORMAT = 1
 #: How many checkpoints are kept.
