@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 
 from zsq.errors import FileError
+from zsq_onnx.exporter import FILE
 
-FILE = "model.onnx"
 #: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names.
 _FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger")
