@@ -149,6 +149,8 @@ class _Engine:
         """All of it; whatever ends it early is put in words."""
         try:
             return self.work()
+        except Interrupted:
+            raise
         except NotFinite as fault:
             self.journal.checkpoints.clear()  # it would end in the same way again
             raise checkpoint.stopped(fault, self.good, self) from None
@@ -157,17 +159,15 @@ class _Engine:
                 raise self.interrupted() from None
             self.journal.checkpoints.clear()
             raise
-        except BaseException as error:
-            if isinstance(error, Interrupted):
-                raise
-            if not self.journal.stands:
+        except BaseException as error:  # also SystemExit: whatever ends the run, what is left of it is to be of use
+            again = self.command if self.journal.stands else ""
+            if not again:
                 self.journal.checkpoints.clear()
-            elif not is_out_of_memory(error):
-                self.ctx.log(f"what was done is kept: {self.command} goes on from there")
             if is_out_of_memory(error):
-                again = self.command if self.journal.stands else ""
                 worker = self.journal.worker or self.journal.synth
                 raise out_of_memory(self.journal.name or "teacher", self.plan, worker, again) from error
+            if again:
+                self.ctx.log(f"what was done is kept: {again} goes on from there")
             raise
         finally:
             if self.logs is not None:
@@ -319,17 +319,15 @@ class _Engine:
 
     def beats(self, name: str, start: Callable[[], Iterable[Beat]], images: int, worker: Any = None, limited: bool = True,
               calibrated: bool = False, again: bool = False) -> int:  # fmt: skip
-        """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats.
-        After one that leaves the student ``calibrated``, its activations have to have ranges. Between two beats the run may be
-        written down, and stopped.
+        """Drive a generator of beats to its end; the number of beats. Between two of them the run may be written down, and stopped.
 
         Args:
             name: Of the phase.
             start: Gives the generator of beats.
             images: In one step.
             worker: The component whose work it is, where that is not the synthesizer.
-            limited: See above.
-            calibrated: See above.
+            limited: End it with its share of the budget.
+            calibrated: The student's activations have to have ranges afterwards.
             again: Also on the way to a later phase, where a run goes on.
 
         Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from zsq.errors import ZsqError
+from zsq.errors import ZsqError, first_line
 
 
 def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
@@ -34,9 +34,9 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
             expected = teacher(inputs)
             recorder = _Recorder(module)
             got = recorder.run(inputs)
-    except Exception as error:
+    except Exception as error:  # whatever a network of the user's raises
         raise ZsqError(
-            f"the traced network does not run on a batch of {shape[0]}: {str(error).splitlines()[0][:160]}",
+            f"the traced network does not run on a batch of {shape[0]}: {first_line(error)}",
             f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",
             "its forward has to work for any number of images, e.g. x.flatten(1) instead of x.view(2, -1)",
         ) from error

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from zsq.errors import ZsqError
+from zsq.errors import ZsqError, first_line
 
 
 def trace(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -25,11 +25,10 @@ def trace(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(teacher, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=strict)
                 return program if _out_of_place(program.graph) else program.run_decompositions({})
-        except Exception as error:
+        except Exception as error:  # whatever tracing makes of a network of the user's
             failures.append(error)
-    cause = next((line.strip() for line in str(failures[0]).splitlines() if line.strip()), type(failures[0]).__name__)
     raise ZsqError(
-        f"this network cannot be traced: {cause[:200]}",
+        f"this network cannot be traced: {first_line(failures[0], 200)}",
         f"teacher {type(teacher).__name__}, input {tuple(example.shape)}",
         "its forward has to take one tensor, without branches on values; torch.export.export(teacher, (inputs,)) shows the place",
     ) from failures[0]
