@@ -12,7 +12,7 @@ from zsq_hub.readers import Repository
 from zsq.builtin.options import InputOptions
 from zsq.builtin.teachers import teacher_from
 from zsq.builtin.weights import load_into, read_weights
-from zsq.errors import FileError, ZsqError, nearest, first_line
+from zsq.errors import FileError, ZsqError, first_line, nearest
 from zsq.extras import library
 from zsq.types import Context, Teacher
 from zsq_timm import TimmOptions
