@@ -1,4 +1,4 @@
-"""Small teachers: ``zoo:resnet20-cifar10``, ``zoo:litelab-camvid`` and ``zoo:litedet-bccd`` come with weights; their architectures take yours.
+"""Small teachers: three that come with their weights, ``zoo:resnet20-cifar10`` with images too; their architectures take yours.
 
 Light: descriptors and options only.
 """
