@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zsq.component import STUDENT_NEEDS, TEACHER_NEEDS
 from zsq.errors import ZsqError
 from zsq.types import Batch, BnStats, Precision, Student, Teacher, Trace, View
-
-TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
-STUDENT_NEEDS = frozenset({"student.output", "student.features"})
 
 
 class ChannelStats(torch.autograd.Function):

@@ -18,7 +18,7 @@ from zsq.recipe import Recipe, dump_recipe, pins
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
+    from zsq.plan import Plan
 
 SCHEMA = 1
 #: Pixels that a picture of images may have: it is published beside a student that is smaller than a photo.
