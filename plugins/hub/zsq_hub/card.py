@@ -81,7 +81,7 @@ def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     fields: dict[str, Any] = {
         **(facts.license or {}),
         "library_name": "zsq",
-        **{"pipeline_tag": tag for tag in kind},
+        **({"pipeline_tag": kind[0]} if kind else {}),
         "tags": ["zsq", *kind, "quantization", "zero-shot-quantization", "data-free",
                  f"int{width}" if isinstance(width, int) else "mixed-precision", f"w{width}a{acts}",
                  *({"onnx": "onnx", "xml": "openvino"}[kind] for kind in exported),

@@ -15,6 +15,10 @@ from zsq.types import Drawing, Teacher
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#bbbbbb", "#332288")
 
 
+#: Images whose answers are drawn.
+DRAWN = 8
+
+
 @dataclass(frozen=True)
 class Answers:
     """Drawings of both networks, image by image.
@@ -31,17 +35,22 @@ class Answers:
 
 
 def draw(teacher: Teacher, theirs: Sequence[Any], ours: Sequence[Any]) -> Answers:
-    """From the outputs of both networks, batch by batch."""
+    """From the outputs of both networks for the same images, batch by batch; the first ones are enough."""
     task: Any = teacher.task
-    try:
-        drawn = [[drawing for output in outputs for drawing in task.draw(output, teacher)] for outputs in (theirs, ours)]
-    except ZsqError as error:
-        return Answers(missing=error.what)
+    drawn: tuple[list[Drawing], list[Drawing]] = ([], [])
     alike: list[float] = []
-    for a, b in zip(theirs, ours, strict=True):
-        same = task.logits(a).argmax(1) == task.logits(b).argmax(1)
-        alike += (100 * same.float().reshape(len(same), -1).mean(1)).tolist()
-    return Answers(drawn[0], drawn[1], alike, _colours([*drawn[0], *drawn[1]]))
+    for both in zip(theirs, ours, strict=True):
+        if len(alike) >= DRAWN:
+            break
+        try:
+            for into, output in zip(drawn, both, strict=True):
+                into += task.draw(output, teacher)
+        except ZsqError as error:
+            return Answers(missing=error.what)
+        a, b = (task.logits(output).argmax(1) for output in both)
+        alike += (100 * (a == b).float().reshape(len(a), -1).mean(1)).tolist()
+    first, second = (own[:DRAWN] for own in drawn)
+    return Answers(first, second, alike[:DRAWN], _colours([*first, *second]))
 
 
 def _colours(drawings: Sequence[Drawing]) -> dict[int, tuple[str, str]]:

@@ -18,9 +18,9 @@ from zsq_report.gallery import data, pictures, shown_as_pictures
 from zsq_report.look import INK, PAPER
 from zsq_report.measure import Seen
 
-#: The longest side of an image in pixels, and how much of an area's colour covers it.
+#: The longest side of a drawing, to which images are made smaller, and how much of an area's colour covers them.
 LONGEST, COVER = 224, 0.62
-#: Height of a letter in the page's drawings, in pixels of the image, and its width beside that.
+#: Height of a letter in the page's drawings, in the same units, and its width beside that.
 _LETTER, _WIDE = 14, 0.62
 #: Dots per inch of the picture.
 _DPI = 110
@@ -28,7 +28,7 @@ _DPI = 110
 
 @dataclass(frozen=True)
 class Label:
-    """One box as a page draws it: its corner and size, where its text begins, both in pixels of the image as it is shown."""
+    """One box as a page draws it: its corner and size, and where its text begins, in units of the drawing."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both answers to one image, whose file is ``source``; ``alike`` in percent."""
+    """Both answers to one image, whose file is ``source``, in a drawing of ``width`` x ``height``; ``alike`` in percent."""
 
     source: str
     width: int
@@ -67,10 +67,10 @@ def pairs(seen: Seen, inputs: InputSpec) -> list[Pair]:
     if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
         return []
     made = []
-    shown = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST)
+    shown, size = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST), _size(inputs)
     for picture, theirs, ours, alike in zip(shown, answers.teacher, answers.student, answers.alike, strict=True):
         both = (_side("teacher", theirs, answers, inputs, picture.size), _side("student", ours, answers, inputs, picture.size))
-        made.append(Pair(data(picture), *picture.size, alike, both))
+        made.append(Pair(data(picture), *size, alike, both))
     return made
 
 
@@ -82,7 +82,7 @@ def sheet(seen: Seen, inputs: InputSpec) -> bytes:
     from PIL import Image
 
     shown = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST)
-    width, height = (side / _DPI for side in shown[0].size)
+    width, height = (side / _DPI for side in _size(inputs))
     lines = -(-len(answers.colours) // 4)
     top = 0.25 + 0.22 * lines
     size = (2 * width + 0.3, len(shown) * (height + 0.3) + top)
@@ -105,13 +105,14 @@ def sheet(seen: Seen, inputs: InputSpec) -> bytes:
 
 def _paint(axes: Any, picture: Any, drawing: Drawing, answers: Answers, inputs: InputSpec) -> None:
     axes.set_axis_off()
-    width, height = picture.size
+    width, height = _size(inputs)
     base = np.asarray(picture.convert("L" if drawing.areas is not None else "RGB").convert("RGB"))
     axes.imshow(base, extent=(0, width, height, 0), interpolation="nearest")
     if drawing.areas is not None:
-        axes.imshow(np.asarray(_mask(drawing, answers, (width, height)).convert("RGBA")), extent=(0, width, height, 0), alpha=COVER)
+        mask = np.asarray(_mask(drawing, answers, picture.size).convert("RGBA"))
+        axes.imshow(mask, extent=(0, width, height, 0), alpha=COVER, interpolation="nearest")
     for box in drawing.boxes:
-        label = _label(box, answers, inputs, (width, height))
+        label = _label(box, answers, inputs)
         for colour, line in ((PAPER, 2.4), (label.colour, 1.3)):
             axes.add_patch(Rectangle((label.x, label.y), label.width, label.height, fill=False, edgecolor=colour, linewidth=line))
         axes.text(label.text_x, label.text_y - 2, label.text, fontsize=5.5, color=INK,
@@ -125,7 +126,7 @@ def _side(who: str, drawing: Drawing, answers: Answers, inputs: InputSpec, size:
     if drawing.areas is not None:
         picture = _mask(drawing, answers, size)
         mask = data(picture, transparency=picture.info["transparency"], optimize=True)
-    return Side(who, drawing.said, mask, [_label(box, answers, inputs, size) for box in drawing.boxes])
+    return Side(who, drawing.said, mask, [_label(box, answers, inputs) for box in drawing.boxes])
 
 
 def _mask(drawing: Drawing, answers: Answers, size: tuple[int, int]) -> Any:
@@ -147,8 +148,15 @@ def _mask(drawing: Drawing, answers: Answers, size: tuple[int, int]) -> Any:
     return picture
 
 
-def _label(box: Box, answers: Answers, inputs: InputSpec, size: tuple[int, int]) -> Label:
-    """A box in pixels of an image of ``size`` (width, height), its text above it, or inside where there is no room."""
+def _size(inputs: InputSpec) -> tuple[int, int]:
+    """Width and height of a drawing."""
+    height, width = inputs.shape[1:]
+    return round(width * LONGEST / max(height, width)), round(height * LONGEST / max(height, width))
+
+
+def _label(box: Box, answers: Answers, inputs: InputSpec) -> Label:
+    """A box with its text above it, or inside where there is no room."""
+    size = _size(inputs)
     scale = (size[0] / inputs.shape[2], size[1] / inputs.shape[1])
     left, top, right, bottom = (corner * scale[i % 2] for i, corner in enumerate(box.corners))
     name, colour = answers.colours[box.label]
