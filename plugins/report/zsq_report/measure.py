@@ -19,7 +19,7 @@ from zsq_report.hooks import hooked, module_at
 from zsq_report.outputs import Outputs, decibels
 from zsq_report.statistics import Statistics
 
-#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above.
+#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above; of more than 224 x 224 fewer, in proportion.
 COUNT, BATCH = (128, 64), (8, 4)
 #: Images that are drawn at least: those that are not looked at are only shown.
 SHOWN = 32
@@ -110,7 +110,8 @@ def look(ctx: Context) -> Seen:
     teacher, student = ctx.teacher, ctx.student
     assert student is not None, "a run that is published has a student"
     shape = teacher.inputs.shape
-    count, size = COUNT if math.prod(shape[1:]) <= 64 * 64 else BATCH
+    count, size = COUNT if (pixels := math.prod(shape[1:])) <= 64 * 64 else BATCH
+    count = max(size, count * 224 * 224 // pixels) if pixels > 224 * 224 else count
     rng = torch.Generator().manual_seed(ctx.seed)
     noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
     shown = noise if ctx.sampler is None else _distinct(ctx.sampler(max(count, SHOWN)).inputs.float())

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib import get_data_path
 
 from zsq.types import Box, Drawing, InputSpec
 from zsq_report.answers import Answers
@@ -22,8 +20,8 @@ from zsq_report.measure import Seen
 LONGEST, COVER = 224, 0.62
 #: Height of a letter in the page's drawings, in the same units, and its width beside that.
 _LETTER, _WIDE = 14, 0.62
-#: Dots per inch of the picture.
-_DPI = 110
+#: Of the picture: columns of the legend, height of a line of text and space between images, in pixels.
+_COLUMNS, _LINE, _GAP = 4, 18, 8
 
 
 @dataclass(frozen=True)
@@ -79,46 +77,45 @@ def sheet(seen: Seen, inputs: InputSpec) -> bytes:
     answers = seen.answers
     if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
         return b""
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
 
+    (width, height), font = _size(inputs), ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _LETTER - 2)
+    legend = -(-len(answers.colours) // _COLUMNS) * _LINE + _GAP
     shown = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST)
-    width, height = (side / _DPI for side in _size(inputs))
-    lines = -(-len(answers.colours) // 4)
-    top = 0.25 + 0.22 * lines
-    size = (2 * width + 0.3, len(shown) * (height + 0.3) + top)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 7, "text.parse_math": False}):
-        made = Figure(figsize=size, dpi=_DPI, facecolor=PAPER)
-        handles = [Patch(facecolor=colour, edgecolor=INK, linewidth=0.5, label=name) for name, colour in answers.colours.values()]
-        made.legend(handles=handles, loc="upper center", ncols=4, frameon=False, borderpad=0.2, columnspacing=1, handlelength=1)
-        for row, (picture, *both) in enumerate(zip(shown, answers.teacher, answers.student, strict=True)):
-            for column, (who, drawing) in enumerate(zip(("teacher", "student"), both, strict=True)):
-                left, bottom = 0.1 + column * (width + 0.1), size[1] - top - (row + 1) * (height + 0.3) + 0.1
-                axes = made.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-                _paint(axes, picture, drawing, answers, inputs)
-                axes.set_title(f"{row + 1}: {who}", fontsize=7, loc="left", pad=2, color=INK)
-        file = io.BytesIO()
-        FigureCanvasAgg(made).print_png(file, metadata={"Software": None})
-    small = io.BytesIO()
-    Image.open(file).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    made = Image.new("RGB", (2 * width + 3 * _GAP, legend + len(shown) * (height + _LINE + _GAP)), PAPER)
+    pen = ImageDraw.Draw(made)
+    for at, (name, colour) in enumerate(answers.colours.values()):
+        left, top = _GAP + at % _COLUMNS * (made.width - _GAP) // _COLUMNS, _GAP + at // _COLUMNS * _LINE
+        pen.rectangle((left, top, left + _LETTER - 2, top + _LETTER - 2), colour, INK)
+        pen.text((left + _LINE, top - 1), name, INK, font)
+    for row, (picture, *both) in enumerate(zip(shown, answers.teacher, answers.student, strict=True)):
+        top = legend + row * (height + _LINE + _GAP)
+        for left, who, drawing in zip((_GAP, width + 2 * _GAP), ("teacher", "student"), both, strict=True):
+            pen.text((left, top), f"{row + 1}: {who}", INK, font)
+            made.paste(_painted(picture, drawing, answers, inputs, font), (left, top + _LINE))
+    file = io.BytesIO()
+    made.quantize(256).save(file, "PNG")
+    return file.getvalue()
 
 
-def _paint(axes: Any, picture: Any, drawing: Drawing, answers: Answers, inputs: InputSpec) -> None:
-    axes.set_axis_off()
-    width, height = _size(inputs)
-    base = np.asarray(picture.convert("L" if drawing.areas is not None else "RGB").convert("RGB"))
-    axes.imshow(base, extent=(0, width, height, 0), interpolation="nearest")
+def _painted(picture: Any, drawing: Drawing, answers: Answers, inputs: InputSpec, font: Any) -> Any:
+    """One network's answer over the image, as a PIL image."""
+    from PIL import Image, ImageDraw
+
+    size = _size(inputs)
+    base = picture.convert("L" if drawing.areas is not None else "RGB").convert("RGB").resize(size, Image.Resampling.NEAREST)
     if drawing.areas is not None:
-        mask = np.asarray(_mask(drawing, answers, picture.size).convert("RGBA"))
-        axes.imshow(mask, extent=(0, width, height, 0), alpha=COVER, interpolation="nearest")
-    for box in drawing.boxes:
-        label = _label(box, answers, inputs)
-        for colour, line in ((PAPER, 2.4), (label.colour, 1.3)):
-            axes.add_patch(Rectangle((label.x, label.y), label.width, label.height, fill=False, edgecolor=colour, linewidth=line))
-        axes.text(label.text_x, label.text_y - 2, label.text, fontsize=5.5, color=INK,
-                  bbox={"facecolor": PAPER, "edgecolor": label.colour, "linewidth": 0.6, "pad": 0.8})  # fmt: skip
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+        mask = _mask(drawing, answers, picture.size).convert("RGBA").resize(size, Image.Resampling.NEAREST)
+        base = Image.composite(Image.blend(base, mask.convert("RGB"), COVER), base, mask.getchannel("A"))
+    pen = ImageDraw.Draw(base)
+    labels = [_label(box, answers, inputs) for box in drawing.boxes]
+    for label in labels:
+        corners = (label.x, label.y, label.x + label.width, label.y + label.height)
+        pen.rectangle((corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), outline=PAPER, width=4)
+        pen.rectangle(corners, outline=label.colour, width=2)
+    for label in labels:
+        pen.text((label.text_x, label.text_y), label.text, INK, font, anchor="ls", stroke_width=2, stroke_fill=PAPER)
+    return base
 
 
 def _side(who: str, drawing: Drawing, answers: Answers, inputs: InputSpec, size: tuple[int, int]) -> Side:
