@@ -38,7 +38,8 @@ def diversity(stream: Stream, teacher: Teacher, probe: Probe) -> dict[str, Any] 
             largest = found.detach().reshape(*found.shape[:2], -1).max(1)
             answers.append((largest.values.cpu(), largest.indices.cpu()))
     rows = torch.cat(features) if features else torch.empty(0)
-    sure, classes = (torch.cat(parts) for parts in zip(*answers, strict=True)) if answers else (None, None)
+    sure = torch.cat([probability for probability, _ in answers]) if answers else None
+    classes = torch.cat([number for _, number in answers]) if answers else None
     if not len(rows) or (sure is not None and len(rows) != len(sure)):
         return None
     return {**figures(rows, sure, classes), "features": path}

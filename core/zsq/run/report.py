@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -98,7 +99,8 @@ def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputS
         dump_recipe(pinned(plan.recipe, report["teacher"]["ref"]), {**report["versions"], "teacher": report["teacher"]["fingerprint"]}),
     )
     if images is not None and len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
-        write_atomic(folder / "images.png", lambda path: gallery(images, inputs).save(path, "PNG"))
+        shown = Batch(distinct(images.inputs))
+        write_atomic(folder / "images.png", lambda path: gallery(shown, inputs).save(path, "PNG"))
 
 
 def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> Any:
@@ -130,7 +132,8 @@ def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) 
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     less, _ = _reduction(inputs, columns)
-    channels, height, width = inputs.shape[0], *(side // less for side in inputs.shape[1:])
+    channels = inputs.shape[0]
+    height, width = (side // less for side in inputs.shape[1:])
     across = columns * (width + gap) + gap
     scale = max(1, round(512 / across))
     rows, rest = divmod(pixels.shape[0] // scale - gap, height + gap)
@@ -147,6 +150,14 @@ def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) 
         whole = F.interpolate(whole, tuple(inputs.shape[1:]), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
     return (whole / 255 - mean) / std, less
+
+
+def distinct(images: torch.Tensor) -> torch.Tensor:
+    """Every one of the images (N, C, H, W) once, where it comes first: a small pool deals the same ones again."""
+    seen: dict[bytes, int] = {}
+    for i, image in enumerate(images.detach().float().cpu()):
+        seen.setdefault(hashlib.sha256(image.numpy().tobytes()).digest(), i)
+    return images if len(seen) == len(images) else images[list(seen.values())]
 
 
 def pixels_of(images: torch.Tensor, inputs: InputSpec) -> torch.Tensor:
@@ -168,7 +179,9 @@ def _reduction(inputs: InputSpec, columns: int) -> tuple[int, int]:
 
 def _pooled(images: torch.Tensor, less: int) -> torch.Tensor:
     """Images (N, C, H, W) made smaller by a whole factor, each pixel the mean of those it stands for."""
-    return images if less == 1 else F.avg_pool2d(images, less).round()
+    if less > 1:
+        images = F.avg_pool2d(images, less).round()
+    return images
 
 
 def card(report: dict[str, Any]) -> str:

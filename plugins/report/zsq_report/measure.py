@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zsq.run.probe import batch_norms
+from zsq.run.report import distinct
 from zsq.types import Context, Student, Teacher
 from zsq_report.answers import Answers, draw
 from zsq_report.histogram import Histogram, of_range
@@ -114,7 +115,7 @@ def look(ctx: Context) -> Seen:
     count = max(size, count * 224 * 224 // pixels) if pixels > 224 * 224 else count
     rng = torch.Generator().manual_seed(ctx.seed)
     noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
-    shown = noise if ctx.sampler is None else _distinct(ctx.sampler(max(count, SHOWN)).inputs.float())
+    shown = noise if ctx.sampler is None else distinct(ctx.sampler(max(count, SHOWN)).inputs.float())
     inputs = shown[:count]
     seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs, shown=shown)
     theirs, ours = Statistics(batch_norms(teacher.module)), Statistics(batch_norms(student.module))
@@ -139,12 +140,6 @@ def look(ctx: Context) -> Seen:
     if seen.synthetic and hasattr(teacher.task, "draw"):
         seen.answers = draw(teacher, *outputs)
     return seen
-
-
-def _distinct(images: Tensor) -> Tensor:
-    """Every image once: a small pool deals the same ones again."""
-    first = {image.cpu().numpy().tobytes(): i for i, image in reversed(list(enumerate(images)))}
-    return images[sorted(first.values())]
 
 
 def _probabilities(teacher: Teacher, outputs: list[Any]) -> Tensor | None:
