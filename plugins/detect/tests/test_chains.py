@@ -107,4 +107,8 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     from zsq_cli.verify import verified
 
     found = verified(tmp_path / "run", count=6)
-    assert found["verified"] and found["max_abs_diff"] <= 1.01 * max(float(result.student.acts[path].scale) for path in last)
+    assert (
+        found["verified"]
+        and found["unit"] == "priors"
+        and found["max_abs_diff"] <= 1.01 * max(float(result.student.acts[path].scale) for path in last)
+    )
