@@ -207,6 +207,8 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
             )
     bits = f"weights {student['weight_bits']}, activations {student['act_bits'] or 'in float'}"
     rows += [("bits", bits), ("protocol", student["protocol"])]
+    if parts := student.get("float_parts"):
+        rows.append(("in float", ", ".join(parts)))
     if student.get("size_bytes"):
         before, after = teacher.get("size_bytes") or 0, student["size_bytes"]
         ratio = f" ({before / after:.1f} times smaller)" if before > after else ""

@@ -24,6 +24,8 @@ class Task(Protocol):
 
     ``name`` is the task's name; ``classes`` the number of classes it tells apart. One that gives every image one class says
     so in its descriptor (provides ``classes``), and has ``targets(n, rng)``: ``n`` classes (N,) as images of them are to be made.
+    Where more is done with an output before it is an answer, ``float_parts`` names it, in words: it is outside of the network, is
+    calculated in float for teacher and student alike, and the report says so.
     """
 
     name: str
