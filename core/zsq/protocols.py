@@ -25,7 +25,9 @@ class Task(Protocol):
     ``name`` is the task's name; ``classes`` the number of classes it tells apart; ``unit`` what has an answer of its own, in the
     plural: images, or their places. One that gives every image one class says so in its descriptor (provides ``classes``), and
     has ``targets(n, rng)``: ``n`` classes (N,) as images of them are to be made. One whose answers have places may have
-    ``draw(output, teacher)``: a ``Drawing`` of what the output says of each image, by the teacher's names.
+    ``draw(output, teacher)``: a ``Drawing`` of what the output says of each image, by the teacher's names. Where more is done with
+    an output before it is an answer, ``float_parts`` names it, in words: it is outside of the network, is calculated in float for
+    teacher and student alike, and the report says so.
     """
 
     name: str

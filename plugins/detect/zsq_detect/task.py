@@ -25,6 +25,7 @@ class Detect:
     """
 
     name, unit = "detect", "priors"
+    float_parts = ("priors (anchors)", "box decoding", "non-maximum suppression")
 
     def __init__(self, options: DetectOptions, ctx: Context | None = None) -> None:
         self.classes = options.classes

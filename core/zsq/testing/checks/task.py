@@ -51,6 +51,12 @@ def check_a_wrong_output_is_told(case: Case) -> None:
     assert task.wrong(output, torch.zeros(7, 3, 8, 8)), "6 answers for 7 images pass"
 
 
+def check_float_parts_are_words(case: Case) -> None:
+    """What is done in float behind the network is named in words, one for every part."""
+    parts = getattr(case.build(case.context()), "float_parts", ())
+    assert isinstance(parts, tuple) and all(isinstance(part, str) and part for part in parts), f"float_parts is {parts!r}"
+
+
 @applies_to(lambda found: "classes" in found.component.provides)
 def check_targets(case: Case) -> None:
     """It provides classes: targets come in the number asked for."""
