@@ -88,7 +88,8 @@ def test_pixels_may_be_kept_inside_the_range_of_real_ones(shape: tuple[int, ...]
     synth = zaq(replace(make_teacher(shape=shape), inputs=inputs), channels=4, clamp=True)
     with torch.no_grad():
         synth.generator.contrast[:, 1] = 100.0
-    pixels = synth.sample(6).inputs * torch.tensor(inputs.std).view(3, 1, 1) + torch.tensor(inputs.mean).view(3, 1, 1)
+        images = synth.sample(6).inputs
+    pixels = images * torch.tensor(inputs.std).view(3, 1, 1) + torch.tensor(inputs.mean).view(3, 1, 1)
     assert tuple(pixels.shape) == (6, *shape) and pixels.min() > -1e-4 and pixels.max() < 1 + 1e-4
     assert (pixels[:, 1] < 0.01).any() and (pixels[:, 1] > 0.99).any()
     assert pixels[:, 0].std() == pytest.approx(0.25, abs=0.06) and pixels[:, 0].mean() == pytest.approx(0.5, abs=0.06)
