@@ -14,6 +14,9 @@ from typing import Any
 #: What a task is judged by, and how it is written.
 METRICS = {"top1": "top-1", "miou": "mIoU", "map50": "mAP@50"}
 
+#: Names that say nothing of a data set.
+_PARTS = frozenset({"train", "val", "test"})
+
 HERE = Path(__file__).parent
 RECORDS, PAGE = HERE / "results", HERE.parent / "RESULTS.md"
 
@@ -29,8 +32,14 @@ def record(folder: Path) -> dict[str, Any]:
         recipe["teacher"]["weights"] = Path(weights).name
     for entry in recipe.get("eval") or []:
         if "ref" in entry:
-            entry["ref"] = Path(entry["ref"]).name
+            entry["ref"] = shown(entry["ref"])
     return {"benchmark": "run", **report}
+
+
+def shown(path: str) -> str:
+    """The last part of a path; where that only says which part of a data set it is, with the name of the data set."""
+    file = Path(path)
+    return str(Path(file.parent.name, file.name)) if file.stem in _PARTS else file.name
 
 
 def chain(recipe: dict[str, Any]) -> str:
@@ -60,7 +69,7 @@ def metric(r: dict[str, Any]) -> str:
 
 def teacher_and_data(r: dict[str, Any]) -> tuple[str, str]:
     """The teacher's weights or reference, and how many images of what it was evaluated on."""
-    found = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
+    found = next((str(Path(e["ref"]).with_suffix("")) for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
     return Path(r["recipe"]["teacher"].get("weights", r["teacher"]["ref"])).stem, f"{r['images_evaluated']} ({found})"
 
 
@@ -100,17 +109,19 @@ def rows_of_methods(records: list[dict[str, Any]]) -> list[str]:
 
 
 def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
-    """One line per chain and bit width that was run with three seeds or more: mean, and the lowest and highest."""
-    lines = ["| bits | chain | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|"]
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    """One line per teacher, chain and bit width that was run with three seeds or more: mean, and the lowest and highest."""
+    lines = ["| teacher | bits | chain | metric | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in records:
-        groups.setdefault((r["teacher"]["ref"], bits(r["student"]), chain(r["recipe"]), str(r["recipe"]["loss"])), []).append(r)
-    for (_, width, name, _), runs in sorted(groups.items()):
+        settings = (str(r["recipe"]["loss"]), r["student"]["protocol"])
+        groups.setdefault((teacher_and_data(r)[0], bits(r["student"]), chain(r["recipe"]), *settings), []).append(r)
+    for (teacher, width, name, *_), runs in sorted(groups.items()):
         if len({r["seed"] for r in runs}) >= 3:
-            found, seconds = [r["student"]["metrics"][metric(r)] for r in runs], [r["wall_s"] for r in runs]
+            judged = metric(runs[0])
+            found, seconds = [r["student"]["metrics"][judged] for r in runs], [r["wall_s"] for r in runs]
             lines.append(
-                f"| {width} | {name} | {len(runs)} | {sum(found) / len(found):.2f} | {min(found):.2f} | {max(found):.2f} "
-                f"| {sum(seconds) / len(seconds):.0f} s |"
+                f"| {teacher} | {width} | {name} | {METRICS[judged]} | {len(runs)} | {sum(found) / len(found):.2f} | {min(found):.2f} "
+                f"| {max(found):.2f} | {sum(seconds) / len(seconds):.0f} s |"
             )
     return lines
 
