@@ -202,11 +202,12 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
             if name in (student.get("calibrated") or {}):
                 rows.append((f"before tuning {name}", f"{student['calibrated'][name]:.2f}"))
         else:
-            rows.append(
-                (name.replace("_", " "), f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
-            )
+            label = f"agreement, % of {teacher.get('unit', 'images')}" if name == "agreement" else name.replace("_", " ")
+            rows.append((label, f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"))
     bits = f"weights {student['weight_bits']}, activations {student['act_bits'] or 'in float'}"
     rows += [("bits", bits), ("protocol", student["protocol"])]
+    if parts := student.get("float_parts"):
+        rows.append(("in float", ", ".join(parts)))
     if student.get("size_bytes"):
         before, after = teacher.get("size_bytes") or 0, student["size_bytes"]
         ratio = f" ({before / after:.1f} times smaller)" if before > after else ""

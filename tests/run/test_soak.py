@@ -19,7 +19,7 @@ PAGE = resource.getpagesize() / 2**20
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300 + STEPS // 10)
 @pytest.mark.fault("a long run: 2,000 steps with checkpoints; 20,000 with `ZSQ_SOAK=20000`", "resident memory grows by less than 2 %")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_memory_is_flat(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import zsq
 from zsq.recipe import Recipe
 from zsq.run.engine import run
+from zsq_cli.render import report_table
 
 HEIGHT, WIDTH = 32, 48
 NETWORK = """
@@ -99,6 +102,11 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     bits = {path: point.bits for path, point in result.student.acts.items()}
     last = [path for path in bits if path.startswith(("scores", "boxes"))]
     assert len(last) == 4 and {bits.pop(path) for path in last} == {8} and set(bits.values()) == {4}, "answers have at least 8 bits"
+    assert any("non-maximum" in part for part in report["student"]["float_parts"]), "what stays in float is not said"
+    shown = Console(width=120, file=io.StringIO(), record=True)
+    shown.print(report_table(report))
+    parts = ", ".join(report["student"]["float_parts"])
+    assert f"in float       {parts}" in shown.export_text() and parts in (tmp_path / "run" / "README.md").read_text()
     images = torch.randn(5, 3, HEIGHT, WIDTH)
     with torch.no_grad():
         ours, saved = result.student.module(images), zsq.load(tmp_path / "run")(images)
@@ -107,4 +115,8 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     from zsq_cli.verify import verified
 
     found = verified(tmp_path / "run", count=6)
-    assert found["verified"] and found["max_abs_diff"] <= 1.01 * max(float(result.student.acts[path].scale) for path in last)
+    assert (
+        found["verified"]
+        and found["unit"] == "priors"
+        and found["max_abs_diff"] <= 1.01 * max(float(result.student.acts[path].scale) for path in last)
+    )

@@ -23,7 +23,7 @@ from zsq_detect.task import Detect
 from zsq.compose import compose
 from zsq.errors import ComponentError, FileError, PlanError, ZsqError
 from zsq.manager import Manager
-from zsq.recipe import Recipe
+from zsq.recipe import Recipe, read_recipe
 from zsq.testing import conformance, world
 from zsq.types import InputSpec, Teacher
 
@@ -251,6 +251,16 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_recipes_compose(path: Path) -> None:
+    manager = Manager.discover()
+    for role, name in (("synth", "zeroq"), ("synth", "zaq"), ("quant", "squant"), ("teacher", "zoo")):
+        if not any(found.component.name == name for found in manager.components(role)):
+            pytest.skip(f"{name} is not installed")
+    plan = compose(read_recipe(path), manager)
+    assert plan.task.name == "detect" and not plan.notes
 
 
 @pytest.mark.parametrize("entry", [{"synth": "gdfq"}, {"loss": ["ce"]}, {"eval": ["npz:x.npz"]}])

@@ -65,7 +65,6 @@ class Coco:
         decoding_of(ctx.teacher, _WHERE)
         library("pycocotools.cocoeval", _EXTRA, _WHERE)
         self._open(ctx.teacher)
-        ctx.log("priors, box decoding and non-maximum suppression are computed in float, outside of the network")
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
         """``map``, ``map50`` and ``images``, the number evaluated; ``details`` keeps the boxes by image number."""
@@ -82,7 +81,7 @@ class Coco:
                 found = decoding(module(normalise(pixels, ctx.teacher.inputs).to(ctx.device)), (height, width))
             for scene, boxes in zip(part, found, strict=True):
                 rows += _rows(scene, boxes, (height, width), decoding, categories)
-        self.details = {"boxes": rows, "float": "priors, box decoding, non-maximum suppression"}
+        self.details = {"boxes": rows}
         precision = _precision(coco, rows, [scene.id for scene in scenes])
         return {"map": 100 * precision[0], "map50": 100 * precision[1], "images": len(scenes)}
 

@@ -40,8 +40,10 @@ def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> N
 def test_verify_uses_the_images_of_the_run(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runs("deploy", 8)
     spec = InputSpec((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
-    own = read_gallery(folder / "images.png", spec)
-    assert own is not None and own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
+    found = read_gallery(folder / "images.png", spec)
+    assert found is not None and found[1] == 1
+    own = found[0]
+    assert own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
     assert torch.equal(synthetic(folder, spec, 100)[0][:64], own)
     assert main(["verify", str(folder), "--images", "100"]) == 0
     assert "64 of the run's own, 36 synthetic patterns" in " ".join(capsys.readouterr().out.split())

@@ -93,6 +93,27 @@ def test_a_deployed_student_is_integer_from_end_to_end(make: Callable[[], Teache
     assert found.operations.get("QLinearConv", 0) >= 2 and found.operations.get("DequantizeLinear", 0) == 0
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("curve", [torch.relu, nn.functional.relu6])
+def test_a_value_that_is_read_with_and_without_its_relu_stays_an_integer(curve: Any, bits: int, tmp_path: Path) -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.plain, self.curved = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.head((self.plain(x) + self.curved(curve(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+    of = teacher(Forked())
+    made = student(of, bits)
+    result = verify(made.module, images(16), exported(made, of, tmp_path))
+    assert len(result["integer"]) == 4 and not result["floating"] and result["first"] is None
+    points = [path for path in made.acts if path.startswith("relu")]
+    assert len(points) == (0 if curve is torch.relu else 1), "zero is on every grid, six is not"
+
+
 def test_a_paper_student_says_that_it_is_not_integer(tmp_path: Path) -> None:
     of, said = tiny(), list[str]()
     made = student(of, 4, "paper")

@@ -5,12 +5,12 @@ A value that comes from an activation point exists as integer codes; operations 
 behind it, that is the pattern that runtimes replace by one integer operation.
 
 A ReLU or clamp that goes into a point and nowhere else is done on the codes: quantizing is monotone, so that
-``quantize(clamp(x, a, b)) = clamp(quantize(x), quantize(a), quantize(b))``, exactly.
+``quantize(clamp(x, a, b)) = clamp(quantize(x), quantize(a), quantize(b))``, exactly. So is a ReLU of a value that is on a grid.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from zsq.builtin.uniform import affine
 from zsq.builtin.uniform.biases import without_identities
 from zsq.builtin.uniform.graph import arguments
 from zsq.builtin.uniform.points import ActPoint
+from zsq.builtin.uniform.sites import rectifies_only
 from zsq.errors import ZsqError
 from zsq_onnx import layers, ops
 from zsq_onnx.writer import Writer
@@ -173,7 +174,7 @@ class Emitter:
         self.points[path] = codes
         if tail is not None:
             moved = self.writer.node("Squeeze", [name, self.writer.constant(tail, np.int64)])
-            codes = Codes(moved, codes.scale, codes.zero_point, dtype, largest)
+            codes = replace(codes, name=moved)
         self.codes[node] = codes
 
     def _function(self, node: fx.Node) -> None:
@@ -182,11 +183,21 @@ class Emitter:
             self._move(node, name)
         elif name in ops.SIZES:
             self.floats[node] = ops.size(self, node, name)
+        elif rectifies_only(node) and node.args[0] in self.codes:
+            self._rectified(node)
         elif name in ops.FUNCTIONS:
             self.floats[node] = ops.FUNCTIONS[name](self, node, arguments(node))
         else:
             hint = "export the network as PyTorch sees it (--export safetensors), or replace this operation in the teacher"
             raise ZsqError(f"'{name}' has no translation to ONNX", f"operation '{node.name}'", hint)
+
+    def _rectified(self, node: fx.Node) -> None:
+        """A ReLU of codes: none below that of zero."""
+        codes = self.codes[node.args[0]]  # type: ignore[index]
+        name = codes.name
+        if codes.zero_point != np.iinfo(codes.dtype).min:
+            name = self.writer.node("Clip", [name, self.writer.constant(codes.zero_point, codes.dtype)], node.name)
+        self.codes[node] = replace(codes, name=name)
 
     def _left_to_the_layer(self, node: fx.Node) -> list[int] | None:
         """The padding of a node that pads an image with zeros for convolutions only: they can do it themselves."""
@@ -215,10 +226,7 @@ class Emitter:
         zero = self.writer.constant(codes.zero_point, codes.dtype)
         moved = ops.MOVES[name](self, node, arguments(node), codes.name, zero)
 
-        def alike(result: str) -> Codes:
-            return Codes(result, codes.scale, codes.zero_point, codes.dtype, codes.high)
-
-        self.codes[node] = [alike(m) for m in moved] if isinstance(moved, list) else alike(moved)
+        self.codes[node] = [replace(codes, name=m) for m in moved] if isinstance(moved, list) else replace(codes, name=moved)
 
 
 def _spatial(pads: list[Any], rank: int) -> list[int] | None:

@@ -34,7 +34,7 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
 
     Returns:
         ``exported``, ``runtime``, ``sha256`` (of the exported files, one after another), ``images``, ``argmax_agreement`` (percent of
-        images, or of the places in them that have logits of their own, with the same largest logit), ``max_abs_diff`` (of any number in
+        what the task's ``unit`` names, images or places in them, with the same largest logit), ``max_abs_diff`` (of any number in
         the output) and ``spread`` (the largest), ``first`` (the first activation point whose codes differ: ``path``, ``share`` in
         percent, ``steps``; or None), ``integer`` and ``floating`` (names of layers in the optimized graph), ``islands`` (other
         operations in float) and ``operations`` in it.

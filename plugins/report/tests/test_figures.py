@@ -158,7 +158,7 @@ def _report(**changes: Any) -> dict[str, Any]:
     report = {
         "images_evaluated": 5000,
         "student": student,
-        "teacher": {"metrics": {"top1": 91.0}},
+        "teacher": {"metrics": {"top1": 91.0}, "unit": "images"},
         "stopped": False,
         "seed": 0,
         "images": None,

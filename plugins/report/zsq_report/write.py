@@ -15,6 +15,7 @@ from zsq_report.look import Chart
 from zsq_report.measure import Seen, look
 from zsq_report.notes import notes
 from zsq_report.page import render
+from zsq_report.sides import pairs, sheet
 
 #: Sections of the page with charts; the order in each is that of the page.
 Charts = Mapping[str, list[Chart]]
@@ -32,6 +33,8 @@ def write(event: Publishing, phases: Sequence[Phase]) -> None:
     pictures.mkdir(exist_ok=True)
     for chart in (chart for section in drawn.values() for chart in section):
         write_atomic(pictures / f"{chart.name}.svg", chart.svg)
+    if content := sheet(seen, ctx.teacher.inputs):
+        write_atomic(pictures / "answers.png", content)
     recipe = event.folder / "recipe.yaml"
     page = render(
         report=report,
@@ -39,8 +42,9 @@ def write(event: Publishing, phases: Sequence[Phase]) -> None:
         classes=found,
         notes=notes(report, seen, found),
         tiles=tiles(seen, ctx.teacher.inputs, names),
+        pairs=pairs(seen, ctx.teacher.inputs),
         charts=drawn,
-        task=task.name,
+        unit=task.unit,
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
     )
     write_atomic(event.folder / "report.html", page)

@@ -234,4 +234,8 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     from zsq_cli.verify import verified
 
     found = verified(tmp_path / "run", count=6)
-    assert found["verified"] and found["max_abs_diff"] <= 1.01 * float(result.student.acts["classifier_point"].scale)
+    assert (
+        found["verified"]
+        and found["unit"] == "pixels"
+        and found["max_abs_diff"] <= 1.01 * float(result.student.acts["classifier_point"].scale)
+    )

@@ -48,7 +48,7 @@ class Zaq(GeneratorSynth):
 
     def build(self) -> nn.Module:
         o = self.options
-        return make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps)
+        return make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.colour_rate)
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
         return (torch.randn((n, self.options.latent_dim), generator=self.ctx.rng, device=self.ctx.device),), None

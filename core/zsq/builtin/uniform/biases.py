@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsq.builtin.uniform.points import ActPoint, WeightPoint
-from zsq.builtin.uniform.sites import clamps, producer
+from zsq.builtin.uniform.sites import clamps, producer, rectifies_only
 
 #: Outputs of fewer bits leave so much room between two codes that an exporter finds an integer without moving any code.
 ROOMY = 6
@@ -63,7 +63,7 @@ def layers_on_codes(module: fx.GraphModule) -> Iterator[OnCodes]:
             or calls[str(node.target)] > 1
         ):
             continue
-        source, norm = _called(module, producer(node.args[0])), _follower(module, node)
+        source, norm = _called(module, _source(node.args[0])), _follower(module, node)
         if isinstance(source, ActPoint) and source.ranged:
             yield OnCodes(layer, source, _called(module, norm), _point_after(module, norm or node))
 
@@ -97,6 +97,14 @@ def without_identities(module: fx.GraphModule) -> fx.Graph:
 def _called(module: fx.GraphModule, node: Any) -> Any:
     """The module that a node calls, if any."""
     return module.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
+
+
+def _source(node: Any) -> fx.Node:
+    """Where the values of a node come from, seen through what moves them and through ReLUs, which leave codes on their grid."""
+    found: fx.Node = producer(node)
+    while rectifies_only(found):
+        found = producer(found.args[0])
+    return found
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -12,6 +12,7 @@ from zsq.builtin.uniform.points import LAYERS
 
 _RELUS = ("relu", "relu6")
 _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
+_UPPER = {"hardtanh": "max_val", "clamp": "max"}
 #: Operations whose result holds only values of their first argument.
 # fmt: off
 _MOVES = frozenset({
@@ -48,7 +49,7 @@ def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
             wanted.add(producer(node))
     output = next(n for n in module.graph.nodes if n.op == "output")
     settled = {_settled(node) for node in wanted if _holds_floats(node)} - {producer(n) for n in output.all_input_nodes}
-    return [n for n in module.graph.nodes if n in settled and not (_rectifies(n) and producer(n.args[0]) in settled)]
+    return [n for n in module.graph.nodes if n in settled and not (rectifies_only(n) and producer(n.args[0]) in settled)]
 
 
 def answers(module: fx.GraphModule) -> set[fx.Node]:
@@ -89,6 +90,12 @@ def _is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return kind_of(module, node).removeprefix("Quant") in LAYERS
     return node.target in LAYER_OPS
+
+
+def rectifies_only(node: fx.Node) -> bool:
+    """Whether a node is a ReLU without an upper limit: zero being on every grid, what it gives out is on the grid that goes in."""
+    name = op_name(node)
+    return name == "relu" or (name in _CLAMPS and _rectifies(node) and arguments(node).get(_UPPER.get(name, "")) is None)
 
 
 def _rectifies(node: fx.Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zsq.testing.kit import Case, applies_to
+from zsq.testing.kit import Case, Skip, applies_to
 
 if TYPE_CHECKING:
     from zsq.types import Context
@@ -25,6 +25,21 @@ def check_outputs_and_distance(case: Case) -> None:
     assert float(task.distance(first, second)) > 0, "the distance of different outputs is not positive"
 
 
+def check_probabilities(case: Case) -> None:
+    """Where classes exclude each other, their probabilities are shaped as the logits and sum to one; answers have a unit."""
+    import torch
+
+    ctx = case.context()
+    task = case.build(ctx)
+    output = _output(task, ctx)
+    assert task.unit and isinstance(task.unit, str), "unit does not say what has an answer of its own, in the plural"
+    found = task.probabilities(output)
+    if found is None:
+        raise Skip("its classes do not exclude each other")
+    assert found.shape == task.logits(output).shape, f"probabilities {tuple(found.shape)} of logits {tuple(task.logits(output).shape)}"
+    assert torch.allclose(found.sum(1), torch.ones_like(found.sum(1)), atol=1e-4), "probabilities do not sum to one"
+
+
 def check_a_wrong_output_is_told(case: Case) -> None:
     """An output is right for as many images as it has answers to, and wrong for more."""
     import torch
@@ -34,6 +49,12 @@ def check_a_wrong_output_is_told(case: Case) -> None:
     output = _output(task, ctx)
     assert not (said := task.wrong(output, torch.zeros(6, 3, 8, 8))), f"an output is said to be wrong: {said}"
     assert task.wrong(output, torch.zeros(7, 3, 8, 8)), "6 answers for 7 images pass"
+
+
+def check_float_parts_are_words(case: Case) -> None:
+    """What is done in float behind the network is named in words, one for every part."""
+    parts = getattr(case.build(case.context()), "float_parts", ())
+    assert isinstance(parts, tuple) and all(isinstance(part, str) and part for part in parts), f"float_parts is {parts!r}"
 
 
 @applies_to(lambda found: "classes" in found.component.provides)
