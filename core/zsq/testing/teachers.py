@@ -91,3 +91,13 @@ def _settled(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Modul
             if isinstance(child, nn.Linear):
                 child.bias.sub_(module(images).mean(0))
     return module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def settled(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """``network`` in eval mode, its BatchNorm statistics those of ``inputs``, as after training on such."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    network.train()(inputs)
+    return network.eval()
