@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from records import keep
+from records import keep, spread
 
 from zsq import events
 from zsq.compose import compose
@@ -91,9 +91,7 @@ def measure(name: str, synth: str, options: dict[str, str], batch: int, precisio
         "steps": steps,
         "iteration_s": statistics.median(chain),
         "floor_s": statistics.median(bare),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 

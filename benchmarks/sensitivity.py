@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import keep
+from records import keep, spread
 from torch import Tensor, nn
 from zsq_pareto import ParetoOptions
 from zsq_pareto.sensitivity import Sensitivities
@@ -86,9 +86,7 @@ def measure(teacher: Teacher, images: int, bits: tuple[int, ...], repeats: int) 
         "part": part,
         "forward_s": statistics.median(forwards),
         "sensitivities_s": statistics.median(wholes),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 

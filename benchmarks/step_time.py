@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from records import keep
+from records import keep, spread
 from torch import Tensor, nn
 
 from zsq import events
@@ -229,9 +229,7 @@ def compared(chain: list[float], bare: list[float]) -> dict[str, float]:
     return {
         "chain_s": statistics.median(chain),
         "floor_s": statistics.median(bare),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 
