@@ -107,7 +107,7 @@ def test_the_page_tells_the_task_s_own_unit(drawn: tuple[str, str, Made]) -> Non
     kind, unit, made = drawn
     text = made.page.read_text()
     assert made.report["teacher"]["unit"] == unit
-    assert f"% of the {unit} of synthetic images" in " ".join(text.split()) and f"agreement, % of {unit}" in text
+    assert f"%</strong> of the {unit} of synthetic images" in " ".join(text.split()) and f"agreement, % of {unit}" in text
     assert f"agreement with the teacher, % of {unit}" in (made.folder / "README.md").read_text()
     images = made.report["images"]
     assert images is not None and images["effective_rank"] > 1 and images["cosine_distance"] > 0
