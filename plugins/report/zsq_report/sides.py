@@ -62,10 +62,10 @@ class Pair:
 def pairs(seen: Seen, inputs: InputSpec) -> list[Pair]:
     """Every image that was looked at, where there are drawings of it and it can be shown."""
     answers = seen.answers
-    if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
+    if seen.shown is None or not answers.teacher or not shown_as_pictures(inputs):
         return []
     made = []
-    shown, size = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST), _size(inputs)
+    shown, size = pictures(seen.shown[: len(answers.teacher)], inputs, LONGEST), _size(inputs)
     for picture, theirs, ours, alike in zip(shown, answers.teacher, answers.student, answers.alike, strict=True):
         both = (_side("teacher", theirs, answers, inputs, picture.size), _side("student", ours, answers, inputs, picture.size))
         made.append(Pair(data(_base(picture, theirs)), *size, alike, both))
@@ -75,13 +75,13 @@ def pairs(seen: Seen, inputs: InputSpec) -> list[Pair]:
 def sheet(seen: Seen, inputs: InputSpec) -> bytes:
     """The same as one PNG file: a row per image, teacher on the left, with a legend; empty where there is nothing to draw."""
     answers = seen.answers
-    if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
+    if seen.shown is None or not answers.teacher or not shown_as_pictures(inputs):
         return b""
     from PIL import Image, ImageDraw, ImageFont
 
     (width, height), font = _size(inputs), ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _LETTER - 2)
     legend = -(-len(answers.colours) // _COLUMNS) * _LINE + _GAP
-    shown = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST)
+    shown = pictures(seen.shown[: len(answers.teacher)], inputs, LONGEST)
     made = Image.new("RGB", (2 * width + 3 * _GAP, legend + len(shown) * (height + _LINE + _GAP)), PAPER)
     pen = ImageDraw.Draw(made)
     for at, (name, colour) in enumerate(answers.colours.values()):
@@ -94,7 +94,7 @@ def sheet(seen: Seen, inputs: InputSpec) -> bytes:
             pen.text((left, top), f"{row + 1}: {who}", INK, font)
             made.paste(_painted(picture, drawing, answers, inputs, font), (left, top + _LINE))
     file = io.BytesIO()
-    made.quantize(256).save(file, "PNG")
+    made.quantize(256, Image.Quantize.FASTOCTREE).save(file, "PNG")
     return file.getvalue()
 
 
