@@ -127,7 +127,8 @@ class Evaluator(Protocol):
     """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``.
 
     What else it found at the last ``evaluate`` it may leave in ``details``, a new mapping every time. Listeners of a run know
-    ``answers`` and ``labels``: integers (N,), the class given to every image and the right one.
+    ``answers`` and ``labels``: integers (N,), the class given to every image and the right one; and ``by_class``: name of a metric
+    to its values in percent by name of class, None where a class has none.
     """
 
     def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...

@@ -49,7 +49,7 @@ def test_the_background_has_no_name() -> None:
 def test_no_more_boxes_than_an_image_can_show() -> None:
     found = teacher("sigmoid")
     (drawn,) = found.task.draw(output(**{f"p{i}": 1.0 for i in range(16)}), found)
-    assert len(drawn.boxes) == 8 and drawn.said.startswith("16 boxes, the surest 1 73 %")
+    assert len(drawn.boxes) == 8 and drawn.said.startswith("16 boxes, the surest class 1 73 %")
     (empty,) = found.task.draw(output(), found)
     assert empty.boxes == () and empty.said == "no box"
 

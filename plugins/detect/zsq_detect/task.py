@@ -51,7 +51,7 @@ class Detect:
         from zsq_detect.decoding import decoding_of
 
         decoding = decoding_of(teacher, "task detect")
-        names = teacher.labels[decoding.background :] or tuple(map(str, range(self.classes - decoding.background)))
+        names = teacher.labels[decoding.background :] or tuple(f"class {i}" for i in range(self.classes - decoding.background))
         made = []
         for found in decoding(output, teacher.inputs.shape[1:]):
             best = zip(found.boxes[:_DRAWN].tolist(), found.classes.tolist(), found.scores.tolist(), strict=False)

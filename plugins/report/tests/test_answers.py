@@ -69,6 +69,16 @@ def boxes():
 KINDS = {"areas": ("segment", "pixels"), "boxes": ("detect", "priors")}
 
 
+def labelled(folder: Path) -> Path:
+    """Three images of noise, with a class for every pixel."""
+    rng = np.random.default_rng(0)
+    for kind, shape, most in (("images", (HEIGHT, WIDTH, 3), 256), ("labels", (HEIGHT, WIDTH), 3)):
+        (folder / kind).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, most, shape, dtype=np.uint8)).save(folder / kind / f"{i}.png")
+    return folder
+
+
 @pytest.fixture(scope="module", params=sorted(KINDS))
 def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Made]:
     """A run of a tiny network of each kind: what it draws, its unit, and what it left."""
@@ -84,7 +94,10 @@ def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "quant": "uniform4",
         "calib": [{"name": "minmax", "batches": 1}],
         "tune": "none",
-        "eval": [{"name": "agreement", "images": 8}],
+        "eval": [
+            *([{"name": "segmentation", "ref": str(labelled(folder / "val"))}] if task == "segment" else []),
+            {"name": "agreement", "images": 8},
+        ],
         "run": {"batch_size": 8},
     }
     return request.param, unit, make(recipe, folder / "run", "report", task)
@@ -107,7 +120,12 @@ def test_the_page_tells_the_task_s_own_unit(drawn: tuple[str, str, Made]) -> Non
     kind, unit, made = drawn
     text = made.page.read_text()
     assert made.report["teacher"]["unit"] == unit
-    assert f"% of the {unit} of synthetic images" in " ".join(text.split()) and f"agreement, % of {unit}" in text
+    if kind == "areas":
+        assert "On 3 real images the student reaches a miou of <strong>" in text and "IoU in percent" in text
+        assert (made.folder / "pictures" / "classes.svg").exists() and "Metrics are of 3 real images" in text
+    else:
+        assert f"%</strong> of the {unit} of synthetic images" in " ".join(text.split()), "not evaluated"
+    assert f"agreement, % of {unit}" in text and f"agrees on {made.report['student']['metrics']['agreement']:.1f} % of {unit}" in text
     assert f"agreement with the teacher, % of {unit}" in (made.folder / "README.md").read_text()
     images = made.report["images"]
     assert images is not None and images["effective_rank"] > 1 and images["cosine_distance"] > 0

@@ -11,8 +11,9 @@ from typing import Any
 from zsq.errors import ZsqError
 from zsq.types import Drawing, Teacher
 
-#: Colours of classes that are told apart well (P. Tol, "Colour schemes", 2021: bright and vibrant); further ones go round the hues.
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#bbbbbb", "#332288")
+#: Colours of classes that are told apart well (most by P. Tol, "Colour schemes", 2021); further ones go round the hues.
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#bbbbbb", "#332288", "#6b3e1f",
+            "#f2b5d4")  # fmt: skip
 
 
 #: Images whose answers are drawn.

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from zsq.run.probe import batch_norms
 from zsq.run.report import distinct
 from zsq.types import Context, Student, Teacher
-from zsq_report.answers import Answers, draw
+from zsq_report.answers import DRAWN, Answers, draw
 from zsq_report.histogram import Histogram, of_range
 from zsq_report.hooks import hooked, module_at
 from zsq_report.outputs import Outputs, decibels
 from zsq_report.statistics import Statistics
 
-#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above; of more than 224 x 224 fewer, in proportion.
+#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above; of more than 224 x 224 one forward is enough.
 COUNT, BATCH = (128, 64), (8, 4)
 #: Images that are drawn at least: those that are not looked at are only shown.
 SHOWN = 32
@@ -112,7 +112,7 @@ def look(ctx: Context) -> Seen:
     assert student is not None, "a run that is published has a student"
     shape = teacher.inputs.shape
     count, size = COUNT if (pixels := math.prod(shape[1:])) <= 64 * 64 else BATCH
-    count = max(size, count * 224 * 224 // pixels) if pixels > 224 * 224 else count
+    count = size if pixels > 224 * 224 else count
     rng = torch.Generator().manual_seed(ctx.seed)
     noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
     shown = noise if ctx.sampler is None else distinct(ctx.sampler(max(count, SHOWN)).inputs.float())
@@ -138,6 +138,10 @@ def look(ctx: Context) -> Seen:
     seen.norms = [Norm(path, noisy.get(path), made.get(path), after[path]) for path in theirs.norms]
     seen.teacher, seen.student = (_probabilities(teacher, own) for own in outputs)
     if seen.synthetic and hasattr(teacher.task, "draw"):
+        more = shown[count:DRAWN]
+        for part in more.split(size) if len(more) else ():
+            outputs[0].append(teacher.module(part))
+            outputs[1].append(student.module(part))
         seen.answers = draw(teacher, *outputs)
     return seen
 

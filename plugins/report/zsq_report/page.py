@@ -30,7 +30,7 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
     Args:
         report: ``report.json``.
         recipe: ``recipe.yaml``, as text.
-        parts: What else the template shows: ``seen``, ``classes``, ``notes``, ``tiles``, ``pairs``, ``charts``,
+        parts: What else the template shows: ``seen``, ``classes``, ``by_class``, ``notes``, ``tiles``, ``pairs``, ``charts``,
             ``unit``.
     """
     environment = Environment(
@@ -53,10 +53,13 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """The metric that a page begins with: top-1 where both networks have it, else the first that both have."""
+    """The metric that a page begins with: top-1 where both networks have it, else the first that both have; empty without any, but for
+    images of one class each."""
     own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
     both = [name for name in metrics if name in own and name != "images"] if report["images_evaluated"] else []
-    return "top1" if "top1" in both or not both else both[0]
+    if "top1" in both or (not both and report["teacher"]["unit"] == "images"):
+        return "top1"
+    return both[0] if both else ""
 
 
 def _head(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import get_data_path
 
-from zsq.types import Box, Drawing, InputSpec
+from zsq.types import Drawing, InputSpec
 from zsq_report.answers import Answers
 from zsq_report.gallery import data, pictures, shown_as_pictures
 from zsq_report.look import INK, PAPER
@@ -62,26 +62,26 @@ class Pair:
 def pairs(seen: Seen, inputs: InputSpec) -> list[Pair]:
     """Every image that was looked at, where there are drawings of it and it can be shown."""
     answers = seen.answers
-    if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
+    if seen.shown is None or not answers.teacher or not shown_as_pictures(inputs):
         return []
     made = []
-    shown, size = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST), _size(inputs)
+    shown, size = pictures(seen.shown[: len(answers.teacher)], inputs, LONGEST), _size(inputs)
     for picture, theirs, ours, alike in zip(shown, answers.teacher, answers.student, answers.alike, strict=True):
         both = (_side("teacher", theirs, answers, inputs, picture.size), _side("student", ours, answers, inputs, picture.size))
-        made.append(Pair(data(picture), *size, alike, both))
+        made.append(Pair(data(_base(picture, theirs)), *size, alike, both))
     return made
 
 
 def sheet(seen: Seen, inputs: InputSpec) -> bytes:
     """The same as one PNG file: a row per image, teacher on the left, with a legend; empty where there is nothing to draw."""
     answers = seen.answers
-    if seen.inputs is None or not answers.teacher or not shown_as_pictures(inputs):
+    if seen.shown is None or not answers.teacher or not shown_as_pictures(inputs):
         return b""
     from PIL import Image, ImageDraw, ImageFont
 
     (width, height), font = _size(inputs), ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _LETTER - 2)
     legend = -(-len(answers.colours) // _COLUMNS) * _LINE + _GAP
-    shown = pictures(seen.inputs[: len(answers.teacher)], inputs, LONGEST)
+    shown = pictures(seen.shown[: len(answers.teacher)], inputs, LONGEST)
     made = Image.new("RGB", (2 * width + 3 * _GAP, legend + len(shown) * (height + _LINE + _GAP)), PAPER)
     pen = ImageDraw.Draw(made)
     for at, (name, colour) in enumerate(answers.colours.values()):
@@ -94,7 +94,7 @@ def sheet(seen: Seen, inputs: InputSpec) -> bytes:
             pen.text((left, top), f"{row + 1}: {who}", INK, font)
             made.paste(_painted(picture, drawing, answers, inputs, font), (left, top + _LINE))
     file = io.BytesIO()
-    made.quantize(256).save(file, "PNG")
+    made.quantize(256, Image.Quantize.FASTOCTREE).save(file, "PNG")
     return file.getvalue()
 
 
@@ -103,16 +103,16 @@ def _painted(picture: Any, drawing: Drawing, answers: Answers, inputs: InputSpec
     from PIL import Image, ImageDraw
 
     size = _size(inputs)
-    base = picture.convert("L" if drawing.areas is not None else "RGB").convert("RGB").resize(size, Image.Resampling.NEAREST)
+    base = _base(picture, drawing).convert("RGB").resize(size, Image.Resampling.NEAREST)
     if drawing.areas is not None:
         mask = _mask(drawing, answers, picture.size).convert("RGBA").resize(size, Image.Resampling.NEAREST)
         base = Image.composite(Image.blend(base, mask.convert("RGB"), COVER), base, mask.getchannel("A"))
     pen = ImageDraw.Draw(base)
-    labels = [_label(box, answers, inputs) for box in drawing.boxes]
+    labels = _labels(drawing, answers, inputs)
     for label in labels:
         corners = (label.x, label.y, label.x + label.width, label.y + label.height)
-        pen.rectangle((corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), outline=PAPER, width=4)
-        pen.rectangle(corners, outline=label.colour, width=2)
+        pen.rectangle((corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), outline=PAPER, width=5)
+        pen.rectangle(corners, outline=label.colour, width=3)
     for label in labels:
         pen.text((label.text_x, label.text_y), label.text, INK, font, anchor="ls", stroke_width=2, stroke_fill=PAPER)
     return base
@@ -123,7 +123,7 @@ def _side(who: str, drawing: Drawing, answers: Answers, inputs: InputSpec, size:
     if drawing.areas is not None:
         picture = _mask(drawing, answers, size)
         mask = data(picture, transparency=picture.info["transparency"], optimize=True)
-    return Side(who, drawing.said, mask, [_label(box, answers, inputs) for box in drawing.boxes])
+    return Side(who, drawing.said, mask, _labels(drawing, answers, inputs))
 
 
 def _mask(drawing: Drawing, answers: Answers, size: tuple[int, int]) -> Any:
@@ -151,14 +151,29 @@ def _size(inputs: InputSpec) -> tuple[int, int]:
     return round(width * LONGEST / max(height, width)), round(height * LONGEST / max(height, width))
 
 
-def _label(box: Box, answers: Answers, inputs: InputSpec) -> Label:
-    """A box with its text above it, or inside where there is no room."""
-    size = _size(inputs)
+def _base(picture: Any, drawing: Drawing) -> Any:
+    """The image under a drawing: grey under areas, so that colours are those of classes."""
+    return picture.convert("L") if drawing.areas is not None else picture
+
+
+def _labels(drawing: Drawing, answers: Answers, inputs: InputSpec) -> list[Label]:
+    """Boxes with their texts: above, or inside where there is no room, or farther down where another text is already."""
+    size, made = _size(inputs), list[Label]()
     scale = (size[0] / inputs.shape[2], size[1] / inputs.shape[1])
-    left, top, right, bottom = (corner * scale[i % 2] for i, corner in enumerate(box.corners))
-    name, colour = answers.colours[box.label]
-    text = f"{name} {100 * box.score:.0f} %"
-    x = max(0.0, min(left, size[0] - _WIDE * _LETTER * len(text)))
-    y = top - 3 if top > _LETTER + 3 else min(top + _LETTER, size[1] - 2.0)
-    found = (left, top, right - left, bottom - top)
-    return Label(*(round(value, 1) for value in found), colour, text, round(x, 1), round(y, 1))
+    for box in drawing.boxes:
+        left, top, right, bottom = (round(corner * scale[i % 2], 1) for i, corner in enumerate(box.corners))
+        name, colour = answers.colours[box.label]
+        text = f"{name} {100 * box.score:.0f} %"
+        x = max(0.0, min(left, size[0] - _WIDE * _LETTER * len(text)))
+        first = top - 3 if top > _LETTER + 3 else top + _LETTER
+        rows = [y for i in range(size[1] // _LETTER) if (y := first + i * _LETTER) < size[1]] or [size[1] - 2.0]
+        y = next((y for y in rows if not any(_meet(x, y, text, other) for other in made)), rows[0])
+        made.append(Label(left, top, round(right - left, 1), round(bottom - top, 1), colour, text, round(x, 1), round(y, 1)))
+    return made
+
+
+def _meet(x: float, y: float, text: str, other: Label) -> bool:
+    """Whether a text that begins at ``x`` on the line ``y`` lies over that of a box."""
+    width = _WIDE * _LETTER
+    beside = x + width * len(text) < other.text_x or other.text_x + width * len(other.text) < x
+    return not beside and abs(y - other.text_y) < _LETTER

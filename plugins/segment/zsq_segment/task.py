@@ -46,7 +46,7 @@ class Segment:
 
     def draw(self, output: Any, teacher: Teacher) -> list[Drawing]:
         """The class of every pixel; in words, the classes that cover most of the image."""
-        names = teacher.labels if len(teacher.labels) == self.classes else tuple(map(str, range(self.classes)))
+        names = teacher.labels if len(teacher.labels) == self.classes else tuple(f"class {i}" for i in range(self.classes))
         return [Drawing(_said(areas, names), names, areas) for areas in self.logits(output).argmax(1).cpu()]
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
