@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from zsq.component import STUDENT_NEEDS, TEACHER_NEEDS
 from zsq.errors import ZsqError
@@ -95,41 +96,25 @@ class Probe:
         return Trace(_float(output), {k: v.float() for k, v in features.items()}, stats, frozenset(wanted) | {f"{who}.output"})
 
 
-@contextmanager
-def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
+def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> AbstractContextManager[None]:
     """Inside, ``watch(path, module, input)`` is called before each of the modules runs; outside, no hook is left."""
-
-    def hook(path: str) -> Any:
-        return lambda module, inputs: watch(path, module, inputs[0])
-
-    handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return _hooked(modules, lambda path, m: m.register_forward_pre_hook(lambda module, inputs: watch(path, module, inputs[0])))
 
 
-@contextmanager
-def watching_outputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
+def watching_outputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> AbstractContextManager[None]:
     """Inside, ``watch(path, module, output)`` is called after each of the modules runs; outside, no hook is left."""
+    return _hooked(modules, lambda path, m: m.register_forward_hook(lambda module, _inputs, output: watch(path, module, output)))
 
-    def hook(path: str) -> Any:
-        return lambda module, _inputs, output: watch(path, module, output)
 
-    handles = [module.register_forward_hook(hook(path)) for path, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def full_precision(student: Student) -> AbstractContextManager[None]:
+    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
+    points = {path: point for path, point in student.points.items() if isinstance(point, nn.Module)}
+    return _hooked(points, lambda _path, m: m.register_forward_hook(lambda _module, inputs, _output: inputs[0]))
 
 
 @contextmanager
-def full_precision(student: Student) -> Iterator[None]:
-    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
-    modules = [point for point in student.points.values() if isinstance(point, nn.Module)]
-    handles = [module.register_forward_hook(lambda _module, inputs, _output: inputs[0]) for module in modules]
+def _hooked(modules: Mapping[str, nn.Module], register: Callable[[str, nn.Module], RemovableHandle]) -> Iterator[None]:
+    handles = [register(path, module) for path, module in modules.items()]
     try:
         yield
     finally:
