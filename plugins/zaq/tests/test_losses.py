@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
-from zsq_zaq.losses import Crm, LogitL1, Scrm, adaptive_weights, by_channels, by_pixels, relations, unit
+from zsq_zaq.losses import Crm, LogitL1, Scrm, adaptive_weights, bns_divergence, by_channels, by_pixels, relations, unit
 
 from zsq.errors import PlanError
 from zsq.testing.world import make_context, make_teacher
-from zsq.types import Batch, Trace, View
+from zsq.types import Batch, BnStats, Trace, View
 
 EPS = 1e-6
 
@@ -33,6 +33,27 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def features(seed: int, channels: tuple[int, ...] = (4, 6, 8)) -> dict[str, Tensor]:
     return {f"stage{i}": noise(3, c, 5, 5, seed=seed + i).relu() for i, c in enumerate(channels)}
+
+
+def test_divergence_of_statistics_is_that_of_normal_distributions_at_any_scale() -> None:
+    from torch.distributions import Normal, kl_divergence
+
+    found = []
+    for scale in (1.0, 100.0):
+        layers = {
+            str(c): BnStats(
+                scale * noise(c), scale**2 * (1 + noise(c, seed=1).abs()), scale * noise(c, seed=2), torch.full((c,), 4 * scale**2)
+            )
+            for c in (3, 5)
+        }
+        expected = [
+            kl_divergence(Normal(b.mean, b.var.sqrt()), Normal(b.running_mean, b.running_var.sqrt())).mean() for b in layers.values()
+        ]
+        found.append(bns_divergence(layers))
+        assert torch.allclose(found[-1], torch.stack(expected).mean(), rtol=1e-2)
+        same = {name: replace(b, mean=b.running_mean, var=b.running_var) for name, b in layers.items()}
+        assert float(bns_divergence(same)) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(*found, rtol=1e-2)
 
 
 def crm(**options: Any) -> Crm:

@@ -62,6 +62,11 @@ class ZaqOptions(GeneratorOptions):
     )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
+    bns: Literal["mse", "kl"] = opt(
+        "mse",
+        "That distance. mse: squared differences of means and variances; kl: divergence of normal distributions, so that layers and "
+        "channels of any scale count alike.",
+    )
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
     colour_rate: float = opt(
         0.0,

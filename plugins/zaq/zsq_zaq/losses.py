@@ -6,17 +6,21 @@ a graph the gradient reaches them through both networks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.builtin.losses import pairs, sum_of
 from zsq.errors import PlanError
-from zsq.types import Context, Teacher, View
+from zsq.types import BnStats, Context, Teacher, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
 
 #: Share of what attention mixes in (authors' code).
 _MIXED = 0.1
+#: Added to variances, for channels that never change.
+_FLOOR = 1e-3
 
 
 class LogitL1:
@@ -83,6 +87,19 @@ class Scrm(_Features):
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         ours, theirs = (unit(maps(x), 1, self.options.eps) for x in (student, teacher))
         return F.l1_loss(by_pixels(ours), by_pixels(theirs)) + F.l1_loss(by_channels(ours), by_channels(theirs))
+
+
+def bns_divergence(bn: Mapping[str, BnStats]) -> Tensor:
+    """KL(batch ‖ running) between normal distributions with BatchNorm statistics of either, mean over channels, then over layers.
+
+    Zero where they agree. Free of scale: a layer whose activations are a hundred times as large counts no more than another.
+    """
+    terms = []
+    for layer in bn.values():
+        goal = layer.running_var + _FLOOR
+        ratio = (layer.var + _FLOOR) / goal
+        terms.append((ratio - 1 - ratio.log() + (layer.mean - layer.running_mean).square() / goal).mean() / 2)
+    return torch.stack(terms).mean()
 
 
 def relations(features: Tensor, eps: float) -> Tensor:

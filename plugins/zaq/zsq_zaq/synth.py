@@ -13,7 +13,7 @@ from zsq.run.probe import batch_norms
 from zsq.types import Batch, Cadence, Context, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
 from zsq_zaq.generator import make_generator
-from zsq_zaq.losses import Crm, LogitL1, Scrm, check_taps
+from zsq_zaq.losses import Crm, LogitL1, Scrm, bns_divergence, check_taps
 
 
 class Zaq(GeneratorSynth):
@@ -45,6 +45,7 @@ class Zaq(GeneratorSynth):
                 raise PlanError("the teacher has no BatchNorm layer", "option 'bns_weight' of zaq", "leave it at 0")
             self.needs |= {"teacher.bn"}
         super().__init__(options, ctx)
+        self.statistics = self.bns_distance if o.bns == "mse" else bns_divergence
 
     def build(self) -> nn.Module:
         o = self.options
@@ -74,7 +75,7 @@ class Zaq(GeneratorSynth):
             total = total + o.beta * terms["g_activity"]
         if o.bns_weight:
             assert view.teacher is not None
-            terms["g_bns"] = self.bns_distance(view.teacher.bn)
+            terms["g_bns"] = self.statistics(view.teacher.bn)
             total = total + o.bns_weight * terms["g_bns"]
         return total, terms
 
