@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from zsq_zaq import ZaqOptions
 from zsq_zaq.generator import LargeGenerator, SmallGenerator, make_generator
+from zsq_zaq.losses import relative_bns
 from zsq_zaq.synth import Zaq
 
 from zsq.builtin.options import UniformOptions
@@ -23,7 +24,7 @@ from zsq.run.probe import Probe, batch_norms
 from zsq.run.stream import Stream
 from zsq.testing import teachers, tiny_run
 from zsq.testing.world import digest, make_batch, make_context, make_teacher
-from zsq.types import Batch, Context, Student, Teacher
+from zsq.types import Batch, Context, InputSpec, Student, Teacher
 
 BATCH = 16
 
@@ -79,6 +80,20 @@ def test_any_size_comes_out_standardised(shape: tuple[int, ...]) -> None:
     assert tuple(images.shape) == (6, *shape) and images.dtype == torch.float32
     assert images.mean((0, 2, 3)).abs().max() < 0.2 and (images.var((0, 2, 3)) - 1).abs().max() < 0.4
     assert isinstance(synth.generator, LargeGenerator if min(shape[1:]) >= 64 else SmallGenerator)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 64, 80)])
+def test_pixels_may_be_kept_inside_the_range_of_real_ones(shape: tuple[int, ...]) -> None:
+    inputs = InputSpec(shape, (0.25, 0.5, 0.75), (0.1, 0.5, 0.2))
+    synth = zaq(replace(make_teacher(shape=shape), inputs=inputs), channels=4, clamp=True)
+    with torch.no_grad():
+        synth.generator.contrast[:, 1] = 100.0
+        images = synth.sample(6).inputs
+    pixels = images * torch.tensor(inputs.std).view(3, 1, 1) + torch.tensor(inputs.mean).view(3, 1, 1)
+    assert tuple(pixels.shape) == (6, *shape) and pixels.min() > -1e-4 and pixels.max() < 1 + 1e-4
+    assert (pixels[:, 1] < 0.01).any() and (pixels[:, 1] > 0.99).any()
+    assert pixels[:, 0].std() == pytest.approx(0.25, abs=0.06) and pixels[:, 0].mean() == pytest.approx(0.5, abs=0.06)
+    assert {id(synth.generator.contrast), id(synth.generator.brightness)} <= {id(p) for p in synth.parameters}
 
 
 def test_the_large_generator_starts_small() -> None:
@@ -159,6 +174,34 @@ def test_statistics_join_only_when_asked() -> None:
     loss, named = terms(synth, probe)
     assert loss == pytest.approx(-named["g_output"] + 2 * named["g_bns"], rel=1e-5)
     assert "teacher.bn" not in players()[0].needs
+
+
+def test_statistics_may_be_compared_in_each_channels_own_deviations() -> None:
+    synth, _, probe, _ = players(bns_weight=2.0, bns_scale="relative", features="none", beta=0)
+    loss, named = terms(synth, probe)
+    bn = probe(make_batch(probe.teacher, 8), {"teacher.bn"}).teacher.bn
+    assert named["g_bns"] == pytest.approx(float(relative_bns(bn)), rel=1e-5)
+    assert loss == pytest.approx(-named["g_output"] + 2 * named["g_bns"], rel=1e-5)
+
+
+# -- the warm-up ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("student", [True, False])
+def test_the_warm_up_may_leave_the_student_alone(student: bool) -> None:
+    synth, played, probe, _ = players(warmup=3, warmup_student=student, bns_weight=1.0)
+    runs: list[int] = []
+    played.module.register_forward_hook(lambda *_: runs.append(1))
+    before = digest(synth.generator)
+    metrics = [dict(beat.metrics) for beat in synth.prepare(probe)]
+    assert len(metrics) == 3 and len(runs) == (3 if student else 0) and digest(synth.generator) != before
+    assert ("g_output" in metrics[0]) == student and {"g_activity", "g_bns"} <= set(metrics[0])
+    assert {"g_output", "g_features"} <= set(synth.update(probe).metrics) and "student.output" in synth.needs
+
+
+def test_a_warm_up_has_something_to_learn() -> None:
+    with pytest.raises(PlanError, match="nothing to learn"):
+        zaq(warmup=3, warmup_student=False, beta=0)
 
 
 # -- whom a step moves ----------------------------------------------------------------------------------------------------

@@ -60,13 +60,13 @@ class ZaqOptions(GeneratorOptions):
         "Channels of the small generator's first two stages; the large one, from 64 pixels on, starts with four times as many.",
         ge=2,
     )
+    clamp: bool = opt(
+        False,
+        "Keep pixels inside the range of real ones, with a learned brightness and contrast per colour, in place of mean 0 and "
+        "variance 1 in the teacher's input space; not part of ZAQ.",
+    )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
-    bns: Literal["mse", "kl"] = opt(
-        "mse",
-        "That distance. mse: squared differences of means and variances; kl: divergence of normal distributions, so that layers and "
-        "channels of any scale count alike.",
-    )
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
     colour_rate: float = opt(
         0.0,
@@ -74,7 +74,16 @@ class ZaqOptions(GeneratorOptions):
         "variance 1. Not part of ZAQ; for teachers whose images lie elsewhere, with bns_weight.",
         ge=0,
     )
+    bns_scale: Literal["absolute", "relative"] = opt(
+        "absolute",
+        "Unit of that distance. absolute: as GDFQ's; relative: every channel in its own standard deviations, so that a few wide "
+        "channels do not outweigh all others.",
+    )
     warmup: int = opt(0, "Generator steps before the first batch is handed out; not part of ZAQ.", ge=0)
+    warmup_student: bool = opt(
+        True,
+        "Whether the warm-up also seeks disagreement with the student, whose activations are not quantized yet; without, it is faster.",
+    )
     watch: bool = opt(
         False,
         "Activation ranges are the extremes of all that the student sees in generator steps, as in the authors' code; for chains "

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from zsq_gdfq.generator import ImageStack, Labels
 
 from zsq.errors import ZsqError
+from zsq.types import InputSpec
 
 #: From this side length on, the large generator.
 LARGE = 64
 _DEVIATION = 0.02
+#: Contrast to begin with: pixels then deviate by a quarter of the way from black to white, about as in photographs.
+_CONTRAST = 0.6
 
 
 class SmallGenerator(nn.Module):
@@ -34,6 +37,27 @@ class SmallGenerator(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         labels = Labels.single(torch.zeros(len(noise), dtype=torch.long, device=noise.device))  # GDFQ's plain BatchNorm asks for them
         return cut(self.stack(noise, labels), self.size)
+
+
+class InRange(nn.Module):
+    """Images of a generator between black and white: tanh of contrast * image + brightness, per colour, both learned.
+
+    Ours. A teacher whose inputs are not scaled by the deviation of its data never saw images of variance 1: they have twice the
+    contrast of photographs where pixels are mapped to -1 to 1, and ranges calibrated on them are twice too wide.
+    """
+
+    def __init__(self, generator: nn.Module, inputs: InputSpec) -> None:
+        super().__init__()
+        self.generator = generator
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
+        self.register_buffer("middle", (0.5 - mean) / std, persistent=False)
+        self.register_buffer("reach", 0.5 / std, persistent=False)
+        self.contrast = nn.Parameter(torch.full_like(mean, _CONTRAST))
+        self.brightness = nn.Parameter(torch.zeros_like(mean))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        images: Tensor = torch.tanh(self.contrast * self.generator(noise) + self.brightness)
+        return images * self.reach + self.middle
 
 
 class LargeGenerator(nn.Module):

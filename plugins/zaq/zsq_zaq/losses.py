@@ -19,8 +19,9 @@ from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
 
 #: Share of what attention mixes in (authors' code).
 _MIXED = 0.1
-#: Added to variances, for channels that never change.
-_FLOOR = 1e-3
+
+#: Added to variances, so that dead channels have a unit and square roots a slope.
+EPS = 1e-5
 
 
 class LogitL1:
@@ -89,19 +90,6 @@ class Scrm(_Features):
         return F.l1_loss(by_pixels(ours), by_pixels(theirs)) + F.l1_loss(by_channels(ours), by_channels(theirs))
 
 
-def bns_divergence(bn: Mapping[str, BnStats]) -> Tensor:
-    """KL(batch ‖ running) between normal distributions with BatchNorm statistics of either, mean over channels, then over layers.
-
-    Zero where they agree. Free of scale: a layer whose activations are a hundred times as large counts no more than another.
-    """
-    terms = []
-    for layer in bn.values():
-        goal = layer.running_var + _FLOOR
-        ratio = (layer.var + _FLOOR) / goal
-        terms.append((ratio - 1 - ratio.log() + (layer.mean - layer.running_mean).square() / goal).mean() / 2)
-    return torch.stack(terms).mean()
-
-
 def relations(features: Tensor, eps: float) -> Tensor:
     """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions.
 
@@ -128,6 +116,20 @@ def unit(x: Tensor, dim: int, eps: float) -> Tensor:
     """
     norm = x.norm(dim=dim, keepdim=True)
     return torch.where(norm < eps, 0.0, x / norm.clamp_min(eps))
+
+
+def relative_bns(bn: Mapping[str, BnStats]) -> Tensor:
+    """Distance of a batch's statistics to BatchNorm's, every channel in units of its own running deviation s; a scalar.
+
+    (1/L) Σ_l mean over channels of ((mean - running_mean) / s)² + (deviation / s - 1)². Ours: squared variances, as GDFQ takes them,
+    differ by a factor of a million between the layers of networks whose blocks widen without activation.
+    """
+    stats = bn.values()
+    running = torch.cat([s.running_var for s in stats]) + EPS
+    off = (torch.cat([s.mean for s in stats]) - torch.cat([s.running_mean for s in stats])).square() / running
+    spread = ((torch.cat([s.var for s in stats]) + EPS) / running).sqrt() - 1
+    weight = torch.cat([torch.full_like(s.running_var, 1 / (len(bn) * len(s.running_var))) for s in stats])
+    return (off + spread.square()).dot(weight)
 
 
 def adaptive_weights(distances: Tensor) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zsq_gdfq.synth import GeneratorSynth
 
+from zsq.component import STUDENT_NEEDS
 from zsq.errors import PlanError
 from zsq.run.probe import batch_norms
-from zsq.types import Batch, Cadence, Context, View
+from zsq.types import Batch, Beat, Cadence, Context, Probe, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
-from zsq_zaq.generator import make_generator
-from zsq_zaq.losses import Crm, LogitL1, Scrm, bns_divergence, check_taps
+from zsq_zaq.generator import InRange, make_generator
+from zsq_zaq.losses import Crm, LogitL1, Scrm, check_taps, relative_bns
 
 
 class Zaq(GeneratorSynth):
@@ -40,16 +42,28 @@ class Zaq(GeneratorSynth):
         if o.beta:
             check_taps(ctx.teacher, "synthesizer zaq needs")
             self.needs |= {"teacher.features"}
+        if o.warmup and not (o.warmup_student or o.beta or o.bns_weight):
+            raise PlanError("the warm-up would have nothing to learn", "option 'warmup_student' of zaq", "set beta or bns_weight")
         if o.bns_weight:
             if not batch_norms(ctx.teacher.module):
                 raise PlanError("the teacher has no BatchNorm layer", "option 'bns_weight' of zaq", "leave it at 0")
             self.needs |= {"teacher.bn"}
         super().__init__(options, ctx)
-        self.statistics = self.bns_distance if o.bns == "mse" else bns_divergence
+
+    def prepare(self, probe: Probe) -> Iterator[Beat]:
+        """The warm-up: only the generator learns, with or without the student. May be closed after any beat."""
+        needs = self.needs
+        if not self.options.warmup_student:
+            self.needs = needs - STUDENT_NEEDS
+        try:
+            yield from super().prepare(probe)
+        finally:
+            self.needs = needs
 
     def build(self) -> nn.Module:
         o = self.options
-        return make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.colour_rate)
+        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.colour_rate)
+        return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
         return (torch.randn((n, self.options.latent_dim), generator=self.ctx.rng, device=self.ctx.device),), None
@@ -62,21 +76,26 @@ class Zaq(GeneratorSynth):
         return Batch(images if n > 1 else images[:n])
 
     def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_DE = -D_o - alpha · D_f + beta · L_a, of which the generator's step goes down; and its terms by name."""
+        """L_DE = -D_o - alpha · D_f + beta · L_a, of which the generator's step goes down; and its terms by name. Without a student,
+        as in a warm-up that leaves it out, the terms that need none."""
         o = self.options
-        output = self.output(view)
-        total = -torch.log1p(output) if o.log_output else -output
-        terms = {"g_output": output}
-        if self.features is not None:
-            terms["g_features"] = self.features(view)
-            total = total - o.alpha * terms["g_features"]
+        total: Tensor | float = 0.0
+        terms: dict[str, Tensor] = {}
+        if view.student is not None:
+            terms["g_output"] = output = self.output(view)
+            total = -torch.log1p(output) if o.log_output else -output
+            if self.features is not None:
+                terms["g_features"] = self.features(view)
+                total = total - o.alpha * terms["g_features"]
         if o.beta:
             terms["g_activity"] = self.activity(view)
             total = total + o.beta * terms["g_activity"]
         if o.bns_weight:
             assert view.teacher is not None
-            terms["g_bns"] = self.statistics(view.teacher.bn)
+            distance = relative_bns if o.bns_scale == "relative" else self.bns_distance
+            terms["g_bns"] = distance(view.teacher.bn)
             total = total + o.bns_weight * terms["g_bns"]
+        assert isinstance(total, Tensor)
         return total, terms
 
     def activity(self, view: View) -> Tensor:
