@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from records import keep
+
 from zsq.manager import Manager
 from zsq.named_recipes import find_recipe
 from zsq.recipe import RunOptions, apply_settings, read_recipe
 from zsq.run import resume
 from zsq.run.engine import run
 from zsq.run.journal import Journal
-from zsq.run.report import hardware
 
 
 def main() -> None:
@@ -46,8 +47,7 @@ def main() -> None:
     recipe = apply_settings(read_recipe(find_recipe(options.recipe, manager)), [f"run.budget={options.budget}"])
     with tempfile.TemporaryDirectory() as folder:
         report = run(recipe, Path(folder) / "run", manager=manager).report
-    record = {
-        "benchmark": "checkpoint_time",
+    facts = {
         "recipe": options.recipe,
         "interval_s": RunOptions().checkpoint,
         "wall_s": report["wall_s"],
@@ -57,12 +57,10 @@ def main() -> None:
         "seconds": round(spent["seconds"], 4),
         "longest_s": round(spent["largest"], 4),
         "percent_of_wall": round(100 * spent["seconds"] / report["wall_s"], 3),
-        "hardware": hardware(),
     }
-    print(json.dumps(record, indent=1))
+    print(json.dumps(facts, indent=1))
     if options.write:
-        path = Path(__file__).parent / "results" / f"checkpoint_time-{options.recipe.replace('/', '-')}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        keep("checkpoint_time", options.recipe.replace("/", "-"), **facts)
 
 
 def _timed(name: str, spent: dict[str, Any]) -> None:

@@ -11,6 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: What a task is judged by, and how it is written.
+METRICS = {"top1": "top-1", "miou": "mIoU", "map50": "mAP@50"}
+
+#: Names that say nothing of a data set.
+_PARTS = frozenset({"train", "val", "test"})
+
 HERE = Path(__file__).parent
 RECORDS, PAGE = HERE / "results", HERE.parent / "RESULTS.md"
 
@@ -26,8 +32,14 @@ def record(folder: Path) -> dict[str, Any]:
         recipe["teacher"]["weights"] = Path(weights).name
     for entry in recipe.get("eval") or []:
         if "ref" in entry:
-            entry["ref"] = Path(entry["ref"]).name
+            entry["ref"] = shown(entry["ref"])
     return {"benchmark": "run", **report}
+
+
+def shown(path: str) -> str:
+    """The last part of a path; where that only says which part of a data set it is, with the name of the data set."""
+    file = Path(path)
+    return str(Path(file.parent.name, file.name)) if file.stem in _PARTS else file.name
 
 
 def chain(recipe: dict[str, Any]) -> str:
@@ -50,6 +62,17 @@ def bits(student: dict[str, Any]) -> str:
     return f"W{student['weight_bits']}{f' (mean {mean:.2f}) ' if mean else ''}A{student['act_bits'] or 32}"
 
 
+def metric(r: dict[str, Any]) -> str:
+    """What a run is judged by, one of ``METRICS``."""
+    return next(name for name in METRICS if name in r["student"]["metrics"])
+
+
+def teacher_and_data(r: dict[str, Any]) -> tuple[str, str]:
+    """The teacher's weights or reference, and how many images of what it was evaluated on."""
+    found = next((str(Path(e["ref"]).with_suffix("")) for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
+    return Path(r["recipe"]["teacher"].get("weights", r["teacher"]["ref"])).stem, f"{r['images_evaluated']} ({found})"
+
+
 def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
     """One line per run, teacher beside student."""
     lines = [
@@ -59,10 +82,9 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
     for r in records:
         teacher, student = r["teacher"], r["student"]
         own, top1 = teacher["metrics"]["top1"], student["metrics"]["top1"]
-        name = Path(r["recipe"]["teacher"].get("weights", teacher["ref"])).stem
-        data = next((Path(e["ref"]).stem for e in r["recipe"].get("eval") or [] if "ref" in e), "embedded")
+        name, data = teacher_and_data(r)
         lines.append(
-            f"| {name} | {r['images_evaluated']} ({data}) | {chain(r['recipe'])} | {bits(student)} "
+            f"| {name} | {data} | {chain(r['recipe'])} | {bits(student)} "
             f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
             f"| {student['size_bytes'] / 1000:.0f} | {r['precision']} |"
         )
@@ -87,18 +109,37 @@ def rows_of_methods(records: list[dict[str, Any]]) -> list[str]:
 
 
 def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
-    """One line per chain and bit width that was run with three seeds or more: mean, and the lowest and highest."""
-    lines = ["| bits | chain | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|"]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    """One line per teacher, chain and bit width that was run with three seeds or more: mean, and the lowest and highest."""
+    lines = ["| teacher | bits | chain | metric | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|---|---|"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in records:
-        groups.setdefault((bits(r["student"]), chain(r["recipe"]), str(r["recipe"]["loss"])), []).append(r)
-    for (width, name, _), runs in sorted(groups.items()):
+        settings = (str(r["recipe"]["loss"]), r["student"]["protocol"])
+        groups.setdefault((teacher_and_data(r)[0], bits(r["student"]), chain(r["recipe"]), *settings), []).append(r)
+    for (teacher, width, name, *_), runs in sorted(groups.items()):
         if len({r["seed"] for r in runs}) >= 3:
-            found, seconds = [r["student"]["metrics"]["top1"] for r in runs], [r["wall_s"] for r in runs]
+            judged = metric(runs[0])
+            found, seconds = [r["student"]["metrics"][judged] for r in runs], [r["wall_s"] for r in runs]
             lines.append(
-                f"| {width} | {name} | {len(runs)} | {sum(found) / len(found):.2f} | {min(found):.2f} | {max(found):.2f} "
-                f"| {sum(seconds) / len(seconds):.0f} s |"
+                f"| {teacher} | {width} | {name} | {METRICS[judged]} | {len(runs)} | {sum(found) / len(found):.2f} | {min(found):.2f} "
+                f"| {max(found):.2f} | {sum(seconds) / len(seconds):.0f} s |"
             )
+    return lines
+
+
+def rows_of_tasks(records: list[dict[str, Any]]) -> list[str]:
+    """One line per run of a task other than classification, teacher and calibrated student beside the finished one."""
+    columns = ["teacher", "images", "chain", "losses", "bits", "protocol", "seed", "metric", "teacher's", "calibrated", "student"]
+    columns += ["gain", "drop", "steps", "time", "kB", "arithmetic"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for r in sorted(records, key=lambda r: (r["teacher"]["ref"], bits(r["student"]), chain(r["recipe"]), r["seed"])):
+        student, name = r["student"], metric(r)
+        own, found, before = r["teacher"]["metrics"][name], student["metrics"][name], (student.get("calibrated") or {}).get(name)
+        losses = " + ".join(entry["name"] for entry in r["recipe"]["loss"]) if r["steps"] else ""
+        looked = ["", f"{found:.2f}", ""] if before is None else [f"{before:.2f}", f"{found:.2f}", f"{found - before:+.2f}"]
+        cells = [*teacher_and_data(r), chain(r["recipe"]), losses, bits(student), student["protocol"], r["seed"], METRICS[name]]
+        cells += [f"{own:.2f}", *looked, f"{own - found:.2f}", r["steps"], f"{r['wall_s']:.0f} s"]
+        cells += [f"{student['size_bytes'] / 1000:.0f}", r["precision"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
@@ -177,6 +218,8 @@ def render() -> str:
     records = [json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json"))]
     machines = sorted({f"{r['hardware']['cores']} cores, {r['hardware']['cpu']}, {r['hardware']['isa']}" for r in records})
     runs = [r for r in records if r["benchmark"] == "run"]
+    tasks = [r for r in runs if metric(r) != "top1"]
+    runs = [r for r in runs if r not in tasks]
     looked = [r for r in runs if r["student"].get("calibrated")]
     steps = [r for r in records if r["benchmark"] == "step_time"]
     return "\n".join(
@@ -207,6 +250,17 @@ def render() -> str:
             "Chains that were run with several seeds:",
             "",
             *rows_of_seeds(looked),
+            "",
+            "## Segmentation and detection",
+            "",
+            "Teachers of the zoo, on the validation images of their data sets; their settings were chosen on training images. In percent;",
+            "gain: what tuning adds to the calibrated student; drop: what the teacher has more.",
+            "",
+            *rows_of_tasks(tasks),
+            "",
+            "Chains that were run with several seeds:",
+            "",
+            *rows_of_seeds(tasks),
             "",
             "## Time of one iteration with a generator, and of one step of a tuner",
             "",

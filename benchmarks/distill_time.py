@@ -11,7 +11,6 @@ with the same autocast, cross-entropy and the gradient of the input, without sta
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,13 +18,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from records import keep, spread
 
 from zsq import events
-from zsq.compose import Plan, compose
+from zsq.compose import compose
 from zsq.manager import Manager
+from zsq.plan import Plan
 from zsq.recipe import Recipe
 from zsq.run.engine import run
-from zsq.run.report import hardware
 from zsq.testing.world import make_context
 
 HERE = Path(__file__).parent
@@ -91,9 +91,7 @@ def measure(name: str, synth: str, options: dict[str, str], batch: int, precisio
         "steps": steps,
         "iteration_s": statistics.median(chain),
         "floor_s": statistics.median(bare),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 
@@ -120,9 +118,7 @@ def main() -> None:
                 flush=True,
             )
     if arguments.write:
-        record = {"benchmark": "distill_time", "rows": rows, "torch": torch.__version__, "hardware": hardware()}
-        path = HERE / "results" / f"distill_time-{arguments.synth}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        keep("distill_time", arguments.synth, rows=rows, torch=torch.__version__)
 
 
 if __name__ == "__main__":

@@ -140,11 +140,9 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             rows.append(row)
     if options.write:
-        from zsq.run.report import hardware
+        from records import keep  # beside this file, as a script; not as a plugin
 
-        record = {"benchmark": "export_agreement", "rows": rows, "hardware": hardware()}
-        path = Path(__file__).parent / "results" / f"export_agreement-{options.write}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        keep("export_agreement", options.write, rows=rows)
 
 
 if __name__ == "__main__":

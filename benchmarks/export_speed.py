@@ -14,7 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from zsq.run.report import hardware
+from records import keep
+
 from zsq_cli.bench import measured
 from zsq_cli.export import saved_student
 from zsq_cli.run import read_report
@@ -57,9 +58,7 @@ def main() -> None:
             rows.append(measure(run, to, options.threads, options.batch, options.repeats))
             print(json.dumps(rows[-1]), flush=True)
     if options.write:
-        record = {"benchmark": "export_speed", "rows": rows, "hardware": hardware()}
-        path = Path(__file__).parent / "results" / f"export_speed-{options.write}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        keep("export_speed", options.write, rows=rows)
 
 
 if __name__ == "__main__":

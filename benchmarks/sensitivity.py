@@ -10,7 +10,6 @@ channels_last and float32, in parts of the size that is fastest for it. ``--writ
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import keep, spread
 from torch import Tensor, nn
 from zsq_pareto import ParetoOptions
 from zsq_pareto.sensitivity import Sensitivities
@@ -26,7 +26,6 @@ from zsq.builtin.options import UniformOptions
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.component import Role
 from zsq.manager import Manager
-from zsq.run.report import hardware
 from zsq.testing.world import make_context
 from zsq.types import Teacher
 
@@ -87,9 +86,7 @@ def measure(teacher: Teacher, images: int, bits: tuple[int, ...], repeats: int) 
         "part": part,
         "forward_s": statistics.median(forwards),
         "sensitivities_s": statistics.median(wholes),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 
@@ -108,10 +105,7 @@ def main() -> None:
         f"one forward {row['forward_s']:.3f} s, ratio {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
     )
     if options.write:
-        record = {"benchmark": "sensitivity", "rows": [row], "torch": torch.__version__, "hardware": hardware()}
-        name = Path(options.teacher.split(":")[1]).stem
-        path = Path(__file__).parent / "results" / f"sensitivity-{name}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        keep("sensitivity", Path(options.teacher.split(":")[1]).stem, rows=[row], torch=torch.__version__)
 
 
 if __name__ == "__main__":

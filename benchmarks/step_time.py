@@ -20,31 +20,30 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from records import keep, spread
 from torch import Tensor, nn
 
 from zsq import events
-from zsq.component import Component, Role
-from zsq.compose import Plan, compose
+from zsq.component import STUDENT_NEEDS, Component, Role
+from zsq.compose import compose
 from zsq.errors import ZsqError
 from zsq.manager import Manager
+from zsq.plan import Plan
 from zsq.recipe import Recipe
 from zsq.run.engine import run
 from zsq.run.objective import Objective, Term
 from zsq.run.precision import Precision
-from zsq.run.probe import STUDENT_NEEDS, Probe
-from zsq.run.report import hardware
+from zsq.run.probe import Probe
 from zsq.run.stream import Stream
 from zsq.types import Batch, Beat, Context, Student
 
@@ -230,9 +229,7 @@ def compared(chain: list[float], bare: list[float]) -> dict[str, float]:
     return {
         "chain_s": statistics.median(chain),
         "floor_s": statistics.median(bare),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **spread(ratios),
     }
 
 
@@ -258,9 +255,7 @@ def main() -> None:
                     flush=True,
                 )
         if options.write:
-            record = {"benchmark": "step_time", "rows": rows, "torch": torch.__version__, "hardware": hardware()}
-            path = Path(__file__).parent / "results" / f"step_time-{name}.json"
-            path.write_text(json.dumps(record, indent=1) + "\n")
+            keep("step_time", name, rows=rows, torch=torch.__version__)
 
 
 if __name__ == "__main__":

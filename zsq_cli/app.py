@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader went away; the interpreter would complain of it once more at exit
         return 1
     except ZsqError as error:
-        return _fail(error.what, error.where and f"in {error.where}", error.hint, debug=debug, code=getattr(error, "code", 2))
+        return _fail(error.what, error.where and f"in {error.where}", error.hint, debug=debug, code=error.code)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors of usage; its classes are private
             return _usage(error)

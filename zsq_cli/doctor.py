@@ -131,7 +131,7 @@ def hub() -> Iterator[Finding]:
     try:
         answer = get_session().request("GET", f"{where}/api/whoami-v2", headers={"authorization": f"Bearer {token}"}, timeout=_PATIENCE)
         said = answer.json() if answer.status_code == 200 else {}
-    except Exception as error:
+    except Exception as error:  # as above, or an answer that is no JSON
         yield Finding("token", f"the Hub does not say what it may do: {_line(error, token)}", "try again later")
         return
     if answer.status_code in (401, 403):
@@ -186,10 +186,8 @@ def _safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of one look; a look that fails is one of them."""
     try:
         yield from look()
-    except Exception as error:
-        yield Finding(
-            look.__name__, f"cannot be looked at: {_line(error)}", "zsq doctor --debug shows more; a fault of zsq or of a library"
-        )
+    except Exception as error:  # whatever it is, the other looks go on
+        yield Finding(look.__name__, f"cannot be looked at: {_line(error)}", "a fault of zsq, or of a library that it uses")
 
 
 def _flags() -> set[str]:

@@ -198,7 +198,7 @@ def _name(distribution: metadata.Distribution) -> str:
     """The name in a distribution's metadata; empty where that is damaged."""
     try:
         return distribution.metadata["Name"] or ""
-    except Exception:
+    except Exception:  # as above
         return ""
 
 

@@ -12,7 +12,7 @@ from zsq.errors import PlanError, ZsqError
 from zsq.manager import Manager
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
+    from zsq.plan import Plan
 
 #: Exporters whose files have to verify, the one that the card tells of last.
 _EXPORTED = {"openvino": "model.xml", "onnx": "model.onnx"}

@@ -20,9 +20,9 @@ from zsq import events
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from zsq.compose import Plan
     from zsq.manager import Found, Plugin
     from zsq.options import Options
+    from zsq.plan import Plan
 
 _STATUS = {"ok": "green", "broken": "red", "blocked": "yellow"}
 _RESULT = {"passed": "green", "failed": "red", "skipped": "yellow"}
@@ -202,9 +202,8 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
             if name in (student.get("calibrated") or {}):
                 rows.append((f"before tuning {name}", f"{student['calibrated'][name]:.2f}"))
         else:
-            rows.append(
-                (name.replace("_", " "), f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}")
-            )
+            label = f"agreement, % of {teacher.get('unit', 'images')}" if name == "agreement" else name.replace("_", " ")
+            rows.append((label, f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"))
     bits = f"weights {student['weight_bits']}, activations {student['act_bits'] or 'in float'}"
     rows += [("bits", bits), ("protocol", student["protocol"])]
     if parts := student.get("float_parts"):

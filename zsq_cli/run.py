@@ -25,7 +25,7 @@ from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_war
 
 if TYPE_CHECKING:
     from zsq import types
-    from zsq.compose import Plan
+    from zsq.plan import Plan
     from zsq.run.interrupt import Stop
     from zsq.types import Context
 

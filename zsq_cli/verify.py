@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 #: The outcome, beside the exported file.
 FILE = "verify.json"
-#: Percent of images that have to get the same answer.
+#: Percent of answers that have to be the same.
 ENOUGH = 99.9
 
 
 def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool = False) -> int:
-    """Compare and print; 1 when too few images agree, or when a student for deployment has a convolution in float."""
+    """Compare and print; 1 when too few answers agree, or when a student for deployment has a convolution in float."""
     from zsq.run.places import locate
     from zsq_cli import render
 
@@ -54,7 +54,7 @@ def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = 
     result: dict[str, Any] = make(ctx).verify(student.module, images, run)
     integer = not result["floating"] or student.protocol != "deploy"
     bits = [point.bits for point in student.points.values()]
-    told = {"protocol": student.protocol, "source": source, "below_8_bits": min(bits, default=8) < 8}
+    told = {"protocol": student.protocol, "source": source, "unit": ctx.teacher.task.unit, "below_8_bits": min(bits, default=8) < 8}
     result = {**result, **told, "verified": result["argmax_agreement"] >= ENOUGH and integer}
     write_atomic(run / FILE, json_.dumps(result, indent=1) + "\n")
     return result
@@ -66,13 +66,14 @@ def synthetic(run: Path, spec: InputSpec, count: int) -> tuple[Tensor, str]:
 
     from zsq.run.report import read_gallery
 
-    own = read_gallery(run / "images.png", spec)
-    if own is None:
+    found = read_gallery(run / "images.png", spec)
+    if found is None:
         return patterns(spec, count), "synthetic patterns"
-    own = own[:count]
+    own, less = found[0][:count], found[1]
+    kept = "" if less == 1 else f", kept at 1/{less} of their size"
     if (rest := count - len(own)) <= 0:
-        return own, "of the run's own"
-    return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own, {rest} synthetic patterns"
+        return own, f"of the run's own{kept}"
+    return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own{kept}, {rest} synthetic patterns"
 
 
 def patterns(spec: InputSpec, count: int, seed: int = 0) -> Tensor:
@@ -111,13 +112,19 @@ def _read(file: Path, spec: InputSpec, count: int) -> Tensor:
     return normalise(pixels, spec).contiguous()
 
 
+def _counted(result: Mapping[str, Any]) -> str:
+    """What answers were counted of: ``64 images``, ``the pixels of 64 images``."""
+    images = f"{result['images']} images"
+    return images if result["unit"] == "images" else f"the {result['unit']} of {images}"
+
+
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """The result in words."""
     first, names = result["first"], ", ".join(result["floating"][:5])
     more = len(result["floating"]) - 5
     lines = [
         f"{result['exported']}, {result['runtime']}",
-        f"{result['argmax_agreement']:.2f} % of {result['images']} images ({result['source']}) get the same answer",
+        f"{result['argmax_agreement']:.2f} % of {_counted(result)} ({result['source']}) get the same answer",
         f"largest difference of a logit {result['max_abs_diff']:.3g}; the largest logit is {result['spread']:.3g}",
         "no code differs"
         if first is None

@@ -73,6 +73,9 @@ NEEDS: Mapping[str, str] = {
     "weights.live": "weights that may still change before they are put on their grid",
     "rounding": "weight points with learnable rounding",
 }
+#: What of it takes a forward of the teacher, and of the student. Every teacher gives the former; BatchNorm is looked for when it is loaded.
+TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
+STUDENT_NEEDS = frozenset({"student.output", "student.features"})
 
 
 @dataclass(frozen=True)

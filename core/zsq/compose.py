@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from zsq.component import NEEDS, Component, Role
+from zsq.component import NEEDS, STUDENT_NEEDS, TEACHER_NEEDS, Component, Role
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError, nearest
 from zsq.options import Options
+from zsq.plan import NOTHING, Choice, Plan
 from zsq.recipe import CHAINS, SINGLE, Entry, Recipe, RunOptions, parse_entry
 
 if TYPE_CHECKING:
@@ -28,121 +29,6 @@ DEFAULTS: Mapping[str, Any] = {
 }
 #: The task of a teacher whose source does not say.
 DEFAULT_TASK = "classify"
-#: The name that stands for nothing, in roles where nothing is a choice.
-NOTHING = "none"
-#: Every teacher gives these; whether it has BatchNorm is seen when it is loaded.
-_TEACHER = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
-_STUDENT = frozenset({"student.output", "student.features"})
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One component of a plan.
-
-    Args:
-        role: Its role.
-        name: As typed: the component, a preset, or ``distribution/name``.
-        component: Its descriptor.
-        options: All its options.
-        weight: Of a loss in the objective.
-        provider: Distribution and version.
-        settings: The options that were set, by the user or by a suggestion, as they stand in a recipe.
-    """
-
-    role: Role
-    name: str
-    component: Component
-    options: Options
-    weight: float = 1.0
-    provider: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(self.component.needs)
-
-    @property
-    def provides(self) -> frozenset[str]:
-        """What it declares; and images, of every synthesizer but ``none``."""
-        images = {"images"} if self.role is Role.SYNTH and self.component.name != NOTHING else set()
-        return frozenset(self.component.provides) | images
-
-    def __str__(self) -> str:
-        return f"{self.role.words} '{self.name}'"
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        row = {"role": str(self.role), "name": self.name, "component": self.component.name, "provider": self.provider}
-        weight = {"weight": self.weight} if self.role is Role.LOSS else {}
-        return {**row, **weight, "options": self.options.to_dict(), "needs": sorted(self.needs), "provides": sorted(self.provides)}
-
-    def entry(self) -> Entry:
-        """As it stands in a recipe."""
-        return {"name": self.name, **({"weight": self.weight} if self.weight != 1 else {}), **self.settings}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A chain that can run.
-
-    ``ref`` is what follows the source in the teacher's reference, and ``task`` what the teacher's output means, as its source
-    says. ``default_eval`` says that the user asked for no evaluation, so that the teacher's own may be added. ``recipe`` names every
-    component with its settings; only ``eval`` stays open under ``default_eval``, so that the recipe gives the same evaluation again.
-    ``logs`` hear what happens. ``notes`` are for the user.
-    """
-
-    teacher: Choice
-    ref: str
-    synth: Choice
-    quant: Choice
-    calibrators: tuple[Choice, ...]
-    losses: tuple[Choice, ...]
-    tuner: Choice
-    evaluators: tuple[Choice, ...]
-    exporters: tuple[Choice, ...]
-    logs: tuple[Choice, ...]
-    run: RunOptions
-    recipe: Recipe
-    default_eval: bool = False
-    notes: tuple[str, ...] = ()
-    task: Choice = None  # type: ignore[assignment]
-
-    @property
-    def choices(self) -> tuple[Choice, ...]:
-        """Every component that has a part in the outcome, in the order of the recipe's sections."""
-        return (self.teacher, self.synth, self.quant, *self.calibrators, *self.losses, self.tuner, *self.evaluators, *self.exporters)
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for ``zsq plan --json``."""
-        return {
-            "teacher": (self.recipe.teacher or {})["ref"],
-            "task": self.task.name,
-            "components": [choice.describe() for choice in (*self.choices, *self.logs)],
-            "run": self.run.to_dict(),
-            "needs": {key: sorted(names) for key, names in self.needs.items()},
-            "forwards": self.forwards(),
-            "default_eval": self.default_eval,
-            "notes": list(self.notes),
-            "recipe": self.recipe.to_dict(),
-        }
-
-    @property
-    def lasting(self) -> Plan:
-        """The plan as it is saved with what came of it: without logs, which are nobody else's, and change nothing."""
-        return replace(self, logs=(), recipe=replace(self.recipe, log=None))
-
-    @property
-    def needs(self) -> dict[str, frozenset[str]]:
-        """What is captured in a step of the synthesizer, and in one of the tuner with the losses that it runs."""
-        losses = self.losses if _uses_losses(self.tuner) else ()
-        return {"synth": self.synth.needs, "tune": self.tuner.needs.union(*(loss.needs for loss in losses))}
-
-    def forwards(self) -> dict[str, dict[str, int]]:
-        """Forwards of teacher and student per step of the synthesizer and of the tuner, as the needs say.
-
-        A synthesizer that hands its batch on hands the teacher's answer on with it; the tuner's teacher forward then falls away.
-        """
-        return {key: {"teacher": int(bool(names & _TEACHER)), "student": int(bool(names & _STUDENT))} for key, names in self.needs.items()}
 
 
 def compose(recipe: Recipe, manager: Manager) -> Plan:
@@ -174,6 +60,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     plan = Plan(
         teacher=teacher,
         ref=ref,
+        task=task,
         synth=chosen["synth"],
         quant=chosen["quant"],
         calibrators=calibrators,
@@ -186,7 +73,6 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
         recipe=recipe,
         default_eval=recipe.eval is None,
         notes=tuple(draft.notes),
-        task=task,
     )
     _check(plan, manager)
     return replace(plan, recipe=_resolved(plan, recipe))
@@ -337,15 +223,15 @@ def _check(plan: Plan, manager: Manager) -> None:
     if "classes" not in task.provides:
         made -= {"targets"}  # nobody makes images of a class, where images have none
     given = made | plan.quant.provides
-    early = _TEACHER | made
-    late = _TEACHER | _STUDENT | given
-    if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & _STUDENT)):
+    early = TEACHER_NEEDS | made
+    late = TEACHER_NEEDS | STUDENT_NEEDS | given
+    if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & STUDENT_NEEDS)):
         raise PlanError(
             f"{plan.quant} needs pool ({NEEDS['pool']}), but {plan.synth} needs {reads[0]} to make images",
             _names(plan),
             "choose a synthesizer that reads the teacher only, or a quantizer without that need",
         )
-    losses = plan.losses if _uses_losses(plan.tuner) or plan.synth.needs & _STUDENT else ()
+    losses = plan.losses if plan.tunes or plan.synth.needs & STUDENT_NEEDS else ()
     for choice in (plan.quant, plan.synth, *plan.calibrators, *losses, plan.tuner, *plan.evaluators, *plan.exporters):
         offered = early if choice is plan.quant else late
         if "classes" not in task.provides and (wanted := sorted({"classes", "targets"} & choice.needs - offered)):
@@ -355,15 +241,10 @@ def _check(plan: Plan, manager: Manager) -> None:
             raise PlanError(
                 f"{choice} needs {missing[0]} ({NEEDS[missing[0]]}), which nothing here gives", _names(plan), _givers(missing[0], manager)
             )
-    if _uses_losses(plan.tuner) and not any(loss.needs & _STUDENT for loss in plan.losses):
+    if plan.tunes and not any(loss.needs & STUDENT_NEEDS for loss in plan.losses):
         reads_ = [f"'{loss.name}' reads {', '.join(sorted(loss.needs)) or 'nothing'} only" for loss in plan.losses]
         what = f"{plan.tuner} needs student.output: a loss that reads the student's output; {'; '.join(reads_) or 'no loss is chosen'}"
         raise PlanError(what, _names(plan), "add e.g. --loss kd, or calibrate only with --tune none")
-
-
-def _uses_losses(tuner: Choice) -> bool:
-    """A tuner that never reads the student takes no gradient, so the losses are not run."""
-    return bool(tuner.needs & _STUDENT)
 
 
 def _givers(need: str, manager: Manager) -> str:

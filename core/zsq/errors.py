@@ -15,6 +15,9 @@ class ZsqError(Exception):
         hint: The next step: a nearest match, a command, an option.
     """
 
+    #: The exit code of a command that it ends.
+    code = 2
+
     def __init__(self, what: str, where: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what, self.where, self.hint = what, where, hint
@@ -43,3 +46,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the closest known name, or an empty string."""
     match = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean '{match[0]}'?" if match else ""
+
+
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What somebody else's error says, in one line; its kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:most]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from zsq.errors import ComponentError
+from zsq.errors import ComponentError, first_line
 
 
 def library(name: str, extra: str, where: str) -> ModuleType:
@@ -24,7 +24,5 @@ def library(name: str, extra: str, where: str) -> ModuleType:
     except Exception as error:  # a broken installation raises whatever it likes
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
             raise ComponentError(f"the library '{error.name}' is not installed", where, f"pip install '{extra}'") from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ComponentError(
-            f"the library '{name}' cannot be imported: {reason}", where, f"install one that fits the others: pip install -U '{extra}'"
-        ) from error
+        what = f"the library '{name}' cannot be imported: {first_line(error)}"
+        raise ComponentError(what, where, f"install one that fits the others: pip install -U '{extra}'") from error

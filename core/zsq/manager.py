@@ -295,7 +295,7 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
                 continue
             name, version = distribution.metadata["Name"] or "unknown", distribution.metadata["Version"] or ""
             points = [point for point in distribution.entry_points if _ANY_VERSION.fullmatch(point.group)]
-        except Exception as error:
+        except Exception as error:  # whatever a damaged file makes the parser raise
             reason = f"its metadata cannot be read: {_one_line(error)}"
             yield Plugin(name or "unknown", name or "unknown", version, "broken", reason, traceback.format_exc())
             continue

@@ -22,14 +22,17 @@ class TeacherSource(Protocol):
 class Task(Protocol):
     """What a network's output means, whatever it consists of: a tensor, or tensors in mappings and tuples.
 
-    ``name`` is the task's name; ``classes`` the number of classes it tells apart. One that gives every image one class says
-    so in its descriptor (provides ``classes``), and has ``targets(n, rng)``: ``n`` classes (N,) as images of them are to be made.
-    Where more is done with an output before it is an answer, ``float_parts`` names it, in words: it is outside of the network, is
-    calculated in float for teacher and student alike, and the report says so.
+    ``name`` is the task's name; ``classes`` the number of classes it tells apart; ``unit`` what has an answer of its own, in the
+    plural: images, or their places. One that gives every image one class says so in its descriptor (provides ``classes``), and
+    has ``targets(n, rng)``: ``n`` classes (N,) as images of them are to be made. One whose answers have places may have
+    ``draw(output, teacher)``: a ``Drawing`` of what the output says of each image, by the teacher's names. Where more is done with
+    an output before it is an answer, ``float_parts`` names it, in words: it is outside of the network, is calculated in float for
+    teacher and student alike, and the report says so.
     """
 
     name: str
     classes: int
+    unit: str
 
     def logits(self, output: Any) -> Tensor:
         """Logits of the classes (N, K, ...): dimension 1 tells them apart, further ones are places in the image.
@@ -37,6 +40,9 @@ class Task(Protocol):
         Raises:
             ZsqError: When the output holds none.
         """
+
+    def probabilities(self, output: Any) -> Tensor | None:
+        """Probabilities of the classes, shaped as the logits; None where classes do not exclude each other at every place."""
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
         """Everything in which a student is to be like its teacher: the logits, then what else there is, each (N, ...)."""
@@ -121,7 +127,8 @@ class Evaluator(Protocol):
     """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``.
 
     What else it found at the last ``evaluate`` it may leave in ``details``, a new mapping every time. Listeners of a run know
-    ``answers`` and ``labels``: integers (N,), the class given to every image and the right one.
+    ``answers`` and ``labels``: integers (N,), the class given to every image and the right one; and ``by_class``: name of a metric
+    to its values in percent by name of class, None where a class has none.
     """
 
     def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...

@@ -14,7 +14,7 @@ from zsq.errors import FileError, OptionError, nearest
 from zsq.options import Options, opt
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
+    from zsq.plan import Plan
 
 FORMAT = 1
 #: Sections that hold one component, and sections that hold a chain of them.

@@ -42,6 +42,32 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box in an image: ``corners`` (left, top, right, bottom) in pixels of the input, the number of its class, its probability."""
+
+    corners: tuple[float, float, float, float]
+    label: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a network says of one image, as something to lay over it.
+
+    Args:
+        said: The same in words, for those who do not see it.
+        names: Of classes, by their number.
+        areas: Class numbers (H, W) of an image's places, negative where there is none; None where areas are nothing to draw.
+        boxes: The surest first.
+    """
+
+    said: str
+    names: tuple[str, ...]
+    areas: Tensor | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
 class BnStats:
     """Input statistics of one BatchNorm layer over (N, H, W), mean and biased variance, beside its running statistics."""
 

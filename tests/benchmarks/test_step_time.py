@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,12 +20,11 @@ from zsq.types import Cadence
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """``script(name)``: a benchmark as it is imported where it is run, beside the others."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,9 @@ def script(name: str) -> ModuleType:
         (Cadence(3, 1, "synth", reuse=True), False, {"generator": 3, "teacher": 3, "student": 1}),
     ],
 )
-def test_a_cycle_of_the_floor_runs_what_the_method_needs(cadence: Cadence, through_student: bool, forwards: dict[str, int]) -> None:
+def test_a_cycle_of_the_floor_runs_what_the_method_needs(
+    cadence: Cadence, through_student: bool, forwards: dict[str, int], script: Callable[[str], ModuleType]
+) -> None:
     generator = nn.Sequential(nn.Linear(4, 192), nn.Unflatten(1, teachers.SHAPE))
     ctx: Any = SimpleNamespace(teacher=SimpleNamespace(module=teachers.tiny()))
     synth = SimpleNamespace(generator=generator, ctx=ctx, cadence=cadence, draw=lambda n: ((torch.randn(n, 4),), None))
@@ -54,12 +56,12 @@ def test_a_cycle_of_the_floor_runs_what_the_method_needs(cadence: Cadence, throu
 
 
 @pytest.mark.parametrize(("name", "message"), [("nosuch", "not found"), ("noise", "no generator that learns")])
-def test_a_synthesizer_that_cannot_be_measured_is_named(name: str, message: str) -> None:
+def test_a_synthesizer_that_cannot_be_measured_is_named(name: str, message: str, script: Callable[[str], ModuleType]) -> None:
     with pytest.raises(ZsqError, match=message):
         script("step_time").measure(name, 4, "fp32", 1)
 
 
-def test_records_old_and_new_are_rendered() -> None:
+def test_records_old_and_new_are_rendered(script: Callable[[str], ModuleType]) -> None:
     row = {"synth": "qimera", "batch": 16, "precision": "bf16", "chain_s": 0.2, "floor_s": 0.16, "ratio": 1.25}
     rows = [row, {**row, "tune": "ait", "synth": "same images"}]
     lines = script("collect").rows_of_steps([{"rows": rows}])[2:]

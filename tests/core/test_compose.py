@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from zsq.compose import DEFAULTS, Plan, choose_evaluator, compose
+from zsq.compose import DEFAULTS, choose_evaluator, compose
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError
 from zsq.manager import Manager
+from zsq.plan import Plan
 from zsq.recipe import Recipe, apply_flags, apply_settings, dump_recipe, pins
 from zsq.testing import FakeDist
 

@@ -21,6 +21,7 @@ from zsq.builtin.uniform.layout import DTYPES
 from zsq.builtin.uniform.points import LAYERS, ActPoint
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.options import Options
+from zsq.run.checkpoint import freeze
 from zsq.run.saved import FORMAT
 from zsq.types import InputSpec, Student, Teacher
 
@@ -53,11 +54,7 @@ def saved(folder: Path, **options: Any) -> Student:
     student = Uniform(UniformOptions(**options), None).quantize(teacher, None)  # type: ignore[arg-type]
     with student.observing():
         student.module(torch.randn(8, 3, 8, 8))
-    for point in student.points.values():
-        point.freeze()  # type: ignore[attr-defined]
-    student.module.eval().requires_grad_(False)
-    if student.finish is not None:
-        student.finish()
+    freeze(student)
     manifest = {"teacher": {"ref": "test:1"}, "recipe": {"quant": "uniform"}}
     Safetensors(Options(), SimpleNamespace(teacher=teacher)).export(student, manifest, folder)  # type: ignore[arg-type]
     return student

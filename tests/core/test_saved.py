@@ -257,7 +257,7 @@ def test_a_link_inside_the_folder_and_the_cache_of_the_hub_are_read(folder, tmp_
     (folder / "weights").mkdir()
     (folder / "model.safetensors").rename(folder / "weights" / "a")
     (folder / "model.safetensors").symlink_to(folder / "weights" / "a")
-    x, expected = torch.randn(2, 3, 8, 8), None
+    x = torch.randn(2, 3, 8, 8)
     expected = zsq.load(folder)(x)
     cache = tmp_path_factory.mktemp("cache") / "models--org--name"
     snapshot, blobs = cache / "snapshots" / "0123", cache / "blobs"

@@ -36,6 +36,7 @@ from zsq.builtin.uniform.pack import squeeze
 from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import ZsqError
 from zsq.options import Options
+from zsq.run.checkpoint import freeze
 from zsq.run.saved import text_of
 from zsq.types import InputSpec, Student, Teacher
 
@@ -62,10 +63,7 @@ def make(folder: Path, seed: int, **options: Any) -> None:
     student = Uniform(UniformOptions(**options), None).quantize(teacher, None)  # type: ignore[arg-type]
     with student.observing():
         student.module(torch.randn(8, *SHAPE))
-    for point in student.points.values():
-        point.freeze()  # type: ignore[attr-defined]
-    if student.finish is not None:
-        student.finish()
+    freeze(student)
     folder.mkdir()
     write_again(folder, student.module, {"inputs": {"shape": SHAPE, "mean": (0.5, 0.5), "std": (0.2, 0.2)}, "protocol": student.protocol})
 

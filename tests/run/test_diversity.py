@@ -24,11 +24,17 @@ def draw(seed: int, n: int, d: int, k: int) -> tuple[torch.Tensor, torch.Tensor]
     return torch.randn((n, d), generator=rng) + 0.5, 3 * torch.randn((n, k), generator=rng)
 
 
+def answers(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest probability of every place and its class, from logits (N, K, ...)."""
+    sure, classes = logits.softmax(1).max(1)
+    return sure.reshape(len(logits), -1), classes.reshape(len(logits), -1)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 30), st.integers(1, 8), st.integers(1, 5))
 def test_figures_are_what_their_definitions_say(seed: int, n: int, d: int, k: int) -> None:
     features, logits = draw(seed, n, d, k)
-    got = figures(features, logits)
+    got = figures(features, *answers(logits))
     classes = logits.argmax(1).tolist()
     per_class = []
     for c in set(classes):
@@ -49,13 +55,13 @@ def test_figures_are_what_their_definitions_say(seed: int, n: int, d: int, k: in
 
 
 def test_the_same_image_again_and_again_has_no_diversity() -> None:
-    got = figures(torch.ones(8, 4), torch.tensor([[9.0, 0.0]]).expand(8, 2))
+    got = figures(torch.ones(8, 4), *answers(torch.tensor([[9.0, 0.0]]).expand(8, 2)))
     assert (got["effective_rank"], got["cosine_distance"], got["classes"], got["class_entropy"]) == (0.0, 0.0, 1, 0.0)
 
 
 def test_directions_of_equal_spread_count_fully() -> None:
     axes = torch.cat([torch.eye(6), -torch.eye(6)])
-    assert figures(axes, torch.randn(12, 3))["effective_rank"] == pytest.approx(6)
+    assert figures(axes)["effective_rank"] == pytest.approx(6)
 
 
 class Fixed:
@@ -96,7 +102,8 @@ def test_features_are_what_enters_the_head(tmp_path: Any) -> None:
         logits = teacher.module(synth.pool)
     handle.remove()
     got = diversity(Stream(synth, ctx.probe, plain_student(teacher), 16), teacher, Probe(teacher, ctx.precision))
-    assert got == pytest.approx(figures(seen[0], logits), abs=1e-3)
+    assert got is not None and got.pop("features") == "linear"
+    assert got == pytest.approx(figures(seen[0], *answers(logits)), abs=1e-3)
 
 
 @pytest.mark.parametrize(("synth", "count"), [("noise", COUNT), ("qimera", COUNT), ({"name": "zeroq", "images": 8}, 8)])
@@ -106,8 +113,27 @@ def test_every_run_with_images_reports_them(synth: Any, count: int) -> None:
     assert 0.25 <= images["confidence"] <= 1 and 0 <= images["effective_rank"] <= 8
 
 
-def test_without_images_or_head_there_is_nothing_to_say(tmp_path: Any) -> None:
+def test_images_with_places_are_all_of_one_kind() -> None:
+    rng = torch.Generator().manual_seed(0)
+    features, logits = torch.randn((6, 5), generator=rng), torch.randn((6, 3, 4, 2), generator=rng)
+    got = figures(features, *answers(logits))
+    pairs = [1 - float(torch.cosine_similarity(features[i], features[j], dim=0)) for i in range(6) for j in range(6) if i != j]
+    share = torch.bincount(logits.argmax(1).flatten()) / 48
+    assert got["cosine_distance"] == pytest.approx(sum(pairs) / 30, abs=1e-3)
+    assert got["class_entropy"] == pytest.approx(float(-(share * share.log()).sum()), abs=1e-3) and got["classes"] == 3
+    assert got["confidence"] == pytest.approx(float(logits.softmax(1).amax(1).mean()), abs=1e-3)
+    alone = figures(features)
+    assert (alone["classes"], alone["class_entropy"], alone["confidence"]) == (None, None, None)
+    assert alone["cosine_distance"] == got["cosine_distance"] and alone["effective_rank"] == got["effective_rank"]
+
+
+def test_without_images_there_is_nothing_to_say() -> None:
     assert tiny_run({"synth": "none", "quant": "squant4", "calib": ["squant-range"], "tune": "none", "eval": []}).report["images"] is None
-    teacher = replace(make_teacher(), head="")
+
+
+@pytest.mark.parametrize(("taps", "told"), [(("bn1", "block.bn3"), "block.bn3"), ((), None)])
+def test_without_a_head_features_are_those_of_the_last_tap(taps: tuple[str, ...], told: str | None, tmp_path: Any) -> None:
+    teacher = replace(make_teacher(), head="", taps=taps)
     ctx = make_context(tmp_path, teacher=teacher)
-    assert diversity(Stream(Fixed(8), ctx.probe, plain_student(teacher), 4), teacher, Probe(teacher, ctx.precision)) is None
+    got = diversity(Stream(Fixed(8), ctx.probe, plain_student(teacher), 4), teacher, Probe(teacher, ctx.precision))
+    assert (got and got["features"]) == told and (got is None or got["count"] == 8)

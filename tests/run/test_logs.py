@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from resuming import interrupt, tuning_at
 
 from zsq import events
 from zsq.builtin.jsonl import Jsonl, plain
@@ -110,7 +110,7 @@ def test_a_log_inside_the_runs_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")  # noqa: PTH110
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.fault("the disk is full for a log", "one message; the run ends as ever, the log lacks what came after")
 def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
     heard: list[events.Event] = []
@@ -141,13 +141,9 @@ def test_logs_come_from_flags_and_recipes_and_stay_with_a_run_that_goes_on() -> 
 
 
 def test_a_run_that_goes_on_goes_on_with_its_log(tmp_path: Path) -> None:
-    def interrupt(event: events.Event) -> None:
-        if isinstance(event, events.Stepped) and event.phase.startswith("tune") and event.step == 3:
-            raise KeyboardInterrupt
-
     path, folder = tmp_path / "run.jsonl", tmp_path / "run"
     with pytest.raises(ZsqError, match="goes on"):
-        run(folder, sections={"log": f"jsonl:{path}", "run": {"checkpoint": 0}}, steps=4, listeners=[interrupt])
+        run(folder, sections={"log": f"jsonl:{path}", "run": {"checkpoint": 0}}, steps=4, listeners=[tuning_at(3, interrupt)])
     before = len(lines(path))
     plan, saved = reopen(folder, MANAGER)
     engine.run(plan, folder, manager=MANAGER, saved=saved)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from resuming import forked
 
 from zsq.run.pace import Pace
 from zsq.run.resume import found
@@ -137,17 +139,14 @@ def test_an_unfinished_run_that_is_replaced_is_named(
 )
 def test_out_of_memory_names_the_batch_size_to_try(words: tuple[str, ...], expected: str, here: Path) -> None:
     """In a process of its own that may have 400 MiB more than this one."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            sys.stderr = Path("said").open("w", buffering=1)  # noqa: SIM115
-            limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 400 * 2**20
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            code = main([*TUNED, *words, "--out", "r"])
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+    def starve() -> int:
+        sys.stderr = Path("said").open("w", buffering=1)  # noqa: SIM115  # until the process ends
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 400 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return main([*TUNED, *words, "--out", "r"])
+
+    assert forked(starve) == 2
     lines = Path("said").read_text().rpartition("zsq: ")[2].splitlines()
     assert "out of memory, with batches of" in lines[0] and lines[-1].startswith(expected) and len(lines) == 3
 
@@ -187,6 +186,8 @@ def test_a_run_within_its_budget_has_the_bits_of_one_without(here: Path) -> None
 
 
 def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds of this process: the machine may have much else to do."""
+    monkeypatch.setattr("zsq.run.engine.time", SimpleNamespace(monotonic=time.process_time))
     rates: list[float] = []
     monkeypatch.setattr("zsq.builtin.finetune.cosine", lambda step, steps: rates.append(step / steps) or 0.0)
     report = tiny_run({"synth": "noise", "tune": {"name": "finetune", "steps": 100_000}, "run": {"budget": "2"}}).report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from zsq_cli import render
@@ -14,7 +14,7 @@ from zsq_cli.compare.runs import Run
 
 def tables(rankings: Sequence[Ranking], alone: Sequence[Run]) -> Group:
     """One table per ranking under its heading, then the runs that none takes."""
-    parts: list[object] = []
+    parts: list[RenderableType] = []
     for ranking in rankings:
         parts += [Text(ranking.heading, style="bold"), Text(f"the teacher's own {ranking.metric}: {ranking.own:.2f}")]
         headers = ("", "method", "bits", "seeds", ranking.metric, "drop", "size", "time")
@@ -27,7 +27,7 @@ def tables(rankings: Sequence[Ranking], alone: Sequence[Run]) -> Group:
         parts.append(Text("Not ranked: evaluated on no real images, or with nothing of the teacher's beside", style="bold"))
         rows_ = [(str(run.folder), run.method, run.bits, metrics(run)) for run in alone]
         parts.append(render.indented(render.table(rows_, "run", "method", "bits", "metrics")))
-    return Group(*parts)  # type: ignore[arg-type]
+    return Group(*parts)
 
 
 def cells(row: Row) -> tuple[str, ...]:

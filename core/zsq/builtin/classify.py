@@ -17,7 +17,7 @@ from zsq.types import Context
 class Classify:
     """Outputs are logits (N, classes); targets are class numbers (N,). Teachers build their task before there is a context."""
 
-    name = "classify"
+    name, unit = "classify", "images"
 
     def __init__(self, options: ClassifyOptions, ctx: Context | None = None) -> None:
         self.classes = options.classes
@@ -36,6 +36,10 @@ class Classify:
         if not isinstance(output, Tensor):
             raise ZsqError("the network's output holds no logits", "task classify", "return a tensor, or an object with `logits`")
         return output
+
+    def probabilities(self, output: Any) -> Tensor:
+        """Of every image's classes (N, classes), float32."""
+        return self.logits(output).float().softmax(1)
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
         """The logits; there is nothing else."""

@@ -1,6 +1,6 @@
 """A log of a run as JSON lines: one object per event, written at once, so that it may be read while the run goes on.
 
-Every line has ``schema`` (1), ``event`` (``run-started``, ``phase-started``, ``stepped``, ``phase-ended``, ``message``,
+Every line has ``schema`` (1), ``event`` (``run-started``, ``phase-started``, ``stepped``, ``phase-ended``, ``message``, ``publishing``,
 ``run-ended``), ``time`` (UTC) and ``seconds`` since the run began, then the event's own fields.
 """
 

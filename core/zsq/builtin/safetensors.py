@@ -18,7 +18,7 @@ from zsq.builtin.uniform.encoding import decode_graph, encode_graph, path_of
 from zsq.builtin.uniform.integers import use_integers
 from zsq.builtin.uniform.layout import Parts, describe, join
 from zsq.builtin.uniform.specs import decode_module, encode_module, sizes
-from zsq.builtin.uniform.trial import tried
+from zsq.builtin.uniform.trial import try_on
 from zsq.errors import ZsqError
 from zsq.files import write_atomic
 from zsq.options import Options
@@ -78,7 +78,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
     root.requires_grad_(False).eval()
     module = fx.GraphModule(root, decode_graph(config["graph"], root, torch.device("cpu")), "Student")
     if config["inputs"] is not None:
-        tried(module, tuple(config["inputs"]["shape"]))
+        try_on(module, tuple(config["inputs"]["shape"]))
     if device.type != "cpu":
         module = fx.GraphModule(root, decode_graph(config["graph"], root, device), "Student")
     if config["integers"]:

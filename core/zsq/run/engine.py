@@ -6,7 +6,6 @@ import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zsq import events
-from zsq.compose import Choice, Plan, choose_evaluator, compose
+from zsq.component import TEACHER_NEEDS
+from zsq.compose import choose_evaluator, compose
 from zsq.errors import PlanError, ZsqError
+from zsq.plan import Choice, Plan
 from zsq.recipe import Recipe, RunOptions
 from zsq.run import checkpoint, resume
 from zsq.run import report as reporting
 from zsq.run.diversity import diversity
+from zsq.run.evaluation import Evaluation
 from zsq.run.folder import RunFolder
 from zsq.run.guard import LastGood, NotFinite, Watch
 from zsq.run.interrupt import Interrupted, Stop
@@ -30,7 +32,7 @@ from zsq.run.memory import is_out_of_memory, out_of_memory
 from zsq.run.objective import Objective, Term
 from zsq.run.pace import Pace
 from zsq.run.precision import choose_precision
-from zsq.run.probe import TEACHER_NEEDS, Probe, batch_norms
+from zsq.run.probe import Probe, batch_norms
 from zsq.run.stream import Stream
 from zsq.run.tasks import maker
 from zsq.types import Batch, Beat, Context, Student, Teacher
@@ -107,7 +109,6 @@ class _Engine:
         self.stream: Stream | None = None
         self.calibrated: dict[str, float] | None = None
         self.pace = Pace(lambda: self.seconds)
-        self.details: dict[str, dict[str, Mapping[str, Any]]] = {"student": {}, "teacher": {}}
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
@@ -147,6 +148,8 @@ class _Engine:
         """All of it; whatever ends it early is put in words."""
         try:
             return self.work()
+        except Interrupted:
+            raise
         except NotFinite as fault:
             self.journal.checkpoints.clear()  # it would end in the same way again
             raise checkpoint.stopped(fault, self.good, self) from None
@@ -155,17 +158,15 @@ class _Engine:
                 raise self.interrupted() from None
             self.journal.checkpoints.clear()
             raise
-        except BaseException as error:
-            if isinstance(error, Interrupted):
-                raise
-            if not self.journal.stands:
+        except BaseException as error:  # also SystemExit: whatever ends the run, what is left of it is to be of use
+            again = self.command if self.journal.stands else ""
+            if not again:
                 self.journal.checkpoints.clear()
-            elif not is_out_of_memory(error):
-                self.ctx.log(f"what was done is kept: {self.command} goes on from there")
             if is_out_of_memory(error):
-                again = self.command if self.journal.stands else ""
                 worker = self.journal.worker or self.journal.synth
                 raise out_of_memory(self.journal.name or "teacher", self.plan, worker, again) from error
+            if again:
+                self.ctx.log(f"what was done is kept: {again} goes on from there")
             raise
         finally:
             if self.logs is not None:
@@ -188,7 +189,7 @@ class _Engine:
         self.journal.begin()
         teacher = self.phase("teacher", self.load_teacher)
         self.check_teacher(teacher)
-        evaluators = self.evaluators(teacher)
+        evaluation = self.evaluation(teacher)
         objective = Objective(
             [Term(c.name, self.build(c, f"loss:{c.name}", teacher=teacher), c.weight, frozenset(c.component.needs)) for c in plan.losses]
         )
@@ -218,18 +219,19 @@ class _Engine:
             work = partial(calibrator.fit, student, stream)
             self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrator, calibrated=last)
         if plan.run.calibrated:
-            self.calibrated = self.journal.keep("calibrated", lambda: self.measure(evaluators, student))
+            before = partial(self.phase, "evaluate:calibrated", lambda: evaluation.calibrated(student, self.ctx))
+            self.calibrated = self.journal.keep("calibrated", before)
         tuner = self.build(plan.tuner, "tune", pace=self.pace)
         self.steps = self.beats(f"tune:{plan.tuner.name}", partial(tuner.fit, student, stream, objective), plan.run.batch_size, tuner)
         self.journal.enter("evaluate")
         checkpoint.freeze(student)
-        metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluators, stream, student))
+        metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluation, stream, student))
         report = reporting.build(plan.lasting, teacher, student, metrics, own, images, self)
         if self.out.scratch is not None:
             self.phase("export", lambda: self.export(student, report, stream))
             report = reporting.finish(report, self, self.out.scratch)
             ctx = self.ctx.with_(sampler=stream.sample if "images" in plan.synth.provides else None)
-            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, self.details))
+            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, evaluation.details))
             self.out.publish()
             self.journal.checkpoints.clear()
         self.emit(events.RunEnded(self.seconds, report))
@@ -259,7 +261,7 @@ class _Engine:
         if hasattr(synth, "prepare"):
             self.beats("prepare", partial(synth.prepare, probe), self.plan.run.batch_size)
 
-    def evaluators(self, teacher: Teacher) -> list[Any]:
+    def evaluation(self, teacher: Teacher) -> Evaluation:
         """The chosen evaluators, and those the teacher brings when none was asked for; their files are checked before any work."""
         choices = list(self.plan.evaluators)
         if self.plan.default_eval and teacher.evaluation:
@@ -268,26 +270,12 @@ class _Engine:
         for evaluator in built:
             if hasattr(evaluator, "check"):
                 evaluator.check(self.ctx.with_(teacher=teacher))
-        return built
+        return Evaluation(built)
 
-    def measure(self, evaluators: list[Any], student: Student) -> dict[str, float]:
-        """Metrics of the student before it is tuned, by the evaluators that draw no batch: the stream goes on as without this."""
-        with self.timed("evaluate:calibrated"):
-            found = [e.evaluate(student.module, self.ctx) for e in evaluators if not getattr(e, "compares", False)]
-        return {name: value for metrics in found for name, value in metrics.items() if name != "images"}
-
-    def evaluate(self, evaluators: list[Any], stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
-        """Metrics of the student, those of the teacher under the same evaluators, and figures of the images where there are any."""
+    def evaluate(self, evaluation: Evaluation, stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
+        """Metrics of the student, those of the teacher, and figures of the images where there are any."""
         ctx = self.ctx.with_(sampler=stream.sample)
-        metrics: dict[str, float] = {}
-        own: dict[str, float] = {}
-        for evaluator in evaluators:
-            name = type(evaluator).__name__.lower()
-            metrics |= evaluator.evaluate(student.module, ctx)
-            self.details["student"][name] = getattr(evaluator, "details", {})
-            if not getattr(evaluator, "compares", False):
-                own |= evaluator.evaluate(ctx.teacher.module, ctx)
-                self.details["teacher"][name] = getattr(evaluator, "details", {})
+        metrics, own = evaluation.both(student, ctx)
         images = diversity(stream, ctx.teacher, Probe(ctx.teacher, ctx.precision)) if "images" in self.plan.synth.provides else None
         return metrics, own, images
 
@@ -301,33 +289,25 @@ class _Engine:
 
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         """Run ``work`` as a timed phase."""
-        with self.timed(name):
-            return work()
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Inside is a phase."""
         start = self.seconds
         self.emit(events.PhaseStarted(start, name))
         try:
-            yield
+            return work()
         finally:
             self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
             self.emit(events.PhaseEnded(self.seconds, name))
 
     def beats(self, name: str, start: Callable[[], Iterable[Beat]], images: int, worker: Any = None, limited: bool = True,
               calibrated: bool = False, again: bool = False) -> int:  # fmt: skip
-        """Drive a generator of beats to its end or, when ``limited``, to the end of its share of the budget; the number of beats.
-        After one that leaves the student ``calibrated``, its activations have to have ranges. Between two beats the run may be
-        written down, and stopped.
+        """Drive a generator of beats to its end; the number of beats. Between two of them the run may be written down, and stopped.
 
         Args:
             name: Of the phase.
             start: Gives the generator of beats.
             images: In one step.
             worker: The component whose work it is, where that is not the synthesizer.
-            limited: See above.
-            calibrated: See above.
+            limited: End it with its share of the budget.
+            calibrated: The student's activations have to have ranges afterwards.
             again: Also on the way to a later phase, where a run goes on.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -98,12 +99,24 @@ class Lock:
             return
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("a")
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                self.file = self.path.open("a")
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._in_place():
+                    return
+                self.file.close()
         except BlockingIOError:
             raise FileError("another process is making this run", str(target), "wait for it, end it, or choose another --out") from None
         except OSError as error:
             raise FileError(f"cannot create a file: {error.strerror or error}", str(target.parent), "choose another --out") from error
+
+    def _in_place(self) -> bool:
+        """Whether the locked file is still the one of that name: who held it before may have removed it in between."""
+        assert self.file is not None
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     @property
     def held(self) -> bool:

@@ -35,7 +35,7 @@ class Journal:
         self.kept: dict[str, Any] = dict(saved["kept"]) if saved else {}
         self.changed: list[int] = list(saved["changed"]) if saved else []
         self.synth: Any = None
-        self._stands = saved is not None and saved["at"] > 0
+        self.stands = saved is not None and saved["at"] > 0  # whether there is a checkpoint of more than the run's beginning
 
     @property
     def passing(self) -> bool:
@@ -128,13 +128,8 @@ class Journal:
             raise ZsqError(
                 f"the state of a component cannot be kept: {error}", f"phase {self.name}", "see Resumable in CONTRIBUTING"
             ) from None
-        self._stands |= written and (self.at > 1 or step > 0)
+        self.stands |= written and (self.at > 1 or step > 0)
         return written
-
-    @property
-    def stands(self) -> bool:
-        """Whether there is a checkpoint of more than the run's beginning."""
-        return self._stands
 
     def _arrive(self, saved: Mapping[str, Any]) -> None:
         """Put everything where it was."""

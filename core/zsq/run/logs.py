@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zsq.compose import Choice
 from zsq.errors import PlanError
 from zsq.events import Event
+from zsq.plan import Choice
 from zsq.types import Context
 
 

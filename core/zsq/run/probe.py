@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zsq.component import STUDENT_NEEDS, TEACHER_NEEDS
 from zsq.errors import ZsqError
 from zsq.types import Batch, BnStats, Precision, Student, Teacher, Trace, View
-
-TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
-STUDENT_NEEDS = frozenset({"student.output", "student.features"})
 
 
 class ChannelStats(torch.autograd.Function):
@@ -91,7 +89,7 @@ class Probe:
             if f"{who}.bn" in wanted:
                 stack.enter_context(_watching_statistics(norms, stats))
             if f"{who}.features" in wanted:
-                stack.enter_context(_watching_outputs(module, taps, features))
+                stack.enter_context(_watching_features(module, taps, features))
             stack.enter_context(self.precision.autocast())
             output = module(inputs)
         return Trace(_float(output), {k: v.float() for k, v in features.items()}, stats, frozenset(wanted) | {f"{who}.output"})
@@ -105,6 +103,21 @@ def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any,
         return lambda module, inputs: watch(path, module, inputs[0])
 
     handles = [module.register_forward_pre_hook(hook(path)) for path, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def watching_outputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> Iterator[None]:
+    """Inside, ``watch(path, module, output)`` is called after each of the modules runs; outside, no hook is left."""
+
+    def hook(path: str) -> Any:
+        return lambda module, _inputs, output: watch(path, module, output)
+
+    handles = [module.register_forward_hook(hook(path)) for path, module in modules.items()]
     try:
         yield
     finally:
@@ -142,20 +155,10 @@ def _watching_statistics(norms: Mapping[str, _BatchNorm], into: dict[str, BnStat
     return watching_inputs(norms, watch)
 
 
-@contextmanager
-def _watching_outputs(module: nn.Module, taps: Mapping[str, str], into: dict[str, Tensor]) -> Iterator[None]:
-    def hook(path: str) -> Any:
-        def watch(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            into[path] = output
-
-        return watch
-
-    handles = [module.get_submodule(where).register_forward_hook(hook(path)) for path, where in taps.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _watching_features(module: nn.Module, taps: Mapping[str, str], into: dict[str, Tensor]) -> AbstractContextManager[None]:
+    return watching_outputs(
+        {path: module.get_submodule(where) for path, where in taps.items()}, lambda path, _module, x: into.__setitem__(path, x)
+    )
 
 
 def _float(output: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
 import platform
 from dataclasses import replace
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from zsq.files import write_atomic
 from zsq.recipe import Recipe, dump_recipe, pins
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
+    from zsq.plan import Plan
 
 SCHEMA = 1
 #: Pixels that a picture of images may have: it is published beside a student that is smaller than a photo.
 _PICTURE = 500_000
+#: Rows that it has at least.
+_ROWS = 3
 
 
 def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float],
@@ -35,6 +38,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         "teacher": {
             "ref": teacher.ref,
             "task": teacher.task.name,
+            "unit": teacher.task.unit,
             "fingerprint": teacher.fingerprint,
             "params": sum(p.numel() for p in teacher.module.parameters()),
             "size_bytes": sum(t.numel() * t.element_size() for t in teacher.module.state_dict().values()),
@@ -96,16 +100,17 @@ def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputS
         dump_recipe(pinned(plan.recipe, report["teacher"]["ref"]), {**report["versions"], "teacher": report["teacher"]["fingerprint"]}),
     )
     if images is not None and len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
-        write_atomic(folder / "images.png", lambda path: gallery(images, inputs).save(path, "PNG"))
+        shown = Batch(distinct(images.inputs))
+        write_atomic(folder / "images.png", lambda path: gallery(shown, inputs).save(path, "PNG"))
 
 
 def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> Any:
-    """A PIL image of the batch in rows of ``columns``, back in pixel space and clipped to it; of large images one row only."""
+    """A PIL image of the batch in rows of ``columns``, back in pixel space and clipped to it; large images are made smaller by a whole
+    factor, until some rows fit."""
     from PIL import Image
 
-    fitting = columns * max(1, _PICTURE // (columns * math.prod(inputs.shape[1:])))
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
-    pixels = ((batch.inputs[:fitting].float().cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    less, rows = _reduction(inputs, columns)
+    pixels = _pooled(pixels_of(batch.inputs[: rows * columns], inputs), less).byte().permute(0, 2, 3, 1).numpy()
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
@@ -117,8 +122,9 @@ def gallery(batch: Batch, inputs: InputSpec, columns: int = 8, gap: int = 2) -> 
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) -> torch.Tensor | None:
-    """The images (N, C, H, W) of a ``gallery`` in a file, normalised; None where there is no such file, or it is no such picture."""
+def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) -> tuple[torch.Tensor, int] | None:
+    """The images (N, C, H, W) of a ``gallery`` in a file, normalised, and the factor by which they were smaller there, 1 where they are
+    as they were; None where there is no such file, or it is no such picture."""
     from PIL import Image
 
     try:
@@ -126,7 +132,9 @@ def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) 
             pixels = np.asarray(picture.convert("L" if inputs.shape[0] == 1 else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    channels, height, width = inputs.shape
+    less, _ = _reduction(inputs, columns)
+    channels = inputs.shape[0]
+    height, width = (side // less for side in inputs.shape[1:])
     across = columns * (width + gap) + gap
     scale = max(1, round(512 / across))
     rows, rest = divmod(pixels.shape[0] // scale - gap, height + gap)
@@ -136,8 +144,45 @@ def read_gallery(path: Path, inputs: InputSpec, columns: int = 8, gap: int = 2) 
     tiles = sheet.reshape(rows, height + gap, columns, width + gap, channels)[:, :height, :, :width]
     images = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, channels, height, width)
     images = images[(images != 255).any(axis=(1, 2, 3))]  # the last row may not be full
+    if not len(images):
+        return None
+    whole = torch.from_numpy(images).float()
+    if less > 1:
+        whole = F.interpolate(whole, tuple(inputs.shape[1:]), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
-    return (torch.from_numpy(images).float() / 255 - mean) / std if len(images) else None
+    return (whole / 255 - mean) / std, less
+
+
+def distinct(images: torch.Tensor) -> torch.Tensor:
+    """Every one of the images (N, C, H, W) once, where it comes first: a small pool deals the same ones again."""
+    seen: dict[bytes, int] = {}
+    for i, image in enumerate(images.detach().float().cpu()):
+        seen.setdefault(hashlib.sha256(image.numpy().tobytes()).digest(), i)
+    return images if len(seen) == len(images) else images[list(seen.values())]
+
+
+def pixels_of(images: torch.Tensor, inputs: InputSpec) -> torch.Tensor:
+    """Normalised images (N, C, H, W) as whole pixel values from 0 to 255, float32."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
+    return ((images.float().cpu() * std + mean).clamp(0, 1) * 255).round()
+
+
+def _reduction(inputs: InputSpec, columns: int) -> tuple[int, int]:
+    """By what whole factor images are made smaller so that ``_ROWS`` rows of them fit a picture, and how many rows do."""
+    less = 1
+    while True:
+        height, width = (max(1, side // less) for side in inputs.shape[1:])
+        rows = _PICTURE // (columns * height * width)
+        if rows >= _ROWS or max(height, width) == 1:
+            return less, max(1, rows if less == 1 else min(rows, _ROWS + 1))
+        less += 1
+
+
+def _pooled(images: torch.Tensor, less: int) -> torch.Tensor:
+    """Images (N, C, H, W) made smaller by a whole factor, each pixel the mean of those it stands for."""
+    if less > 1:
+        images = F.avg_pool2d(images, less).round()
+    return images
 
 
 def card(report: dict[str, Any]) -> str:
@@ -150,7 +195,8 @@ def card(report: dict[str, Any]) -> str:
         for k, v in student["metrics"].items()
         if k in teacher["metrics"]
     ]
-    rows += [f"| {k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
+    units = {"agreement": f"agreement with the teacher, % of {teacher['unit']}"}
+    rows += [f"| {units.get(k, k)} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
     return "\n".join(
         [
             f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits'] or 32}",

@@ -22,8 +22,8 @@ from zsq.run.folder import MARK
 from zsq.types import Log, Student
 
 if TYPE_CHECKING:
-    from zsq.compose import Plan
     from zsq.manager import Manager
+    from zsq.plan import Plan
 
 FORMAT = 1
 #: How many checkpoints are kept.
@@ -47,7 +47,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None, interval: float, log: Log) -> None:
         self.folder, self.interval, self.log = folder, interval, log
-        self.seconds = 0.0  # spent so far
         self._number = 1 + max((number for number, _ in found(folder)), default=0) if folder is not None else 0
         self._last, self._cost, self._failed = -float("inf"), 0.0, False
 
@@ -79,7 +78,6 @@ class Checkpoints:
         finally:
             self._last = time.monotonic()
             self._cost = self._last - began
-            self.seconds += self._cost
         self._number += 1
         self._failed = False
         return True

@@ -54,7 +54,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
         )
     try:
         tensors = tensors_of(content)
-    except Exception as error:
+    except Exception as error:  # the reader's own kinds, and KeyError for a type that torch lacks
         raise FileError(f"{WEIGHTS} is no safetensors file: {_brief(error)}", str(folder), _AGAIN) from error
     try:
         return rebuild(config, tensors, torch.device(device))

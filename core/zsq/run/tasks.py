@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zsq.compose import Choice
+from zsq.plan import Choice
 
 if TYPE_CHECKING:
     from zsq.protocols import Task

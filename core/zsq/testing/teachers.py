@@ -60,20 +60,20 @@ class Plain(nn.Module):
 
 def tiny() -> nn.Module:
     """The tiny teacher: 4 classes, for inputs 3 x 8 x 8."""
-    return _settled(Tiny, SHAPE)
+    return _reproducible(Tiny, SHAPE)
 
 
 def tiny32() -> nn.Module:
     """The same network with 10 classes and statistics of 3 x 32 x 32 inputs."""
-    return _settled(lambda: Tiny(10), (3, 32, 32))
+    return _reproducible(lambda: Tiny(10), (3, 32, 32))
 
 
 def plain() -> nn.Module:
     """A tiny teacher without BatchNorm."""
-    return _settled(Plain, SHAPE)
+    return _reproducible(Plain, SHAPE)
 
 
-def _settled(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+def _reproducible(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
     """Always the same weights, BatchNorm statistics as training leaves them, answers that differ; the global generator stays."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -91,3 +91,13 @@ def _settled(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Modul
             if isinstance(child, nn.Linear):
                 child.bias.sub_(module(images).mean(0))
     return module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def settled(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """``network`` in eval mode, its BatchNorm statistics those of ``inputs``, as after training on such."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    network.train()(inputs)
+    return network.eval()

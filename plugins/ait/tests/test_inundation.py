@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -156,6 +157,29 @@ def test_codes_are_the_points(shape: tuple[int, ...], axis: int | None, symmetri
     codes = Codes(layers)
     for place, part in zip(codes.order, codes.parts(codes.current), strict=True):
         assert torch.equal(part.int(), layers[place][1].codes)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_among_the_few_near_a_threshold_as_many_change_as_among_all(symmetric: bool, fixed: bool) -> None:
+    """Also where zero points change, in a layer far from zero, and in steps longer than was prepared for."""
+    layers = [layer(noise(32, 16, 3, 3, seed=i) + i, 4, symmetric) for i in range(3)]
+    for weight, point in layers if fixed else ():
+        point.set_range(weight.min(), weight.max() * 0.9)
+    codes = Codes(layers)
+    codes.direction.copy_(noise(*codes.direction.shape, seed=3))
+    codes.aim(1e-3, np.zeros(3), 1.0)
+    few, turned = False, 0
+    for length in 2.0 ** torch.arange(-14, -4, 0.25, dtype=torch.float64):
+        lengths = length * torch.tensor([1.0, 0.7, 1.3], dtype=torch.float64)
+        found = codes.flips(lengths.numpy())
+        few |= codes._near[0] is not None
+        codes.free_looks = False
+        everywhere = codes.flips(lengths)
+        codes.free_looks = True
+        assert found.tolist() == everywhere.tolist()
+        turned = max(turned, int(everywhere.max()))
+    assert few and turned > 144
 
 
 def stepped(layers: list[tuple[nn.Parameter, WeightPoint]], gradients: list[Tensor], **options: float) -> Inundation:

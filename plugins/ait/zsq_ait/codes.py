@@ -3,69 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zsq.builtin.uniform import affine
 from zsq.builtin.uniform.affine import Grid
 from zsq.builtin.uniform.points import WeightPoint
+from zsq_ait.family import Family
+from zsq_ait.near import Near
 
 #: A weight and the point that puts it on its grid.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
-ALL = slice(None)
+#: Steps up to so many times the length of one that changes the wanted share, roughly, are prepared for.
+_AMPLE = 24.0
+#: When a longer step is asked for, steps up to so many times its length are.
+_FURTHER = 4.0
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What layers must share to be counted in one go: the length of a row, i.e. of what has one grid, and the kind of grid."""
+class _Kind(NamedTuple):
+    """The kind of a layer's grids, which layers of a family share, and the length of a row, i.e. of what has one grid."""
 
-    length: int
     bits: int
     symmetric: bool
     live: bool
-
-
-@dataclass
-class _Group:
-    """The rows of all layers of one kind, layer after layer. Tensors are (rows, length) parts of the vectors of :class:`Codes`."""
-
-    kind: _Kind
-    layers: range
-    ends: list[int]
-    rows: slice
-    at: Tensor
-    direction: Tensor
-    codes: Tensor
-    moved: Tensor
-    fixed: Grid | None
-
-    def encode_(self, x: Tensor, part: slice = ALL) -> Tensor:
-        """Replace values (rows of ``part``, length) by their codes: on the grid of their own extremes, or on the one that was set."""
-        grid = self._grid(x) if self.fixed is None else self.fixed
-        scale, zero_point = (grid.scale, grid.zero_point) if self.fixed is None else (grid.scale[part], grid.zero_point[part])
-        return x.mul_(scale.reciprocal()).round_().add_(zero_point).clamp_(grid.low, grid.high)
-
-    def span(self, wanted: list[bool] | None) -> slice | None:
-        """The rows from the first to the last layer that is wanted, None where none is."""
-        if wanted is None:
-            return ALL
-        layers = [i for i, layer in enumerate(self.layers) if wanted[layer]]
-        return slice(self.ends[layers[0] - 1] if layers[0] else 0, self.ends[layers[-1]]) if layers else None
-
-    def _grid(self, x: Tensor) -> Grid:
-        lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)  # aminmax along a dimension is ten times slower
-        return affine.symmetric(lo, hi, self.kind.bits) if self.kind.symmetric else affine.asymmetric(lo, hi, self.kind.bits)
+    length: int
 
 
 class Codes:
-    """Integer codes of ``layers``, for all of them at once: those of equal row length and grid are one matrix.
+    """Integer codes of ``layers``, for all of them at once.
 
     The weights are ``at``, a vector, and their codes ``current``; a step moves them to ``at - length * direction``, with a length
     for each layer. Codes are those that the layer's point would give: a live point takes its range from the weight that it is
     given, so ranges follow the step; a point whose range was set keeps its grid.
+
+    Where looking at a tensor waits for no device, changes are counted among the weights near enough to a threshold, if those are
+    few, else among all; the counts are the same.
 
     Args:
         layers: At least one; the weight's values are copied. ``order`` says which of them comes first in every result.
@@ -73,76 +48,101 @@ class Codes:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         kinds = [_kind(*layer) for layer in layers]
-        self.order = sorted(range(len(layers)), key=lambda i: (kinds[i].length, kinds[i].bits, kinds[i].symmetric, kinds[i].live))
-        layers, kinds = [layers[i] for i in self.order], [kinds[i] for i in self.order]
-        counts = [weight.numel() // kind.length for (weight, _), kind in zip(layers, kinds, strict=True)]
+        self.order = sorted(range(len(layers)), key=lambda i: kinds[i])
+        self._layers = [layers[i] for i in self.order]
         device = layers[0][0].device
-        self.numel = torch.tensor([weight.numel() for weight, _ in layers], dtype=torch.float64, device=device)
-        self.at, self.direction, self.current, self._moved = torch.zeros(4, int(self.numel.sum()), device=device)
-        self._layer = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor(counts)).to(device)
-        self._flips = torch.zeros(len(self._layer), device=device)
-        self._groups = list(self._grouped(layers, kinds, counts))
-        self._layers = layers
         self.free_looks = device.type == "cpu"
-        torch._foreach_copy_(self.parts(self.at), [weight.detach() for weight, _ in layers])
+        self.numel = torch.tensor([weight.numel() for weight, _ in self._layers], dtype=torch.float64, device=device)
+        self.at, self.direction, self.current = torch.zeros(3, int(self.numel.sum()), device=device)
+        self._families = list(self._related([kinds[i] for i in self.order]))
+        self._near: list[Near | None] = [None for _ in self._families]
+        self._reach = np.zeros(len(layers))
+        self._found = torch.zeros_like(self.numel)
+        torch._foreach_copy_(self.parts(self.at), [weight.detach() for weight, _ in self._layers])
         self._encode()
 
     def parts(self, vector: Tensor) -> list[Tensor]:
-        """The layers' parts of a vector like ``at``, as views in the shape of their weights."""
+        """The layers' parts of a vector like ``at``, as views in the shape of their weights.
+
+        A row, i.e. what has one grid, is in one piece, in the order of the weight's memory.
+        """
         parts, start = [], 0
         for weight, point in self._layers:
-            axis, part = point.axis or 0, vector[start : start + weight.numel()]  # in memory, the dimension of the grids comes first
-            parts.append(part.view(weight.movedim(axis, 0).shape).movedim(0, axis))
+            order = sorted(range(weight.dim()), key=lambda i: (i != (point.axis or 0), -weight.stride(i)))
+            part = vector[start : start + weight.numel()].view([weight.shape[i] for i in order])
+            parts.append(part.permute([order.index(i) for i in range(weight.dim())]))
             start += weight.numel()
         return parts
 
-    def flips(self, lengths: Tensor, of: Tensor | None = None) -> Tensor:
-        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both float64.
+    def aim(self, share: float, shortest: Any, longest: float) -> None:
+        """Get ready to count along ``direction``, which is new.
+
+        Args:
+            share: Of the codes that is to change. A guess at how far steps will go; it is no limit.
+            shortest: Length of the first step, (layers,), as :meth:`array` has it.
+            longest: Length of the longest step.
+        """
+        if self.free_looks:
+            speed = torch.cat([family.aim() for _, family in self._families])
+            wanted = (2 / self.numel).clamp_min_(share).mul_(_AMPLE).div_(speed)
+            self._reach = np.maximum(wanted.clamp_max_(longest).numpy(), shortest)
+            self._look()
+
+    def flips(self, lengths: Any, of: Any = None) -> Any:
+        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` has them.
 
         Where looking at a tensor waits for no device, layers that are not in the mask ``of`` may keep their last answer.
         """
-        rows = lengths.float()[self._layer, None]
-        wanted = of.tolist() if of is not None and self.free_looks else None
-        for group in self._groups:
-            if (part := group.span(wanted)) is not None:
-                moved = torch.mul(group.direction[part], rows[group.rows][part], out=group.moved[part])
-                torch.sub(group.at[part], moved, out=moved)
-                group.encode_(moved, part).ne_(group.codes[part])
-                torch.sum(moved, 1, out=self._flips[group.rows][part])
-        return torch.zeros_like(self.numel).index_add_(0, self._layer, self._flips.double())
+        if self.free_looks and (beyond := lengths > self._reach).any():
+            self._reach = np.where(beyond, _FURTHER * lengths, self._reach)
+            self._look()
+        for (layers, family), near in zip(self._families, self._near, strict=True):
+            if self.free_looks and near is not None:
+                self._found.numpy()[layers] = near.flips(lengths[layers].astype(np.float32))
+            else:
+                wanted = of[layers].tolist() if of is not None and self.free_looks else None
+                self._found[layers] = family.flips(torch.as_tensor(lengths[layers]).float(), wanted)
+        return self.array(self._found.clone())
 
-    def over(self, mask: Tensor) -> bool:
+    def array(self, x: Tensor) -> Any:
+        """A tensor of one number a layer; where that waits for no device as a NumPy array, which is quicker to calculate with."""
+        return x.numpy() if self.free_looks else x
+
+    def over(self, mask: Any) -> bool:
         """Whether nothing is left in ``mask``; False where looking would have to wait for a device."""
         return self.free_looks and not mask.any()
 
     def move(self, lengths: Tensor) -> None:
-        """Make the step."""
-        rows = lengths.float()[self._layer, None]
-        for group in self._groups:
-            group.at.sub_(torch.mul(group.direction, rows[group.rows], out=group.moved))
+        """Make the step; ``lengths`` is (layers,)."""
+        for layers, family in self._families:
+            family.move(lengths[layers].float())
         self._encode()
 
     def _encode(self) -> None:
-        self.current.copy_(self.at)
-        for group in self._groups:
-            group.encode_(group.codes)
+        for _, family in self._families:
+            family.encode(self.free_looks)
 
-    def _grouped(self, layers: Sequence[Layer], kinds: Sequence[_Kind], counts: Sequence[int]) -> Iterator[_Group]:
-        layer = row = start = 0
-        for kind, members in groupby(kinds):
-            size = len(list(members))
-            ends = list(accumulate(counts[layer : layer + size]))
-            rows = ends[-1]
-            vectors = (self.at, self.direction, self.current, self._moved)
-            at, direction, codes, moved = (v[start : start + rows * kind.length].view(rows, kind.length) for v in vectors)
-            fixed = None if kind.live else _joined([point.grid for _, point in layers[layer : layer + size]])
-            yield _Group(kind, range(layer, layer + size), ends, slice(row, row + rows), at, direction, codes, moved, fixed)
-            layer, row, start = layer + size, row + rows, start + rows * kind.length
+    def _look(self) -> None:
+        reach = torch.from_numpy(self._reach).float()
+        self._near = [family.near(reach[layers]) for layers, family in self._families]
+
+    def _related(self, kinds: Sequence[_Kind]) -> Iterator[tuple[slice, Family]]:
+        layer = start = 0
+        for (bits, symmetric, live), relatives in groupby(kinds, lambda kind: kind[:3]):
+            lengths = [kind.length for kind in relatives]
+            layers = slice(layer, layer + len(lengths))
+            sizes = [weight.numel() for weight, _ in self._layers[layers]]
+            end = start + sum(sizes)
+            fixed = None if live else _joined([point.grid for _, point in self._layers[layers]])
+            counts = [size // length for size, length in zip(sizes, lengths, strict=True)]
+            parts = (v[start:end] for v in (self.at, self.direction, self.current))
+            yield layers, Family(bits, symmetric, fixed, counts, lengths, *parts)
+            layer, start = layers.stop, end
 
 
 def _kind(weight: Tensor, point: WeightPoint) -> _Kind:
     rows = 1 if point.axis is None else weight.shape[point.axis]
-    return _Kind(weight.numel() // rows, point.bits, point.symmetric, point.live)
+    return _Kind(point.bits, point.symmetric, point.live, weight.numel() // rows)
 
 
 def _joined(grids: Sequence[Grid]) -> Grid:

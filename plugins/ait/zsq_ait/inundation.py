@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,26 +68,29 @@ def search(codes: Codes, lr: float, rho: float, options: AitOptions, start: Tens
     Guards that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
     that factor; but one of which no code at all has changed (gradients of zero, one weight per grid) makes the plain step.
     """
-    longest, kappa, lower, last = 2.0**options.doublings, start, start, start
+    where: Any = np.where if codes.free_looks else torch.where
+    longest, numel = 2.0**options.doublings, codes.array(codes.numel)
+    kappa = lower = last = codes.array(start)
+    codes.aim(rho, kappa * lr, longest * lr)
     flips = codes.flips(kappa * lr)
-    reached = flips / codes.numel >= rho
+    reached = flips / numel >= rho
     growing, shrinking = ~reached & (kappa < longest), reached & (kappa > 1)
-    bisecting = bisected = torch.zeros_like(reached)
-    left = torch.full_like(kappa, options.rounds)
+    bisecting = bisected = reached & ~reached
+    left = 0 * kappa + options.rounds
     for _ in range(options.doublings + options.rounds):
         if codes.over(growing | shrinking | bisecting):
             break
-        probe = torch.where(growing, 2 * kappa, torch.where(shrinking, kappa / 2, (lower + kappa) / 2))
+        probe = where(growing, 2 * kappa, where(shrinking, kappa / 2, (lower + kappa) / 2))
         found = codes.flips(probe * lr, growing | shrinking | bisecting)
-        share = found / codes.numel
-        enough, near = share >= rho, (share - rho).abs() < options.tolerance * rho
-        flips = torch.where(growing, found, flips)
-        last, left = torch.where(bisecting, probe, last), left - bisecting.double()
-        lower = torch.where(bisecting & ~enough, probe, lower)
-        kappa = torch.where(growing | ((shrinking | bisecting) & enough), probe, kappa)
+        share = found / numel
+        enough, near = share >= rho, abs(share - rho) < options.tolerance * rho
+        flips = where(growing, found, flips)
+        last, left = where(bisecting, probe, last), left - 1.0 * bisecting
+        lower = where(bisecting & ~enough, probe, lower)
+        kappa = where(growing | ((shrinking | bisecting) & enough), probe, kappa)
         bracketed = (growing & enough) | (shrinking & ~enough)
-        lower, bisected = torch.where(bracketed, kappa / 2, lower), bisected | bracketed
+        lower, bisected = where(bracketed, kappa / 2, lower), bisected | bracketed
         bisecting = (bracketed | bisecting & ~(near if options.released else near & enough)) & (left > 0)
         growing, shrinking = growing & ~enough & (kappa < longest), shrinking & enough & (kappa > 1)
-    kappa = torch.where(reached | bisected | (flips > 0), kappa, 1)
-    return torch.where(bisected & (left < options.rounds), last, kappa) if options.released else kappa
+    kappa = where(reached | bisected | (flips > 0), kappa, 1.0)
+    return torch.as_tensor(where(bisected & (left < options.rounds), last, kappa) if options.released else kappa)

@@ -93,8 +93,7 @@ class Loopback(ThreadingHTTPServer):
 def cut(handler: Handler) -> None:
     """Read a part of the body, then break the connection."""
     handler.rfile.read(64)
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
+    drop(handler)
 
 
 def drop(handler: Handler) -> None:
@@ -114,8 +113,7 @@ def half(handler: Handler) -> None:
     handler.end_headers()
     handler.wfile.write(content[start : start + (len(content) - start) // 2])
     handler.wfile.flush()
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
+    drop(handler)
 
 
 class Handler(XetRoutes, BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_library_that_is_not_there_is_named(hub: Loopback, monkeypatch: pytest
     with pytest.raises(FileError, match="not a JSON object"):
         load("org/broken")
     publish(hub, "org/net", {"config.json": {"architecture": "resnet18"}})
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ComponentError, match="'timm' is not installed") as missing:
         load("org/net")
     assert missing.value.hint == "pip install 'zsq-timm[timm]'"

@@ -77,11 +77,12 @@ def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     synth = (report["recipe"].get("synth") or {}).get("name", "none")
     width, acts = student["weight_bits"], student["act_bits"] or 32
     exported = sorted({Path(name).suffix[1:] for name in facts.files} & {"onnx", "xml"})
+    kind = ["image-classification"] if report["teacher"].get("unit", "images") == "images" else []
     fields: dict[str, Any] = {
         **(facts.license or {}),
         "library_name": "zsq",
-        "pipeline_tag": "image-classification",
-        "tags": ["zsq", "image-classification", "quantization", "zero-shot-quantization", "data-free",
+        **({"pipeline_tag": kind[0]} if kind else {}),
+        "tags": ["zsq", *kind, "quantization", "zero-shot-quantization", "data-free",
                  f"int{width}" if isinstance(width, int) else "mixed-precision", f"w{width}a{acts}",
                  *({"onnx": "onnx", "xml": "openvino"}[kind] for kind in exported),
                  f"synth:{synth}", f"protocol:{student['protocol']}"],

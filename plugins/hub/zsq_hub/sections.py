@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _ROWS = {
     "top1": "top-1 accuracy, %",
     "top5": "top-5 accuracy, %",
-    "agreement": "same answer as the teacher on synthetic images, %",
+    "agreement": "same answer as the teacher on $unit synthetic images, %",
 }
 _BATCH = """\
 import numpy as np
@@ -85,7 +85,8 @@ def origin(report: Mapping[str, Any], facts: Facts) -> str:
     """The teacher, with a link where it is on the Hub."""
     ref, count = report["teacher"]["ref"], report["teacher"].get("params")
     name = f"[{facts.base_model}]({constants.ENDPOINT}/{facts.base_model})" if facts.base_model else f"`{ref}`"
-    return f"The image classifier {name}" + (f" of {count:,} parameters" if isinstance(count, int) else "")
+    what = "image classifier" if not _places(report["teacher"]) else "network"
+    return f"The {what} {name}" + (f" of {count:,} parameters" if isinstance(count, int) else "")
 
 
 def bits(student: Mapping[str, Any]) -> str:
@@ -107,7 +108,11 @@ def data(report: Mapping[str, Any]) -> str:
 def table(report: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """Figures of teacher and student side by side."""
     own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
-    rows = [(_ROWS[key], _figure(own.get(key)), _figure(metrics[key])) for key in _ROWS if isinstance(metrics.get(key), (int, float))]
+    rows = [
+        (_ROWS[key].replace("$unit ", _places(report["teacher"])), _figure(own.get(key)), _figure(metrics[key]))
+        for key in _ROWS
+        if isinstance(metrics.get(key), (int, float))
+    ]
     rows.append(("size of the weights", _size(report["teacher"].get("size_bytes")), _size(report["student"]["size_bytes"])))
     rows += [(f"size of `{name}`", "", _size(sizes[name])) for name in ("model.onnx", "model.bin") if name in sizes]
     return "\n".join(["| | teacher | student |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
@@ -148,7 +153,8 @@ def proof(found: Mapping[str, Any] | None) -> str:
     first = "Verified:" if found.get("verified", True) else "**Not verified:**"
     source = f" ({found['source']})" if found.get("source") else ""
     file = _FILES.get(str(found.get("exported")), "the exported file")
-    text = f"{first} in {runtime}, `{file}` gives the measured student's answer on {_figure(share)} % of {count} images{source}"
+    counted = f"{_places(found)}{count} images{source}"
+    text = f"{first} in {runtime}, `{file}` gives the measured student's answer on {_figure(share)} % of {counted}"
     far = found.get("max_abs_diff")
     of = f", of logits up to {found['spread']:.3g}" if isinstance(found.get("spread"), (int, float)) else ""
     return text + (f"; logits differ by {far:.3g} at most{of}." if isinstance(far, (int, float)) else ".")
@@ -192,6 +198,12 @@ def limits(report: Mapping[str, Any], facts: Facts) -> list[str]:
     if not facts.license:
         found.append("Its licence is that of its teacher, which is not known here.")
     return found
+
+
+def _places(told: Mapping[str, Any]) -> str:
+    """What comes before the images that answers are counted of: ``the pixels of``, nothing where an image has one answer."""
+    unit = told.get("unit", "images")
+    return "" if unit == "images" else f"the {unit} of "
 
 
 def _figure(value: Any) -> str:

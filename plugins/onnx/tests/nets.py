@@ -61,11 +61,13 @@ class Shuffle(nn.Module):
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """BatchNorm as after training: statistics, and gammas of both signs, one of them zero."""
-    rng = torch.Generator().manual_seed(seed)
+    """Weights and biases of the seed; BatchNorm as after training: statistics, and gammas of both signs, one of them zero."""
+    rng, biases = (torch.Generator().manual_seed(number) for number in (seed, seed + 1))
     for parameter in module.parameters():
         if parameter.dim() > 1:
             parameter.data.copy_(torch.randn(parameter.shape, generator=rng) / parameter[0].numel() ** 0.5)
+        else:
+            parameter.data.copy_(0.4 * torch.rand(parameter.shape, generator=biases) - 0.2)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.data.copy_(torch.randn(norm.num_features, generator=rng))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,10 @@ from zsq_cli.app import main
 from zsq_cli.verify import synthetic
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
-    """``runs(protocol, bits)``: the folder of a tiny run, exported."""
-    folder, made = tmp_path_factory.mktemp("runs"), dict[tuple[str, int], Path]()
-
-    def run(protocol: str, bits: int) -> Path:
-        out = folder / f"{protocol}{bits}"
-        if (protocol, bits) not in made:
-            sets = [f"quant.protocol={protocol}", "teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "run.batch_size=8"]
-            words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "noise", "--quant", f"uniform{bits}", "--calib", "minmax"]
-            words += ["--tune", "none", "--out", str(out), *(w for s in sets for w in ("--set", s))]
-            assert main(words) == 0
-            assert main(["export", str(out), "--to", "onnx"]) == 0
-            made[protocol, bits] = out
-        return made[protocol, bits]
-
-    return run
+@pytest.fixture(scope="session")
+def runs(exported_run: Callable[[str, str, int], Path]) -> Callable[[str, int], Path]:
+    """``runs(protocol, bits)``: the folder of a tiny run with its ``model.onnx``."""
+    return partial(exported_run, "onnx")
 
 
 def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +40,10 @@ def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> N
 def test_verify_uses_the_images_of_the_run(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runs("deploy", 8)
     spec = InputSpec((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
-    own = read_gallery(folder / "images.png", spec)
-    assert own is not None and own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
+    found = read_gallery(folder / "images.png", spec)
+    assert found is not None and found[1] == 1
+    own = found[0]
+    assert own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
     assert torch.equal(synthetic(folder, spec, 100)[0][:64], own)
     assert main(["verify", str(folder), "--images", "100"]) == 0
     assert "64 of the run's own, 36 synthetic patterns" in " ".join(capsys.readouterr().out.split())

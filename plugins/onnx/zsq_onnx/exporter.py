@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from torch import Tensor, fx, nn
@@ -18,15 +19,41 @@ from zsq.options import Options
 from zsq.types import Context, InputSpec, Student, Teacher
 from zsq_onnx.emit import Codes, Emitter
 
-#: As ``zsq_onnx.runtime.FILE``; that module imports the runtime, which writing does not need.
+if TYPE_CHECKING:
+    from zsq_onnx.runtime import Runtime
+
 FILE = "model.onnx"
 
 
-class Onnx:
-    """A graph of integer weights and activations; see ``zsq_onnx.emit`` and ``zsq_onnx.layers``. Same student, same bytes."""
+class Exporter(ABC):
+    """An exporter of what ``model_of`` gives: its files are proven and timed in their runtime."""
+
+    name: str
 
     def __init__(self, options: Options, ctx: Context) -> None:
         self.ctx = ctx
+
+    @abstractmethod
+    def runtime(self) -> Runtime:
+        """What runs its files; imported here, since writing them does not need it."""
+
+    def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
+        """See ``zsq_onnx.verify.verify``."""
+        from zsq_onnx.verify import verify
+
+        return verify(module, images, folder, self.runtime(), self.name, self.ctx.teacher.task)
+
+    def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
+        """See ``zsq_onnx.bench.bench``."""
+        from zsq_onnx.bench import bench
+
+        return bench(teacher, folder, self.runtime(), threads, batch)
+
+
+class Onnx(Exporter):
+    """A graph of integer weights and activations; see ``zsq_onnx.emit`` and ``zsq_onnx.layers``. Same student, same bytes."""
+
+    name = "onnx"
 
     def export(self, student: Student, manifest: Mapping[str, Any], folder: Path) -> list[Path]:
         """Write ``model.onnx``: input ``inputs`` (batch, C, H, W), normalised as the teacher's, output ``logits``.
@@ -37,19 +64,10 @@ class Onnx:
         content = model_of(student, manifest, self.ctx).SerializeToString(deterministic=True)
         return [write_atomic(folder / FILE, content)]
 
-    def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
-        """See ``zsq_onnx.verify.verify``."""
-        from zsq_onnx.runtime import OnnxRuntime
-        from zsq_onnx.verify import verify
-
-        return verify(module, images, folder, OnnxRuntime(), "onnx", self.ctx.teacher.task)
-
-    def bench(self, teacher: Teacher, folder: Path, threads: int, batch: int) -> dict[str, Any]:
-        """See ``zsq_onnx.bench.bench``."""
-        from zsq_onnx.bench import bench
+    def runtime(self) -> Runtime:
         from zsq_onnx.runtime import OnnxRuntime
 
-        return bench(teacher, folder, OnnxRuntime(), threads, batch)
+        return OnnxRuntime()
 
 
 def model_of(student: Student, manifest: Mapping[str, Any], ctx: Context) -> onnx.ModelProto:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from zsq.errors import FileError
+from zsq.errors import FileError, first_line
+from zsq_onnx.exporter import FILE
 
-FILE = "model.onnx"
 #: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names.
 _FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger")
@@ -82,7 +82,7 @@ class OnnxRuntime:
         content = file_of(folder, FILE, "onnx")
         try:
             _open(content)
-        except Exception as error:
+        except Exception as error:  # the runtime has kinds of its own, without a common one
             raise damaged(folder, FILE, "onnx", error) from error
         return content
 
@@ -138,8 +138,9 @@ def file_of(folder: Path, name: str, exporter: str) -> bytes:
 
 def damaged(folder: Path, name: str, exporter: str, error: Exception) -> FileError:
     """The error of a file that a runtime refuses."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
-    return FileError(f"the runtime cannot run {name}: {reason}", str(folder), f"make it anew with `zsq export {folder} --to {exporter}`")
+    return FileError(
+        f"the runtime cannot run {name}: {first_line(error)}", str(folder), f"make it anew with `zsq export {folder} --to {exporter}`"
+    )
 
 
 def instruction_set() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
 
     Returns:
         ``exported``, ``runtime``, ``sha256`` (of the exported files, one after another), ``images``, ``argmax_agreement`` (percent of
-        images, or of the places in them that have logits of their own, with the same largest logit), ``max_abs_diff`` (of any number in
-        the output) and ``spread`` (the largest), ``first`` (the first
-        activation point whose codes differ: ``path``, ``share`` in percent, ``steps``; or None), ``integer`` and ``floating`` (names of
-        layers in the optimized graph), ``islands`` (other operations in float) and ``operations`` in it.
+        what the task's ``unit`` names, images or places in them, with the same largest logit), ``max_abs_diff`` (of any number in
+        the output) and ``spread`` (the largest), ``first`` (the first activation point whose codes differ: ``path``, ``share`` in
+        percent, ``steps``; or None), ``integer`` and ``floating`` (names of layers in the optimized graph), ``islands`` (other
+        operations in float) and ``operations`` in it.
 
     Raises:
         FileError: When there is no exported file, or the runtime refuses it.
@@ -44,23 +45,30 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
     model = runtime.read(folder)
     points, made = _points(module), runtime.values(model)
     names = [path for path in points if path in made]
-    try:
-        plan = runtime.optimized(model)
-        session = runtime.session(model, watched=names)
-        tally = _Tally(points, names)
-        for batch in images.split(max(1, min(_BATCH, _VALUES // max(1, images[:1].numel())))):
-            simulated, seen = _simulate(module, points, batch)
-            leaves, structure = pytree.tree_flatten(simulated)
+    tally = _Tally(names)
+    with _blaming(folder, runtime.files[0], exporter):
+        plan, session = runtime.optimized(model), runtime.session(model, watched=names)
+    for batch in images.split(max(1, min(_BATCH, _VALUES // max(1, images[:1].numel())))):
+        simulated, seen = _simulate(module, points, batch)
+        leaves, structure = pytree.tree_flatten(simulated)
+        with _blaming(folder, runtime.files[0], exporter):
             found = session(batch.numpy())
             given, codes = [torch.from_numpy(array) for array in found[: len(leaves)]], found[len(leaves) :]
             tally.outputs(leaves, given)
             tally.answers(*(task.logits(output).argmax(1) for output in (simulated, pytree.tree_unflatten(given, structure))))
             tally.codes(seen, codes)
-    except Exception as error:
-        raise damaged(folder, runtime.files[0], exporter, error) from error
     content = b"".join((folder / name).read_bytes() for name in runtime.files)
     told = {"exported": exporter, "runtime": runtime.title, "sha256": hashlib.sha256(content).hexdigest()}
     return {**told, **tally.result(), **plan._asdict()}
+
+
+@contextmanager
+def _blaming(folder: Path, name: str, exporter: str) -> Iterator[None]:
+    """Whatever fails inside is the exported file's fault: it is damaged, or of another network."""
+    try:
+        yield
+    except Exception as error:  # the runtime's own kinds; and shapes that do not fit
+        raise damaged(folder, name, exporter, error) from error
 
 
 def _points(module: nn.Module) -> dict[str, Any]:
@@ -91,8 +99,8 @@ def _simulate(module: nn.Module, points: Mapping[str, Any], batch: Tensor) -> tu
 class _Tally:
     """Sums over batches."""
 
-    def __init__(self, points: Mapping[str, Any], names: list[str]) -> None:
-        self.names, self.order = names, list(points)
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
         self.count, self.same = 0, 0.0
         self.difference = self.spread = 0.0
         self.differing = {path: [0, 0, 0] for path in names}  # codes, differing ones, most steps

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,10 @@ from zsq_cli.app import main
 test_openvino = conformance("openvino")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
-    """``runs(protocol, bits)``: the folder of a tiny run, exported."""
-    folder, made = tmp_path_factory.mktemp("runs"), dict[tuple[str, int], Path]()
-
-    def run(protocol: str, bits: int) -> Path:
-        out = folder / f"{protocol}{bits}"
-        if (protocol, bits) not in made:
-            sets = [f"quant.protocol={protocol}", "teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "run.batch_size=8"]
-            words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "noise", "--quant", f"uniform{bits}", "--calib", "minmax"]
-            words += ["--tune", "none", "--out", str(out), *(w for s in sets for w in ("--set", s))]
-            assert main(words) == 0
-            assert main(["export", str(out), "--to", "openvino"]) == 0
-            made[protocol, bits] = out
-        return made[protocol, bits]
-
-    return run
+@pytest.fixture(scope="session")
+def runs(exported_run: Callable[[str, str, int], Path]) -> Callable[[str, int], Path]:
+    """``runs(protocol, bits)``: the folder of a tiny run with its OpenVINO files."""
+    return partial(exported_run, "openvino")
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -59,8 +48,6 @@ def test_bench_gives_a_speed_up_only_for_integer_graphs(runs: Any, capsys: pytes
 
 
 def test_a_file_that_is_missing_or_damaged(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(runs("deploy", 8), tmp_path / "copy"))
     (folder / "model.xml").write_bytes((folder / "model.xml").read_bytes()[:300])
     assert main(["verify", str(folder), "--to", "openvino"]) == 2

@@ -34,7 +34,7 @@ class OpenVinoRuntime:
             file_of(folder, name, "openvino")
         try:
             return self.core.read_model(str(folder / XML), str(folder / WEIGHTS))
-        except Exception as error:
+        except Exception as error:  # RuntimeError as a rule, and others from its bindings
             raise damaged(folder, XML, "openvino", error) from error
 
     def convert(self, model: onnx.ModelProto) -> Any:

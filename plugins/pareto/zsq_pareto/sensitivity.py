@@ -20,8 +20,8 @@ from zsq.run.probe import act_modules, watching_inputs
 from zsq.run.replay import Replay
 from zsq.types import Beat, Student
 
-#: Most pixels and images of a forward: bounds memory. Batches below 16 would be slower on one thread of a CPU.
-_PIXELS, _IMAGES = 2**20, 128
+#: Most pixels and images of a forward: bounds memory, and what a CPU's caches hold; below 16 images it would be slower again.
+_PIXELS, _IMAGES = 2**20, 64
 #: Most numbers of an image's answer that moves are compared on, and of all moves of a part: bounds memory where answers are dense.
 _NUMBERS, _MOVES = 2**14, 2**26
 

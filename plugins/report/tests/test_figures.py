@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from zsq_report import figures
-from zsq_report.classes import classes, wilson
+from zsq_report.classes import by_class, classes, wilson
 from zsq_report.curves import POINTS, Curves
 from zsq_report.histogram import of_range
 from zsq_report.measure import Activation, Norm, Seen, Weights, _weights
@@ -130,6 +130,17 @@ def test_classes_count_who_was_right() -> None:
     assert classes({"student": {"agreement": {}}}, (), 3) is None
 
 
+def test_what_evaluators_say_by_class_is_told_where_both_networks_have_it() -> None:
+    student = {"pixels": {"by_class": {"IoU": {"sky": 80.0, "road": 70.5, "tree": None, "car": 9.0}}}}
+    teacher = {"pixels": {"by_class": {"IoU": {"sky": 81.0, "road": 75.0, "tree": 3.0, "car": None}}}}
+    found = by_class({"student": student, "teacher": teacher})
+    assert found is not None and found.metric == "IoU"
+    assert [(row["name"], row["drop"]) for row in found.rows()] == [("road", 4.5), ("sky", 1.0)]
+    chart = figures.per_class(found.names, found.teacher, found.student, found.metric)
+    assert chart is not None and "IoU, percent" in chart.svg and "The largest drop is of road: from 75.0 to 70.5" in chart.alt
+    assert by_class({"student": student}) is None and by_class({"student": {"pixels": {}}}) is None
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5000))
 def test_curves_are_thinned_and_keep_both_ends(total: int) -> None:
@@ -158,7 +169,7 @@ def _report(**changes: Any) -> dict[str, Any]:
     report = {
         "images_evaluated": 5000,
         "student": student,
-        "teacher": {"metrics": {"top1": 91.0}},
+        "teacher": {"metrics": {"top1": 91.0}, "unit": "images"},
         "stopped": False,
         "seed": 0,
         "images": None,

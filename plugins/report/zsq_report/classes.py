@@ -67,6 +67,33 @@ def classes(details: Mapping[str, Mapping[str, Mapping[str, Any]]], labels: Sequ
     return None
 
 
+@dataclass(frozen=True)
+class ByClass:
+    """A metric of both networks, class by class, in percent; classes that lack it in one of them are left out."""
+
+    metric: str
+    names: list[str]
+    teacher: NDArray[Any]
+    student: NDArray[Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One per class, the largest drop first."""
+        rows = [{"name": name, "teacher": float(a), "student": float(b), "drop": float(a - b)}
+                for name, a, b in zip(self.names, self.teacher, self.student, strict=True)]  # fmt: skip
+        return sorted(rows, key=lambda row: -row["drop"])
+
+
+def by_class(details: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> ByClass | None:
+    """From what evaluators left of the classes; None where none did."""
+    for evaluator, found in details.get("student", {}).items():
+        for metric, ours in found.get("by_class", {}).items():
+            theirs = details.get("teacher", {}).get(evaluator, {}).get("by_class", {}).get(metric, {})
+            names = [name for name, value in ours.items() if value is not None and theirs.get(name) is not None]
+            if names:
+                return ByClass(metric, names, np.array([theirs[name] for name in names]), np.array([ours[name] for name in names]))
+    return None
+
+
 def class_names(labels: Sequence[str], count: int) -> list[str]:
     """Names where all are known, else numbers."""
     return [str(label) for label in labels] if len(labels) == count else [str(i) for i in range(count)]

@@ -139,29 +139,25 @@ def confusion(classes: Classes) -> Chart | None:
         )
 
 
-def per_class(classes: Classes) -> Chart | None:
-    """Accuracy of teacher and student class by class, the largest drop first."""
-    if classes.teacher is None:
+def per_class(names: Sequence[str], teacher: Any, student: Any, metric: str) -> Chart | None:
+    """A metric in percent of teacher and student class by class, the largest drop first."""
+    if teacher is None:
         return None
-    order = np.argsort(classes.student - classes.teacher, kind="stable")[:SHOWN]
+    order = np.argsort(student - teacher, kind="stable")[:SHOWN]
     with figure(62 + 17 * len(order)) as (made, axes):
         y = range(len(order))
-        axes.hlines(y, classes.teacher[order], classes.student[order], color=MUTED, linewidth=1.2)
-        axes.plot(classes.teacher[order], y, "o", color=BLUE, label="teacher")
-        axes.plot(classes.student[order], y, "D", color=ORANGE, label="student")
-        axes.set_yticks(range(len(order)), [short(classes.names[i]) for i in order])
+        axes.hlines(y, teacher[order], student[order], color=MUTED, linewidth=1.2)
+        axes.plot(teacher[order], y, "o", color=BLUE, label="teacher")
+        axes.plot(student[order], y, "D", color=ORANGE, label="student")
+        axes.set_yticks(range(len(order)), [short(names[i]) for i in order])
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("top-1, percent")
+        axes.set_xlabel(f"{metric}, percent")
         made.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3, columnspacing=1.2)
         first = order[0]
-        ends = f"from {classes.teacher[first]:.1f} to {classes.student[first]:.1f} percent"
-        alt = f"Top-1 class by class. The largest drop is of {classes.names[first]}: {ends}."
-        some = (
-            f"The {len(order)} largest drops of {len(classes.names)} classes."
-            if len(order) < len(classes.names)
-            else "The largest drop first."
-        )
+        ends = f"from {teacher[first]:.1f} to {student[first]:.1f} percent"
+        alt = f"{metric[:1].upper()}{metric[1:]} class by class. The largest drop is of {names[first]}: {ends}."
+        some = f"The {len(order)} largest drops of {len(names)} classes." if len(order) < len(names) else "The largest drop first."
         return finish(made, "classes", "Drop class by class", alt, some)
 
 

@@ -9,49 +9,74 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from zsq.run.report import pixels_of
 from zsq.types import InputSpec
-from zsq_report.measure import Seen
+from zsq_report.measure import SHOWN, Seen
 
-#: Images that are shown, and the longest side in pixels that they are shown at where they are larger.
-SHOWN, LONGEST = 32, 96
+#: The longest side in pixels that images are shown at where they are larger.
+LONGEST = 96
+#: Longest side of images whose colours are kept as they are.
+_EXACT = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network takes an image for, and its confidence in percent."""
+
+    label: str
+    sure: float
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image: ``source`` is the file itself; labels by both networks, confidences in percent."""
+    """One image: ``source`` is the file itself; answers where both networks looked at it and it has one class."""
 
     source: str
     width: int
     height: int
-    label: str
-    confidence: float
-    student: str
-    student_confidence: float
+    teacher: Answer | None = None
+    student: Answer | None = None
 
     @property
     def agrees(self) -> bool:
-        return self.label == self.student
+        return self.teacher is None or self.student is None or self.teacher.label == self.student.label
 
 
 def tiles(seen: Seen, inputs: InputSpec, names: Sequence[str]) -> list[Tile]:
     """The first images, where they can be shown."""
-    if not seen.synthetic or seen.inputs is None or len(inputs.shape) != 3 or inputs.shape[0] not in (1, 3):
+    if not seen.synthetic or seen.shown is None or not shown_as_pictures(inputs):
         return []
-    if seen.teacher is None or seen.student is None:
-        return []
+    made = []
+    for i, picture in enumerate(pictures(seen.shown[:SHOWN], inputs, LONGEST)):
+        both = [Answer(names[int(p[i].argmax())], 100 * float(p[i].max())) if p is not None and i < len(p) else None
+                for p in (seen.teacher, seen.student)]  # fmt: skip
+        made.append(Tile(data(picture), *picture.size, *both))
+    return made
+
+
+def shown_as_pictures(inputs: InputSpec) -> bool:
+    """Whether inputs have the channels of a picture."""
+    return len(inputs.shape) == 3 and inputs.shape[0] in (1, 3)
+
+
+def pictures(images: Tensor, inputs: InputSpec, longest: int) -> list[Any]:
+    """PIL images of normalised ones (N, C, H, W), made smaller where a side is longer than ``longest`` pixels."""
     from PIL import Image
 
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
-    pixels = ((seen.inputs[:SHOWN].float().cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     made = []
-    for image, theirs, ours in zip(pixels, seen.teacher, seen.student, strict=False):
-        picture: Any = Image.fromarray(image.squeeze())
-        if max(picture.size) > LONGEST:
-            picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-        (sure, label), (own, answer) = ((100 * float(p.max()), names[int(p.argmax())]) for p in (theirs, ours))
-        made.append(Tile(source, *picture.size, label, sure, answer, own))
+    for pixels in pixels_of(images, inputs).to(torch.uint8).permute(0, 2, 3, 1).numpy():
+        picture: Any = Image.fromarray(pixels.squeeze())
+        if max(picture.size) > longest:
+            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        large = max(picture.size) > _EXACT and picture.mode == "RGB"
+        made.append(picture.quantize(256, Image.Quantize.FASTOCTREE) if large else picture)  # a third of the bytes
     return made
+
+
+def data(picture: Any, **options: Any) -> str:
+    """A PIL image as the address of a PNG file that lies in the address itself; ``options`` are those of saving it."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -35,6 +35,10 @@ _STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
+#: What a path is made of, and in it digits beyond a hundredth of a point: nobody sees them, and they are a third of a chart.
+_PATH, _DIGITS = re.compile(r'\sd="[^"]*"'), re.compile(r"(\.\d\d)\d+")
+
+
 @dataclass(frozen=True)
 class Chart:
     """One finished chart.
@@ -83,7 +87,7 @@ def finish(made: Figure, name: str, title: str, alt: str, note: str = "") -> Cha
     text = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         FigureCanvasSVG(made).print_svg(text, metadata={"Date": None, "Creator": "zsq", "Title": title})
-    return Chart(name, title, alt, note, text.getvalue())
+    return Chart(name, title, alt, note, _PATH.sub(lambda path: _DIGITS.sub(r"\1", path[0]), text.getvalue()))
 
 
 def logarithmic(axis: Any) -> None:

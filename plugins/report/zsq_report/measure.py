@@ -12,14 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from zsq.run.probe import batch_norms
+from zsq.run.report import distinct
 from zsq.types import Context, Student, Teacher
+from zsq_report.answers import DRAWN, Answers, draw
 from zsq_report.histogram import Histogram, of_range
 from zsq_report.hooks import hooked, module_at
 from zsq_report.outputs import Outputs, decibels
 from zsq_report.statistics import Statistics
 
-#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above.
+#: Images that are looked at and images in one forward: up to 64 x 64 pixels, and above; of more than 224 x 224 one forward is enough.
 COUNT, BATCH = (128, 64), (8, 4)
+#: Images that are drawn at least: those that are not looked at are only shown.
+SHOWN = 32
 
 
 @dataclass
@@ -87,15 +91,18 @@ class Norm:
 
 @dataclass
 class Seen:
-    """All of it. ``inputs`` (N, C, H, W) are images as they were looked at, with both networks' probabilities (N, K)."""
+    """All of it. ``inputs`` (N, C, H, W) are images as they were looked at, ``shown`` these and more; ``teacher`` and ``student`` are
+    both networks' probabilities (N, K) where an image has one class, ``answers`` what they say of every image where it has places."""
 
     weights: list[Weights] = field(default_factory=list)
     acts: list[Activation] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     synthetic: bool = False
     inputs: Tensor | None = None
+    shown: Tensor | None = None
     teacher: Tensor | None = None
     student: Tensor | None = None
+    answers: Answers = field(default_factory=Answers)
 
 
 @torch.no_grad()
@@ -104,19 +111,21 @@ def look(ctx: Context) -> Seen:
     teacher, student = ctx.teacher, ctx.student
     assert student is not None, "a run that is published has a student"
     shape = teacher.inputs.shape
-    count, size = COUNT if math.prod(shape[1:]) <= 64 * 64 else BATCH
+    count, size = COUNT if (pixels := math.prod(shape[1:])) <= 64 * 64 else BATCH
+    count = size if pixels > 224 * 224 else count
     rng = torch.Generator().manual_seed(ctx.seed)
     noise = torch.randn((count, *shape), generator=rng).to(ctx.device)
-    inputs = noise if ctx.sampler is None else ctx.sampler(count).inputs.float()
-    seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs)
+    shown = noise if ctx.sampler is None else distinct(ctx.sampler(max(count, SHOWN)).inputs.float())
+    inputs = shown[:count]
+    seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs, shown=shown)
     theirs, ours = Statistics(batch_norms(teacher.module)), Statistics(batch_norms(student.module))
     compare = Outputs(teacher, student, seen.weights)
-    answers: tuple[list[Any], list[Any]] = ([], [])
+    outputs: tuple[list[Any], list[Any]] = ([], [])
     for part in inputs.split(size):
         with compare.keeping(), theirs.watching():
-            answers[0].append(teacher.module(part))
+            outputs[0].append(teacher.module(part))
         with compare.comparing(), ours.watching(), _watching(student, seen.acts):
-            answers[1].append(student.module(part))
+            outputs[1].append(student.module(part))
     compare.finish()
     before = theirs
     if seen.synthetic:
@@ -127,14 +136,20 @@ def look(ctx: Context) -> Seen:
     after = {path: ours.gaps.get(student.names.get(path, path)) for path in theirs.norms}
     made, noisy = theirs.gaps if seen.synthetic else {}, before.gaps
     seen.norms = [Norm(path, noisy.get(path), made.get(path), after[path]) for path in theirs.norms]
-    seen.teacher, seen.student = (_probabilities(teacher, outputs) for outputs in answers)
+    seen.teacher, seen.student = (_probabilities(teacher, own) for own in outputs)
+    if seen.synthetic and hasattr(teacher.task, "draw"):
+        more = shown[count:DRAWN]
+        for part in more.split(size) if len(more) else ():
+            outputs[0].append(teacher.module(part))
+            outputs[1].append(student.module(part))
+        seen.answers = draw(teacher, *outputs)
     return seen
 
 
 def _probabilities(teacher: Teacher, outputs: list[Any]) -> Tensor | None:
-    """(N, K), where answers are one row of logits per image."""
-    logits = [teacher.task.logits(output).float() for output in outputs]
-    return torch.cat(logits).softmax(1).cpu() if all(x.dim() == 2 for x in logits) else None
+    """(N, K), where an image has one class."""
+    found = [teacher.task.probabilities(output) for output in outputs]
+    return torch.cat(found).cpu() if all(x is not None and x.dim() == 2 for x in found) else None
 
 
 # Weights and what layers give out

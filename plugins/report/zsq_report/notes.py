@@ -32,10 +32,12 @@ def notes(report: Mapping[str, Any], seen: Seen, classes: Classes | None) -> lis
 
 def _measured(report: Mapping[str, Any], classes: Classes | None) -> Iterator[Note]:
     n, student, teacher = report["images_evaluated"], report["student"]["metrics"], report["teacher"]["metrics"]
-    if not n or "top1" not in student:
-        yield Note(
-            "warning", "No real images were evaluated: there is only agreement with the teacher on synthetic ones. Give --eval npz:PATH."
-        )
+    if not n:
+        hint = "Give --eval npz:PATH." if report["teacher"]["unit"] == "images" else "Give some with --eval."
+        yield Note("warning", f"No real images were evaluated: there is only agreement with the teacher on synthetic ones. {hint}")
+        return
+    if "top1" not in student:
+        yield Note("good" if n >= 1000 else "look", f"Metrics are of {n:,} real images; how far chance moves them is not known.")
         return
     low, high = wilson(student["top1"], n) or (0.0, 0.0)
     yield Note("good" if n >= 1000 else "look", f"Top-1 is of {n:,} real images; its 95 % interval is {low:.1f} to {high:.1f} %.")
@@ -92,6 +94,8 @@ def _ranges(seen: Seen) -> Iterator[Note]:
 
 def _images(report: Mapping[str, Any], seen: Seen) -> Iterator[Note]:
     found = report["images"]
+    if seen.answers.missing:
+        yield Note("look", f"Answers are not drawn: {seen.answers.missing}.")
     if not found or seen.teacher is None:
         return
     classes = seen.teacher.shape[1]

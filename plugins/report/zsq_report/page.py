@@ -20,13 +20,18 @@ _CHAIN = {"teacher": "teacher", "synth": "images", "quant": "quantizer", "calib"
           "eval": "evaluation", "export": "files", "run": "run"}  # fmt: skip
 
 
+#: Metrics that are a share of images that were answered rightly, in percent, and what they are called.
+_TITLES = {"top1": "top-1"}
+
+
 def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
     """The page as text.
 
     Args:
         report: ``report.json``.
         recipe: ``recipe.yaml``, as text.
-        parts: What else the template shows: ``seen``, ``classes``, ``notes``, ``tiles``, ``charts``, ``task``.
+        parts: What else the template shows: ``seen``, ``classes``, ``by_class``, ``notes``, ``tiles``, ``pairs``, ``charts``,
+            ``unit``.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -47,22 +52,35 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
     )
 
 
+def headline(report: Mapping[str, Any]) -> str:
+    """The metric that a page begins with: top-1 where both networks have it, else the first that both have; empty without any, but for
+    images of one class each."""
+    own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
+    both = [name for name in metrics if name in own and name != "images"] if report["images_evaluated"] else []
+    if "top1" in both or (not both and report["teacher"]["unit"] == "images"):
+        return "top1"
+    return both[0] if both else ""
+
+
 def _head(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the first screen says."""
     teacher, student = report["teacher"], report["student"]
     width = f"W{student['weight_bits'] or 32}A{student['act_bits'] or 32}"
-    top1, own, n = student["metrics"].get("top1"), teacher["metrics"].get("top1"), report["images_evaluated"]
+    metric, n = headline(report), report["images_evaluated"]
+    value, own = (network["metrics"].get(metric) for network in (student, teacher))
     ratio = teacher["size_bytes"] / student["size_bytes"] if student["size_bytes"] else None
     return {
         "name": _name(teacher["ref"]),
         "width": width,
-        "top1": top1,
+        "metric": _TITLES.get(metric, metric.replace("_", " ")),
+        "share": metric in _TITLES,
+        "student": value,
         "teacher": own,
-        "drop": own - top1 if top1 is not None and own is not None else None,
+        "drop": own - value if value is not None and own is not None else None,
         "agreement": student["metrics"].get("agreement"),
         "ratio": ratio,
-        "interval": wilson(top1, n) if top1 is not None else None,
-        "others": {k: (v, teacher["metrics"].get(k)) for k, v in student["metrics"].items() if k not in ("top1", "images")},
+        "interval": wilson(value, n) if value is not None and metric in _TITLES else None,
+        "others": {k: (v, teacher["metrics"].get(k)) for k, v in student["metrics"].items() if k not in (metric, "images")},
     }
 
 

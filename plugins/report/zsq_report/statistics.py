@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zsq.run.probe import channel_stats
 from zsq_report.hooks import hooked
 
 
@@ -24,8 +25,7 @@ class Statistics:
     def watching(self) -> Iterator[None]:
         def watch(path: str, inputs: Any, _output: Any) -> None:
             x = inputs[0].float()
-            over = [d for d in range(x.dim()) if d != 1]
-            var, mean = torch.var_mean(x, over, unbiased=False)
+            mean, var = channel_stats(x)
             new = [torch.tensor(float(len(x))), mean * len(x), (var + mean.square()) * len(x)]
             self.sums[path] = [a + b for a, b in zip(self.sums.get(path, [0, 0, 0]), new, strict=True)]
 

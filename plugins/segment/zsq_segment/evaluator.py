@@ -66,7 +66,8 @@ class Segmentation:
             raise FileError(f"no label is one of the teacher's {classes} classes", str(pairs[0][1].parent), "are they its data set's?")
         each = intersection_over_union(counts)
         names = ctx.teacher.labels or [str(i) for i in range(classes)]
-        self.details = {"iou": {name: None if math.isnan(v) else round(100 * v, 3) for name, v in zip(names, each.tolist(), strict=False)}}
+        iou = {name: None if math.isnan(v) else round(100 * v, 3) for name, v in zip(names, each.tolist(), strict=False)}
+        self.details = {"by_class": {"IoU": iou}}
         accuracy = 100 * float(counts.diag().sum()) / float(counts.sum())
         return {"miou": 100 * float(each.nanmean()), "pixel_accuracy": accuracy, "images": len(pairs)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.errors import ZsqError
-from zsq.types import Context
+from zsq.types import Context, Drawing, Teacher
 from zsq_segment import SegmentOptions
+
+#: Classes of an image that are told in words.
+_TOLD = 4
 
 
 class Segment:
     """Outputs are logits (N, classes, H, W) at the size of the input. Images have no class of their own, so there are no targets."""
 
-    name = "segment"
+    name, unit = "segment", "pixels"
 
     def __init__(self, options: SegmentOptions, ctx: Context | None = None) -> None:
         self.classes = options.classes
@@ -36,6 +39,15 @@ class Segment:
         if not isinstance(output, Tensor):
             raise ZsqError("the network's output holds no logits", "task segment", "return a tensor, or a mapping with `out`")
         return output
+
+    def probabilities(self, output: Any) -> Tensor:
+        """Of every pixel's classes (N, classes, H, W), float32."""
+        return self.logits(output).float().softmax(1)
+
+    def draw(self, output: Any, teacher: Teacher) -> list[Drawing]:
+        """The class of every pixel; in words, the classes that cover most of the image."""
+        names = teacher.labels if len(teacher.labels) == self.classes else tuple(f"class {i}" for i in range(self.classes))
+        return [Drawing(_said(areas, names), names, areas) for areas in self.logits(output).argmax(1).cpu()]
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
         """The logits; there is nothing else."""
@@ -56,3 +68,13 @@ class Segment:
     def example(self, n: int, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """Random logits for ``n`` images of ``shape`` (C, H, W)."""
         return torch.randn((n, self.classes, *shape[1:]), generator=rng)
+
+
+def _said(areas: Tensor, names: Sequence[str]) -> str:
+    """The largest areas (H, W) in percent of the image: ``sky 41 %, road 30 %``."""
+    counts = torch.bincount(areas.flatten(), minlength=len(names))
+    largest = counts.argsort(descending=True, stable=True)
+    told = [int(i) for i in largest[:_TOLD] if counts[i]]
+    rest = int((counts > 0).sum()) - len(told)
+    text = ", ".join(f"{names[i]} {100 * int(counts[i]) / areas.numel():.0f} %" for i in told)
+    return text + (f", {rest} more" if rest else "")

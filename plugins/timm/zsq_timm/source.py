@@ -12,7 +12,7 @@ from zsq_hub.readers import Repository
 from zsq.builtin.options import InputOptions
 from zsq.builtin.teachers import teacher_from
 from zsq.builtin.weights import load_into, read_weights
-from zsq.errors import FileError, ZsqError, nearest
+from zsq.errors import FileError, ZsqError, first_line, nearest
 from zsq.extras import library
 from zsq.types import Context, Teacher
 from zsq_timm import TimmOptions
@@ -97,8 +97,9 @@ def _network(config: Mapping[str, Any], where: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # initial values are drawn, and overwritten next
             module = timm.create_model(name, pretrained=False, **({"num_classes": n} if (n := _classes(config)) else {}), **args)
     except Exception as error:  # whatever an architecture makes of arguments that are none of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise FileError(f"timm cannot build '{name}': {reason}", where, "config.json is damaged, or written for another timm") from error
+        raise FileError(
+            f"timm cannot build '{name}': {first_line(error)}", where, "config.json is damaged, or written for another timm"
+        ) from error
     found: nn.Module = module
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,7 +122,7 @@ def steps(made: Student, images: Tensor) -> tuple[Tensor, ...]:
 
 def test_without_the_task_the_package_is_named(torchvision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "own.pt")
-    monkeypatch.setitem(__import__("sys").modules, "zsq_detect.boxes", None)
+    monkeypatch.setitem(sys.modules, "zsq_detect.boxes", None)
     options = TorchvisionOptions(weights=str(tmp_path / "own.pt"), shape=(3, SIZE, SIZE))
     with pytest.raises(zsq.ZsqError) as error:
         Torchvision(options, SimpleNamespace(trust_code=False, task=None)).load(NAMES[0])  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from zsq.builtin.uniform.quantizer import Uniform
 from zsq.options import Options
 from zsq.run.checkpoint import freeze
 from zsq.testing import world
+from zsq.testing.teachers import settled
 from zsq.types import Teacher
 
 CLASSES, SIZE = 5, 64
@@ -30,11 +31,7 @@ def teacher(torchvision: Any, name: str, folder: Path) -> Teacher:
     """Random weights, BatchNorm statistics of noise."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(torch.randn(4, 3, SIZE, SIZE))
+    settled(network, torch.randn(4, 3, SIZE, SIZE))
     torch.save(network.state_dict(), folder / "own.pt")
     options = TorchvisionOptions(weights=str(folder / "own.pt"), classes=CLASSES, shape=(3, SIZE, SIZE))
     ctx = SimpleNamespace(trust_code=False, task=lambda classes: Segment(SegmentOptions(classes=classes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +76,7 @@ def test_a_name_that_is_none(torchvision: Any, ref: str, what: str, hint: str) -
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torchvision", None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ComponentError, match="'torchvision' is not installed") as error:
         load("resnet18")
     assert error.value.hint == "pip install 'zsq-torchvision[torchvision]'"

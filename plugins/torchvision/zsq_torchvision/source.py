@@ -73,7 +73,7 @@ def _weights(models: Any, name: str, version: str, where: str) -> Any:
     known += detection.SIZES
     if name not in known:
         raise ZsqError(
-            f"torchvision has no network '{name}' for us",
+            f"torchvision has no network '{name}' that can be loaded here",
             where,
             nearest(name, known) or "torchvision.models.list_models() names them",
         )

@@ -13,7 +13,7 @@ from zsq_hub.readers import Repository
 
 from zsq.builtin.options import InputOptions
 from zsq.builtin.teachers import teacher_from
-from zsq.errors import FileError
+from zsq.errors import FileError, first_line
 from zsq.extras import library
 from zsq.types import Context, Teacher
 from zsq_transformers.inputs import spec
@@ -87,8 +87,9 @@ def _network(transformers: Any, folder: Path, where: str, trust_code: bool) -> n
                 output_loading_info=True,
             )
     except Exception as error:  # whatever the library makes of a repository
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise FileError(f"transformers cannot load it: {reason}", where, "is it an image classifier with its weights?") from error
+        raise FileError(
+            f"transformers cannot load it: {first_line(error)}", where, "is it an image classifier with its weights?"
+        ) from error
     finally:
         said.set_verbosity(verbosity)
         if bars:

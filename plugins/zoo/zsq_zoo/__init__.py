@@ -1,4 +1,4 @@
-"""Small teachers: ``zoo:resnet20-cifar10`` comes with weights and evaluation images; the CIFAR ResNet family takes yours.
+"""Small teachers: three that come with their weights, ``zoo:resnet20-cifar10`` with images too; their architectures take yours.
 
 Light: descriptors and options only.
 """
@@ -14,7 +14,7 @@ from zsq import Component, Options, hookimpl, opt
 @dataclass(frozen=True, kw_only=True)
 class ZooOptions(Options):
     weights: str | None = opt(
-        None, "Checkpoint for zoo:resnet20, resnet32, resnet44 or resnet56: safetensors, or a torch file without code in it."
+        None, "Checkpoint for an architecture (zoo:resnet20, zoo:litelab…): safetensors, or a torch file without code in it."
     )
     mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar STEM.json.")
     std: tuple[float, ...] | None = opt(
@@ -29,7 +29,7 @@ def zsq_teachers() -> Iterator[Component]:
         "zoo",
         "zsq_zoo.source:Zoo",
         ZooOptions,
-        "Small networks by name: zoo:resnet20-cifar10 (embedded), zoo:resnet20 … resnet56 with --weights.",
+        "Small networks: resnet20-cifar10, litelab-camvid, litedet-bccd complete; resnet20 … resnet56, litelab, litedet with --weights.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
         tasks={"litelab*": "segment", "litedet*": "detect"},
     )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.extras import library
-from zsq_zoo.litelab import BLOCKS, STAGES, ConvBn, trunk
+from zsq_zoo.lite0 import BLOCKS, STAGES, ConvBn, stages, trunk
 
 STRIDES = (8, 16, 32)
 #: Side of the prior in each map, in pixels.
@@ -59,14 +59,9 @@ class LiteDet(nn.Module):
             nn.init.constant_(head.last.bias, -math.log(99))  # type: ignore[arg-type]  # every class has a probability of 1 % at first
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(x)
-        stages = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in STAGES:
-                stages.append(x)
-        top = self.lateral16(stages[2])
-        p8 = self.smooth8(self.lateral8(stages[1]) + F.interpolate(top, scale_factor=2.0, mode="nearest"))
+        _, at8, at16 = stages(self.stem, self.blocks, x)
+        top = self.lateral16(at16)
+        p8 = self.smooth8(self.lateral8(at8) + F.interpolate(top, scale_factor=2.0, mode="nearest"))
         p16 = self.smooth16(top)
         p32 = self.down32(p16)
         scores = torch.cat([self.score8(p8), self.score16(p16), self.score32(p32)], 1)

@@ -34,6 +34,12 @@ LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 CAMVID_LABELS = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 #: BCCD's, in the order of their numbers.
 BCCD_LABELS = ("RBC", "WBC", "Platelets")
+#: Teachers that come with their weights, and what is known of them beside.
+COMPLETE: Mapping[str, Mapping[str, Any]] = {
+    EMBEDDED: {"labels": LABELS, "evaluation": f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"},
+    CAMVID: {"labels": CAMVID_LABELS},
+    BCCD: {"labels": BCCD_LABELS},
+}
 #: What a teacher of an architecture is told to have, where it cannot be found.
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "litelab": {"taps": litelab.TAPS, "head": "classifier"},
@@ -54,19 +60,16 @@ class Zoo:
             ZsqError: When the name is unknown, an architecture is asked for without weights, or weights do not fit.
         """
         where = f"teacher zoo:{ref}"
-        if ref in (EMBEDDED, CAMVID, BCCD):
+        if ref in COMPLETE:
             if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
                 raise OptionError(
                     f"zoo:{ref} comes complete, so option '{given}' has no effect",
                     where,
                     f"for weights of yours: zoo:{ref.partition('-')[0]}",
                 )
-            fields: dict[str, Any] = {"labels": CAMVID_LABELS if ref == CAMVID else BCCD_LABELS}
-            if ref == EMBEDDED:
-                fields = {"labels": LABELS, "evaluation": f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"}
-            return self._teacher(ref, ref.partition("-")[0], ASSETS / f"{ref}.safetensors", **fields)
+            return self._teacher(ref, ref.partition("-")[0], ASSETS / f"{ref}.safetensors", **COMPLETE[ref])
         if ref not in ARCHITECTURES:
-            known = [EMBEDDED, CAMVID, BCCD, *ARCHITECTURES]
+            known = [*COMPLETE, *ARCHITECTURES]
             raise ZsqError(f"the zoo has no '{ref}'", where, nearest(ref, known) or f"it has: {', '.join(known)}")
         if not self.options.weights:
             raise ZsqError(f"'{ref}' is an architecture without weights", where, f"give --weights FILE, or use zoo:{EMBEDDED}")

@@ -101,10 +101,10 @@ def _called(module: fx.GraphModule, node: Any) -> Any:
 
 def _source(node: Any) -> fx.Node:
     """Where the values of a node come from, seen through what moves them and through ReLUs, which leave codes on their grid."""
-    node = producer(node)
-    while rectifies_only(node):
-        node = producer(node.args[0])
-    return node
+    found: fx.Node = producer(node)
+    while rectifies_only(found):
+        found = producer(found.args[0])
+    return found
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from zsq.builtin.uniform.outputs import find_outputs
+from zsq.builtin.uniform.tracing import trace
 from zsq.errors import ZsqError
 
 _aten = torch.ops.aten
@@ -74,9 +76,9 @@ def lift(teacher: nn.Module, example: Tensor, wanted: tuple[str, ...] = ()) -> L
     Raises:
         ZsqError: When the network cannot be traced, or its trace does not compute the same.
     """
-    program = _export(teacher, example)
+    program = trace(teacher, example)
     lifted = _Lifting(teacher, program)()
-    outputs = _check(teacher, lifted.module, example, wanted)
+    outputs = find_outputs(teacher, lifted.module, example, wanted)
     return Lifted(lifted.module, outputs, lifted.reasons)
 
 
@@ -104,64 +106,6 @@ def _has(root: nn.Module, path: str) -> bool:
             return False
         value = getattr(value, part)
     return True
-
-
-def _export(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """An exported program without in-place operations."""
-    failures = []
-    for strict in (False, True):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = torch.export.export(teacher, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=strict)
-                return program if _out_of_place(program.graph) else program.run_decompositions({})
-        except Exception as error:
-            failures.append(error)
-    cause = next((line.strip() for line in str(failures[0]).splitlines() if line.strip()), type(failures[0]).__name__)
-    raise ZsqError(
-        f"this network cannot be traced: {cause[:200]}",
-        f"teacher {type(teacher).__name__}, input {tuple(example.shape)}",
-        "its forward has to take one tensor, without branches on values; torch.export.export(teacher, (inputs,)) shows the place",
-    ) from failures[0]
-
-
-def _out_of_place(graph: fx.Graph) -> bool:
-    """Replace in-place operations by their counterparts. False, with some left, where views may share the memory written."""
-    for node in list(graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
-            continue
-        name = node.target._schema.name.removeprefix("aten::")
-        packet = getattr(_aten, name.removesuffix("_"), None)
-        written = node.args[0] if node.args else None
-        plain = name.endswith("_") and packet is not None and node.target._overloadname in packet.overloads()
-        if not plain or not isinstance(written, fx.Node) or _views(written) or written.op != "call_function":
-            return False
-        assert packet is not None
-        later = [user for user in written.users if user is not node and _after(user, node)]
-        node.target = getattr(packet, node.target._overloadname)
-        for user in later:
-            user.replace_input_with(written, node)
-    return True
-
-
-def _views(node: fx.Node) -> bool:
-    """Whether ``node`` is a view, or has one."""
-    return any(_is_view(n) for n in (node, *node.users))
-
-
-def _is_view(node: fx.Node) -> bool:
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return node.target is operator.getitem
-    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
-
-
-def _after(node: fx.Node, other: fx.Node) -> bool:
-    return any(n is node for n in _following(other))
-
-
-def _following(node: fx.Node) -> Any:
-    while (node := node.next).op != "root":
-        yield node
 
 
 class _Lifting:
@@ -378,64 +322,3 @@ def _settings(node: fx.Node) -> dict[str, Any]:
 def _each(value: Any, size: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * size if len(values) == 1 else values
-
-
-def _check(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
-    """Compare trace and teacher on a batch of another size, and find the nodes that carry the wanted modules' outputs."""
-    rng = torch.Generator().manual_seed(0)
-    shape = (example.shape[0] + 1, *example.shape[1:])
-    inputs = torch.randn(shape, generator=rng).to(example)
-    truth: dict[str, Any] = {}
-    hooks = [teacher.get_submodule(p).register_forward_hook(lambda _m, _i, out, p=p: truth.__setitem__(p, out)) for p in wanted]
-    try:
-        with torch.no_grad():
-            expected = teacher(inputs)
-            recorder = _Recorder(module)
-            got = recorder.run(inputs)
-    except Exception as error:
-        raise ZsqError(
-            f"the traced network does not run on a batch of {shape[0]}: {str(error).splitlines()[0][:160]}",
-            f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",
-            "its forward has to work for any number of images, e.g. x.flatten(1) instead of x.view(2, -1)",
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    pairs = zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True)
-    if not all(torch.allclose(g, e, rtol=1e-3, atol=1e-4 * float(e.abs().max() + 1e-6)) for g, e in pairs if isinstance(e, Tensor)):
-        raise ZsqError(
-            "the traced network does not compute what the teacher computes",
-            f"teacher {type(teacher).__name__}",
-            "its forward depends on something else than its input, such as random numbers",
-        )
-    return {path: _carrier(path, truth.get(path), recorder.seen, teacher) for path in wanted}
-
-
-def _carrier(path: str, value: Any, seen: Mapping[fx.Node, Any], teacher: nn.Module) -> fx.Node:
-    alike = [
-        n
-        for n, v in seen.items()
-        if isinstance(v, Tensor) and isinstance(value, Tensor) and v.shape == value.shape and torch.allclose(v, value)
-    ]
-    within = [n for n in alike if f"{n.meta['site'][0]}.".startswith(f"{path}.")]
-    if not alike:
-        raise ZsqError(
-            f"the output of '{path}' is not a tensor in the traced network",
-            f"teacher {type(teacher).__name__}, taps and blocks",
-            "choose modules that return one tensor and run in eval mode",
-        )
-    return (within or alike[:1])[-1]
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every node's value."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.seen: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op in ("call_function", "call_module", "placeholder"):
-            self.seen[n] = value
-        return value

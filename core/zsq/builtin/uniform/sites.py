@@ -66,8 +66,9 @@ def answers(module: fx.GraphModule) -> set[fx.Node]:
 
 def _before_norm(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """``node``, or what goes into it where it is a BatchNorm."""
-    found: Any = node.args[0] if node.op == "call_module" and kind_of(module, node).startswith("BatchNorm") else node
-    return found  # type: ignore[no-any-return]
+    if node.op == "call_module" and kind_of(module, node).startswith("BatchNorm"):
+        (node,) = node.all_input_nodes
+    return node
 
 
 def op_name(node: fx.Node) -> str:

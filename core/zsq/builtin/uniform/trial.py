@@ -18,8 +18,8 @@ _LARGEST = 2**32
 _SHAPES = torch.device("meta")
 
 
-def tried(module: fx.GraphModule, shape: tuple[int, ...]) -> fx.GraphModule:
-    """``module``, which is on the CPU, refused when it does not take one image of ``shape`` or gives out no tensor.
+def try_on(module: fx.GraphModule, shape: tuple[int, ...]) -> None:
+    """Refuse ``module``, which is on the CPU, when it does not take one image of ``shape`` or gives out no tensor.
 
     Raises:
         ValueError, RuntimeError: As the operation that fails says it.
@@ -31,10 +31,9 @@ def tried(module: fx.GraphModule, shape: tuple[int, ...]) -> fx.GraphModule:
             functional_call(_Whole(module), shapes, (torch.empty((1, *shape), device=_SHAPES),))
             results = module(torch.zeros((1, *shape)))
     except NotImplementedError:  # an operation that knows no shapes without values
-        return module
+        return
     if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(results)):
         raise ValueError("the network gives out no tensor")
-    return module
 
 
 class _Whole(nn.Module):

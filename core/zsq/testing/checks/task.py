@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zsq.testing.kit import Case, applies_to
+from zsq.testing.kit import Case, Skip, applies_to
 
 if TYPE_CHECKING:
     from zsq.types import Context
@@ -23,6 +23,21 @@ def check_outputs_and_distance(case: Case) -> None:
     assert torch.equal(values[0], logits) and all(len(value) == 6 for value in values), "values() does not begin with the logits"
     assert abs(float(task.distance(first, first))) < 1e-5, "the distance of an output to itself is not zero"
     assert float(task.distance(first, second)) > 0, "the distance of different outputs is not positive"
+
+
+def check_probabilities(case: Case) -> None:
+    """Where classes exclude each other, their probabilities are shaped as the logits and sum to one; answers have a unit."""
+    import torch
+
+    ctx = case.context()
+    task = case.build(ctx)
+    output = _output(task, ctx)
+    assert task.unit and isinstance(task.unit, str), "unit does not say what has an answer of its own, in the plural"
+    found = task.probabilities(output)
+    if found is None:
+        raise Skip("its classes do not exclude each other")
+    assert found.shape == task.logits(output).shape, f"probabilities {tuple(found.shape)} of logits {tuple(task.logits(output).shape)}"
+    assert torch.allclose(found.sum(1), torch.ones_like(found.sum(1)), atol=1e-4), "probabilities do not sum to one"
 
 
 def check_a_wrong_output_is_told(case: Case) -> None:

@@ -1,0 +1,83 @@
+"""Whether a traced network computes what its teacher computes, and which of its nodes carry the outputs of the teacher's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from zsq.errors import ZsqError, first_line
+
+
+def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
+    """Compare trace and teacher on a batch of another size than ``example``, and find the nodes that carry outputs.
+
+    Args:
+        teacher: In eval mode.
+        module: Its trace.
+        example: What the teacher was traced with.
+        wanted: Paths of the modules whose outputs are looked for.
+
+    Raises:
+        ZsqError: When the trace does not run on another batch, computes something else, or lacks an output.
+    """
+    rng = torch.Generator().manual_seed(0)
+    shape = (example.shape[0] + 1, *example.shape[1:])
+    inputs = torch.randn(shape, generator=rng).to(example)
+    truth: dict[str, Any] = {}
+    hooks = [teacher.get_submodule(p).register_forward_hook(lambda _m, _i, out, p=p: truth.__setitem__(p, out)) for p in wanted]
+    try:
+        with torch.no_grad():
+            expected = teacher(inputs)
+            recorder = _Recorder(module)
+            got = recorder.run(inputs)
+    except Exception as error:  # whatever a network of the user's raises
+        raise ZsqError(
+            f"the traced network does not run on a batch of {shape[0]}: {first_line(error)}",
+            f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",
+            "its forward has to work for any number of images, e.g. x.flatten(1) instead of x.view(2, -1)",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    pairs = zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True)
+    if not all(torch.allclose(g, e, rtol=1e-3, atol=1e-4 * float(e.abs().max() + 1e-6)) for g, e in pairs if isinstance(e, Tensor)):
+        raise ZsqError(
+            "the traced network does not compute what the teacher computes",
+            f"teacher {type(teacher).__name__}",
+            "its forward depends on something else than its input, such as random numbers",
+        )
+    return {path: _carrier(path, truth.get(path), recorder.seen, teacher) for path in wanted}
+
+
+def _carrier(path: str, value: Any, seen: Mapping[fx.Node, Any], teacher: nn.Module) -> fx.Node:
+    alike = [
+        n
+        for n, v in seen.items()
+        if isinstance(v, Tensor) and isinstance(value, Tensor) and v.shape == value.shape and torch.allclose(v, value)
+    ]
+    within = [n for n in alike if f"{n.meta['site'][0]}.".startswith(f"{path}.")]
+    if not alike:
+        raise ZsqError(
+            f"the output of '{path}' is not a tensor in the traced network",
+            f"teacher {type(teacher).__name__}, taps and blocks",
+            "choose modules that return one tensor and run in eval mode",
+        )
+    return (within or alike[:1])[-1]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps every node's value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.seen: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op in ("call_function", "call_module", "placeholder"):
+            self.seen[n] = value
+        return value

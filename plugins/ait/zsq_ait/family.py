@@ -1,0 +1,206 @@
+"""Layers whose weights have grids of one kind: their codes, and how far each weight is from changing its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsq.builtin.uniform import affine
+from zsq.builtin.uniform.affine import Grid
+from zsq_ait.near import Near
+
+ALL = slice(None)
+#: Part of the weights that may be near for counting among them alone to pay.
+_FEW = 1 / 6
+#: How far from the ends of their range weights are watched, in steps of the grid.
+_END = 0.5
+
+
+@dataclass
+class _Group:
+    """The rows of layers whose rows are equally long, layer after layer; of vectors their part as a matrix, (rows, length).
+
+    Args:
+        layers: Which of the family's layers.
+        ends: Row after the last of each, counted from the group's first.
+        rows: Which of the family's rows.
+    """
+
+    layers: range
+    ends: list[int]
+    rows: slice
+    at: Tensor
+    direction: Tensor
+    codes: Tensor
+    moved: Tensor
+    off: Tensor
+    end: Tensor
+    pace: Tensor
+
+    def span(self, wanted: list[bool] | None) -> slice | None:
+        """The rows from the first to the last layer that is wanted, None where none is."""
+        if wanted is None:
+            return ALL
+        layers = [i for i, layer in enumerate(self.layers) if wanted[layer]]
+        return slice(self.ends[layers[0] - 1] if layers[0] else 0, self.ends[layers[-1]]) if layers else None
+
+
+class Family:
+    """Grids of ``bits``, symmetric or not, each of one row: of the row's extremes, or ``fixed``, with (rows, 1) parts.
+
+    Args:
+        counts: Rows of every layer.
+        lengths: Length of a row in every layer, equal ones side by side.
+        at: Weights, layer after layer.
+        direction: Of a step; like ``at``, and both change from outside.
+        codes: Of ``at``, kept by :meth:`encode`.
+    """
+
+    def __init__(self, bits: int, symmetric: bool, fixed: Grid | None, counts: list[int], lengths: list[int], at: Tensor,
+                 direction: Tensor, codes: Tensor) -> None:  # fmt: skip
+        self.bits, self.symmetric, self.fixed = bits, symmetric, fixed
+        self.at, self.direction, self.codes = at, direction, codes
+        self._moved, self._off, self._end, self._pace = torch.zeros(4, len(at), device=at.device)
+        sizes = torch.tensor(counts)
+        self.layer = torch.repeat_interleave(torch.arange(len(counts)), sizes).to(at.device)
+        self.row = torch.repeat_interleave(torch.arange(len(self.layer)), torch.tensor(lengths)[self.layer.cpu()]).to(at.device)
+        self.bounds = np.cumsum([0, *(n * length for n, length in zip(counts, lengths, strict=True))])
+        self._counts = sizes.double().to(at.device)
+        self._lo, self._hi, self._inverse, self._far, self._changed = torch.zeros(5, len(self.layer), 1, device=at.device)
+        self._ends = np.empty(0, dtype=np.int64)
+        self._groups = list(self._grouped(counts, lengths))
+
+    def grid(self, lo: Tensor, hi: Tensor) -> Grid:
+        """The grids of rows with these extremes, or the ones that were set."""
+        if self.fixed is not None:
+            return self.fixed
+        return affine.symmetric(lo, hi, self.bits) if self.symmetric else affine.asymmetric(lo, hi, self.bits)
+
+    def encode(self, prepare: bool) -> None:
+        """Codes of ``at``.
+
+        Args:
+            prepare: Also what :meth:`near` starts from: how far from its code every weight is, 0.5 on a threshold, and which weights
+                are at the ends of their row.
+        """
+        for g in self._groups:
+            torch.amin(g.at, 1, keepdim=True, out=self._lo[g.rows])  # aminmax along a dimension is ten times slower
+            torch.amax(g.at, 1, keepdim=True, out=self._hi[g.rows])
+        grid = self.grid(self._lo, self._hi)
+        inverse = torch.reciprocal(grid.scale, out=self._inverse)
+        for g in self._groups:
+            torch.mul(g.at, inverse[g.rows], out=g.codes)
+        torch.round(self.codes, out=self._moved)
+        if prepare:
+            torch.sub(self.codes, self._moved, out=self._off).abs_()
+        if prepare and self.fixed is None:
+            middle, half = (self._lo + self._hi).mul_(inverse).div_(2), (self._hi - self._lo).mul_(inverse).div_(2)
+            for g in self._groups:
+                torch.sub(g.codes, middle[g.rows], out=g.end)
+            self._end.abs_()
+            for g in self._groups:
+                g.end.sub_(half[g.rows])
+            self._ends = _at_least(-_END, self._end)
+        for g in self._groups:
+            torch.add(g.moved, grid.zero_point[g.rows], out=g.codes)
+        self.codes.clamp_(grid.low, grid.high)
+
+    def move(self, lengths: Tensor) -> None:
+        """Make a step; ``lengths`` is (layers,). The codes stay as they are."""
+        rows = lengths[self.layer, None]
+        for g in self._groups:
+            torch.mul(g.direction, rows[g.rows], out=g.moved)
+        self.at.sub_(self._moved)
+
+    def flips(self, lengths: Tensor, wanted: list[bool] | None) -> Tensor:
+        """How many codes of each layer change in a step of ``lengths``, (layers,) float64; layers not wanted keep their last answer."""
+        rows = lengths[self.layer, None]
+        for g in self._groups:
+            if (part := g.span(wanted)) is not None:
+                moved = torch.mul(g.direction[part], rows[g.rows][part], out=g.moved[part])
+                torch.sub(g.at[part], moved, out=moved)
+                grid = self.grid(moved.amin(1, keepdim=True), moved.amax(1, keepdim=True))
+                scale, zero_point = (v if self.fixed is None else v[g.rows][part] for v in (grid.scale, grid.zero_point))
+                moved.mul_(scale.reciprocal()).round_().add_(zero_point).clamp_(grid.low, grid.high).ne_(g.codes[part])
+                torch.sum(moved, 1, keepdim=True, out=self._changed[g.rows][part])
+        return torch.zeros_like(self._counts).index_add_(0, self.layer, self._changed.view(-1).double())
+
+    def aim(self) -> Tensor:
+        """Take in a new direction. How many steps of the grid a row's fastest weight moves per length, mean of every layer, float64."""
+        torch.abs(self.direction, out=self._pace)
+        for g in self._groups:
+            torch.amax(g.pace, 1, keepdim=True, out=self._far[g.rows])
+        fastest = (self._far * self._inverse).view(-1).double()
+        return torch.zeros_like(self._counts).index_add_(0, self.layer, fastest).div_(self._counts)
+
+    def near(self, reach: Tensor) -> Near | None:
+        """The weights whose codes may change in a step along the direction, up to a length of ``reach``, (layers,); None if many."""
+        reach = reach[self.layer, None]
+        speed, drift, ends = reach * self._inverse * 1.07, self._slip(), None
+        if self.fixed is None:
+            unwatched = ~((self._far * speed).mul_(2).add_(drift) < _END)
+            ends = torch.from_numpy(self._all_of(unwatched) if unwatched.any() else self._ends)
+            pace, row = self._pace.index_select(0, ends), self.row.index_select(0, ends)
+            shift = torch.zeros(len(self.layer)).scatter_reduce_(0, row, pace, "amax")[:, None].mul_(reach)
+            drift = self._drift(shift)
+        for g in self._groups:
+            torch.mul(g.pace, speed[g.rows], out=g.moved)
+        self._moved.add_(self._off)
+        for g in self._groups:
+            g.moved.add_(drift[g.rows])
+        near = _at_least(0.5, self._moved)
+        return Near(self, torch.from_numpy(near), ends) if len(near) <= _FEW * len(self._moved) else None
+
+    def _all_of(self, rows: Tensor) -> np.ndarray:
+        """The weights at the ends, and all of these rows."""
+        whole = torch.zeros_like(self._far).masked_fill_(rows, torch.inf)
+        for g in self._groups:
+            torch.add(g.end, whole[g.rows], out=g.moved)
+        return _at_least(-_END, self._moved)
+
+    def _slip(self) -> Tensor:
+        """What rounding in float32 may add to where weights are on their grid, in its steps, with room to spare; (rows, 1).
+
+        With t = w / scale at most A and codes up to H it is some (1 + A / H) * A * 2**-21, where the range is the difference of
+        large numbers.
+        """
+        return torch.maximum(self._lo.abs(), self._hi.abs()).mul_(self._inverse).add_(1).square_().mul_(2.0**-19)
+
+    def _drift(self, shift: Tensor) -> Tensor:
+        """How far weights get, in steps of the grid, by changes of the grid alone while the ends of the range move by ``shift`` or less.
+
+        With R the range, t = w / scale changes by |t| * |R / R' - 1|, at most A * 2 shift / (R - 2 shift).
+
+        Returns:
+            (rows, 1) like ``shift``. Infinity where the zero point may change, which changes every code; where the range is so narrow
+            that it may not be the extremes' difference; and where it changes by more than a sixteenth.
+        """
+        first, last = self._lo * self._inverse, self._hi * self._inverse
+        far = torch.maximum(first.abs(), last.abs())
+        span = (2.0 ** (self.bits - self.symmetric) - 1) / self._inverse
+        drift = (2.002 * shift / (span - 2 * shift)).mul_(far).add_(self._slip())
+        known = (shift * 33 < span) & (far < 2.0**20) & (span > 4 * affine.NARROWEST)
+        if not self.symmetric:
+            known &= (first - first.round()).abs_() + drift + shift * self._inverse * 1.07 < 0.5
+        return torch.where(known, drift, torch.inf)
+
+    def _grouped(self, counts: list[int], lengths: list[int]) -> Iterator[_Group]:
+        layer = row = start = 0
+        vectors = (self.at, self.direction, self.codes, self._moved, self._off, self._end, self._pace)
+        for length, members in groupby(lengths):
+            layers = range(layer, layer + len(list(members)))
+            ends = np.cumsum(counts[layers.start : layers.stop]).tolist()
+            end = start + ends[-1] * length
+            parts = (v[start:end].view(-1, length) for v in vectors)
+            yield _Group(layers, ends, slice(row, row + ends[-1]), *parts)
+            layer, row, start = layers.stop, row + ends[-1], end
+
+
+def _at_least(bound: float, x: Tensor) -> np.ndarray:
+    """Where ``x`` is not below ``bound``, or NaN; in half the time that nonzero takes."""
+    return np.flatnonzero(~(x.numpy() < bound))
