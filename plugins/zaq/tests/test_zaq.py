@@ -96,6 +96,31 @@ def test_pixels_may_be_kept_inside_the_range_of_real_ones(shape: tuple[int, ...]
     assert {id(synth.generator.contrast), id(synth.generator.brightness)} <= {id(p) for p in synth.parameters}
 
 
+@pytest.mark.parametrize("clamp", [False, True])
+def test_noise_at_every_stage_makes_images_of_one_code_differ_at_every_scale(clamp: bool) -> None:
+    shape = (3, 64, 80)
+    synth = zaq(
+        replace(make_teacher(shape=shape), inputs=InputSpec(shape, (0.5,) * 3, (0.5,) * 3)), channels=4, stage_noise=1.0, clamp=clamp
+    )
+    with torch.no_grad():
+        (code, *stages), _ = synth.draw(2)
+        (_, *others), _ = synth.draw(2)
+        assert [tuple(x.shape[1:]) for x in stages] == [(16, 4, 5), (8, 8, 10), (4, 16, 20), (2, 32, 40), (2, 64, 80)]
+        images = synth.generator(code, *stages)
+        assert torch.equal(images, synth.generator(code, *stages))
+        for stage in range(5):
+            mixed = [others[i] if i == stage else x for i, x in enumerate(stages)]
+            assert (synth.generator(code, *mixed) - images).abs().mean() > 0.01
+    shares = [p for name, p in synth.generator.named_parameters() if "shares" in name]
+    assert len(shares) == 5 and {id(p) for p in shares} <= {id(p) for p in synth.parameters}
+
+
+def test_without_noise_at_its_stages_the_large_generator_draws_a_code_only() -> None:
+    shape = (3, 64, 80)
+    synth = zaq(replace(make_teacher(shape=shape), inputs=InputSpec(shape, (0.5,) * 3, (0.5,) * 3)), channels=4)
+    assert len(synth.draw(2)[0]) == 1 and not any("shares" in name for name in synth.generator.state_dict())
+
+
 def test_the_large_generator_starts_small() -> None:
     generator = make_generator((3, 64, 64), 16, 16, 1e-5)
     assert all(

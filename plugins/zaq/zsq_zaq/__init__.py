@@ -65,6 +65,12 @@ class ZaqOptions(GeneratorOptions):
         "Keep pixels inside the range of real ones, with a learned brightness and contrast per colour, in place of mean 0 and "
         "variance 1 in the teacher's input space; not part of ZAQ.",
     )
+    stage_noise: float | None = opt(
+        None,
+        "Weight to begin with, learned per channel, of fresh noise for every place at each stage of the large generator, so that images "
+        "differ at every scale; none adds no noise. Not part of ZAQ.",
+        ge=0,
+    )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)

@@ -55,8 +55,8 @@ class InRange(nn.Module):
         self.contrast = nn.Parameter(torch.full_like(mean, _CONTRAST))
         self.brightness = nn.Parameter(torch.zeros_like(mean))
 
-    def forward(self, noise: Tensor) -> Tensor:
-        images: Tensor = torch.tanh(self.contrast * self.generator(noise) + self.brightness)
+    def forward(self, *noise: Tensor) -> Tensor:
+        images: Tensor = torch.tanh(self.contrast * self.generator(*noise) + self.brightness)
         return images * self.reach + self.middle
 
 
@@ -68,7 +68,7 @@ class LargeGenerator(nn.Module):
     deviation 0.02, BatchNorm's about 1. Sides that are no multiple of 16 are rounded up, and the image cut.
     """
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> None:
         super().__init__()
         self.size = shape[1:]
         widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
@@ -77,22 +77,31 @@ class LargeGenerator(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps, track_running_stats=False) for width in widths)
         self.doubling = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
+        #: Shape of the noise of each stage, for one image; empty where there is none.
+        self.places = [(w, *(side << i for side in self.grid[1:])) for i, w in enumerate(widths)] if stage_noise is not None else []
+        self.shares = nn.ParameterList(torch.full((1, shape[0], 1, 1), stage_noise or 0.0) for shape in self.places)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0.0, _DEVIATION)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, _DEVIATION)
 
-    def forward(self, noise: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, *each: Tensor) -> Tensor:
+        """Images from noise (N, latent_dim), and that of each stage, (N, *shape) for the shapes in ``places``."""
         x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
         x = self.norms[0](x)
-        for double, norm in zip(self.doubling, self.norms[1:], strict=True):
-            x = F.leaky_relu(norm(double(x)), 0.2, inplace=True)
+        if each:
+            x = x + self.shares[0] * each[0]
+        for stage, (double, norm) in enumerate(zip(self.doubling, self.norms[1:], strict=True), 1):
+            x = norm(double(x))
+            if each:
+                x = x + self.shares[stage] * each[stage]
+            x = F.leaky_relu(x, 0.2, inplace=True)
         x = torch.tanh(self.last(x))
         return cut(F.batch_norm(x.float(), None, None, training=True), self.size)
 
 
-def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> nn.Module:
+def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> nn.Module:
     """The generator for a teacher's input shape.
 
     Raises:
@@ -101,8 +110,9 @@ def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: 
     if len(shape) != 3:
         shown = "x".join(map(str, shape))
         raise ZsqError(f"the generator makes images (channels, height, width), not {shown}", "the teacher's input shape", "--synth noise")
-    kind = LargeGenerator if min(shape[1:]) >= LARGE else SmallGenerator
-    return kind(shape, latent_dim, channels, eps)
+    if min(shape[1:]) >= LARGE:
+        return LargeGenerator(shape, latent_dim, channels, eps, stage_noise)
+    return SmallGenerator(shape, latent_dim, channels, eps)
 
 
 def cut(images: Tensor, size: tuple[int, ...]) -> Tensor:
