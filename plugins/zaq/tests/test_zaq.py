@@ -105,14 +105,14 @@ def test_noise_at_every_stage_makes_images_of_one_code_differ_at_every_scale(cla
     with torch.no_grad():
         (code, *stages), _ = synth.draw(2)
         (_, *others), _ = synth.draw(2)
-        assert [tuple(x.shape[1:]) for x in stages] == [(16, 4, 5), (8, 8, 10), (4, 16, 20), (2, 32, 40), (2, 64, 80)]
+        assert [tuple(x.shape[1:]) for x in stages] == [(16, 4, 5), (8, 8, 10), (4, 16, 20), (3, 32, 40), (3, 64, 80)]
         images = synth.generator(code, *stages)
         assert torch.equal(images, synth.generator(code, *stages))
         for stage in range(5):
             mixed = [others[i] if i == stage else x for i, x in enumerate(stages)]
             assert (synth.generator(code, *mixed) - images).abs().mean() > 0.01
-    shares = [p for name, p in synth.generator.named_parameters() if "shares" in name]
-    assert len(shares) == 5 and {id(p) for p in shares} <= {id(p) for p in synth.parameters}
+    shares = [p for name, p in synth.generator.named_parameters() if "shares" in name or "skips" in name]
+    assert len(shares) == 12 and {id(p) for p in shares} <= {id(p) for p in synth.parameters}
 
 
 def test_without_noise_at_its_stages_the_large_generator_draws_a_code_only() -> None:

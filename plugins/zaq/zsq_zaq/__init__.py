@@ -67,8 +67,8 @@ class ZaqOptions(GeneratorOptions):
     )
     stage_noise: float | None = opt(
         None,
-        "Weight to begin with, learned per channel, of fresh noise for every place at each stage of the large generator, so that images "
-        "differ at every scale; none adds no noise. Not part of ZAQ.",
+        "Weight to begin with, learned per channel, of fresh noise for every place at each stage of the large generator; half of it goes "
+        "to the image, as waves of every scale and colour. None adds no noise. Not part of ZAQ.",
         ge=0,
     )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)

@@ -21,6 +21,8 @@ LARGE = 64
 _DEVIATION = 0.02
 #: Contrast to begin with: pixels then deviate by a quarter of the way from black to white, about as in photographs.
 _CONTRAST = 0.6
+#: Weight to begin with of every octave of noise in the image, as a share of that at the stages; and octaves below the first stage's.
+_WAVES, _COARSER = 0.6, (4, 2)
 
 
 class SmallGenerator(nn.Module):
@@ -66,6 +68,9 @@ class LargeGenerator(nn.Module):
     Not published by ZAQ. Reconstructed after the large generator of data-free adversarial distillation, whose first stage has four
     times the channels of the CIFAR generator's, as ZAQ is said to have; the BatchNorm at the end is ours. Weights start with
     deviation 0.02, BatchNorm's about 1. Sides that are no multiple of 16 are rounded up, and the image cut.
+
+    With ``stage_noise`` (ours) every stage also gets noise of its own for every place, with a learned weight, and so does the image,
+    every octave alike: it begins as coloured waves whose strength falls with frequency, as in photographs.
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> None:
@@ -78,8 +83,12 @@ class LargeGenerator(nn.Module):
         self.doubling = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
         #: Shape of the noise of each stage, for one image; empty where there is none.
-        self.places = [(w, *(side << i for side in self.grid[1:])) for i, w in enumerate(widths)] if stage_noise is not None else []
-        self.shares = nn.ParameterList(torch.full((1, shape[0], 1, 1), stage_noise or 0.0) for shape in self.places)
+        self.places: list[tuple[int, ...]] = []
+        self.shares, self.skips = nn.ParameterList(), nn.ParameterList()
+        if stage_noise is not None:
+            self.places = [(max(w, shape[0]), *(side << i for side in self.grid[1:])) for i, w in enumerate(widths)]
+            self.shares.extend(torch.full((1, width, 1, 1), stage_noise) for width in widths)
+            self.skips.extend(torch.full((1, shape[0], 1, 1), _WAVES * stage_noise) for _ in range(len(widths) + len(_COARSER)))
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0.0, _DEVIATION)
@@ -89,16 +98,27 @@ class LargeGenerator(nn.Module):
     def forward(self, noise: Tensor, *each: Tensor) -> Tensor:
         """Images from noise (N, latent_dim), and that of each stage, (N, *shape) for the shapes in ``places``."""
         x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
-        x = self.norms[0](x)
-        if each:
-            x = x + self.shares[0] * each[0]
+        x = self._mixed(self.norms[0](x), 0, each)
         for stage, (double, norm) in enumerate(zip(self.doubling, self.norms[1:], strict=True), 1):
-            x = norm(double(x))
-            if each:
-                x = x + self.shares[stage] * each[stage]
-            x = F.leaky_relu(x, 0.2, inplace=True)
+            x = F.leaky_relu(self._mixed(norm(double(x)), stage, each), 0.2, inplace=True)
         x = torch.tanh(self.last(x))
-        return cut(F.batch_norm(x.float(), None, None, training=True), self.size)
+        x = F.batch_norm(x.float(), None, None, training=True)
+        for skip, wave in zip(self.skips, octaves(each, x.shape[1]), strict=True):
+            x = x + F.interpolate(skip * wave, x.shape[2:], mode="bilinear", align_corners=False)
+        return cut(x, self.size)
+
+    def _mixed(self, x: Tensor, stage: int, each: tuple[Tensor, ...]) -> Tensor:
+        """``x`` with its share of the noise of a stage, where there is any."""
+        return x + self.shares[stage] * each[stage][:, : x.shape[1]] if each else x
+
+
+def octaves(each: tuple[Tensor, ...], colours: int) -> list[Tensor]:
+    """Noise of so many colours and variance 1, from coarse to fine: that of the stages, and before it the first one's in larger places."""
+    if not each:
+        return []
+    first = each[0][:, :colours]
+    coarser = [n * F.avg_pool2d(first, n, ceil_mode=True, count_include_pad=False) for n in _COARSER]
+    return [*coarser, *(own[:, :colours] for own in each)]
 
 
 def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> nn.Module:
