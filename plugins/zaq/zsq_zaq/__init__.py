@@ -65,11 +65,10 @@ class ZaqOptions(GeneratorOptions):
         "Keep pixels inside the range of real ones, with a learned brightness and contrast per colour, in place of mean 0 and "
         "variance 1 in the teacher's input space; not part of ZAQ.",
     )
-    stage_noise: float | None = opt(
-        None,
-        "Weight to begin with, learned per channel, of fresh noise for every place at each stage of the large generator; half of it goes "
-        "to the image, as waves of every scale and colour. None adds no noise. Not part of ZAQ.",
-        ge=0,
+    waves: bool = opt(
+        False,
+        "A large generator of ours: fresh noise for every place at each stage and, as coloured waves of every scale, in the image; "
+        "interpolation in place of transposed convolutions, which leave a grid. Not part of ZAQ.",
     )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)

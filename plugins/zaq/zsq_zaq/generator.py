@@ -19,10 +19,10 @@ from zsq.types import InputSpec
 #: From this side length on, the large generator.
 LARGE = 64
 _DEVIATION = 0.02
-#: Contrast to begin with: pixels then deviate by a quarter of the way from black to white, about as in photographs.
-_CONTRAST = 0.6
-#: Weight to begin with of every octave of noise in the image, as a share of that at the stages; and octaves below the first stage's.
-_WAVES, _COARSER = 0.6, (4, 2)
+#: Contrast to begin with: pixels then deviate by half the way from grey to black or white, a little more than in photographs.
+_CONTRAST = 0.8
+#: Weight to begin with of an octave of waves, as a share of that of the next coarser; sizes of places above the first stage's.
+_FALL, _COARSER = 0.75, (4, 2)
 
 
 class SmallGenerator(nn.Module):
@@ -68,12 +68,9 @@ class LargeGenerator(nn.Module):
     Not published by ZAQ. Reconstructed after the large generator of data-free adversarial distillation, whose first stage has four
     times the channels of the CIFAR generator's, as ZAQ is said to have; the BatchNorm at the end is ours. Weights start with
     deviation 0.02, BatchNorm's about 1. Sides that are no multiple of 16 are rounded up, and the image cut.
-
-    With ``stage_noise`` (ours) every stage also gets noise of its own for every place, with a learned weight, and so does the image,
-    every octave alike: it begins as coloured waves whose strength falls with frequency, as in photographs.
     """
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
         super().__init__()
         self.size = shape[1:]
         widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
@@ -82,47 +79,75 @@ class LargeGenerator(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps, track_running_stats=False) for width in widths)
         self.doubling = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
-        #: Shape of the noise of each stage, for one image; empty where there is none.
-        self.places: list[tuple[int, ...]] = []
-        self.shares, self.skips = nn.ParameterList(), nn.ParameterList()
-        if stage_noise is not None:
-            self.places = [(max(w, shape[0]), *(side << i for side in self.grid[1:])) for i, w in enumerate(widths)]
-            self.shares.extend(torch.full((1, width, 1, 1), stage_noise) for width in widths)
-            self.skips.extend(torch.full((1, shape[0], 1, 1), _WAVES * stage_noise) for _ in range(len(widths) + len(_COARSER)))
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0.0, _DEVIATION)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, _DEVIATION)
 
+    def forward(self, noise: Tensor) -> Tensor:
+        x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
+        x = self.norms[0](x)
+        for double, norm in zip(self.doubling, self.norms[1:], strict=True):
+            x = F.leaky_relu(norm(double(x)), 0.2, inplace=True)
+        x = torch.tanh(self.last(x))
+        return cut(F.batch_norm(x.float(), None, None, training=True), self.size)
+
+
+class WaveGenerator(nn.Module):
+    """Ours, for large images: the large generator's stages, with fresh noise for every place at each of them, and from waves.
+
+    The noise of each stage joins its features with a learned weight per channel, and the image with one per colour, coarse octaves
+    stronger than fine ones: images begin as coloured waves, as smooth as photographs, and differ at every scale. Stages double by
+    interpolation and a convolution: the transposed ones of the large generator leave a grid (Odena et al., 2016) on which a student
+    for pixels learns little. On the zoo's street scenes a few dozen student steps showed it, see the plugin's README.
+    """
+
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
+        super().__init__()
+        colours, self.size = shape[0], shape[1:]
+        widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
+        self.grid = (widths[0], *(-(-side // 16) for side in self.size))
+        #: Shape of the noise of each stage, for one image.
+        self.places = [(max(width, colours), *(side << stage for side in self.grid[1:])) for stage, width in enumerate(widths)]
+        self.stem = nn.Linear(latent_dim, widths[0] * self.grid[1] * self.grid[2])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps, track_running_stats=False) for width in widths)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
+        self.last = nn.Conv2d(widths[-1], colours, 3, padding=1)
+        self.shares = nn.ParameterList(torch.ones(1, width, 1, 1) for width in widths)
+        octaves = len(widths) + len(_COARSER)
+        self.waves = nn.ParameterList(torch.full((1, colours, 1, 1), _FALL**octave) for octave in range(octaves))
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.normal_(module.weight, 0.0, _DEVIATION)
+
     def forward(self, noise: Tensor, *each: Tensor) -> Tensor:
         """Images from noise (N, latent_dim), and that of each stage, (N, *shape) for the shapes in ``places``."""
         x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
         x = self._mixed(self.norms[0](x), 0, each)
-        for stage, (double, norm) in enumerate(zip(self.doubling, self.norms[1:], strict=True), 1):
-            x = F.leaky_relu(self._mixed(norm(double(x)), stage, each), 0.2, inplace=True)
+        for stage, (conv, norm) in enumerate(zip(self.convs, self.norms[1:], strict=True), 1):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = F.leaky_relu(self._mixed(norm(conv(x)), stage, each), 0.2, inplace=True)
         x = torch.tanh(self.last(x))
         x = F.batch_norm(x.float(), None, None, training=True)
-        for skip, wave in zip(self.skips, octaves(each, x.shape[1]), strict=True):
-            x = x + F.interpolate(skip * wave, x.shape[2:], mode="bilinear", align_corners=False)
+        for weight, wave in zip(self.waves, _octaves(each, x.shape[1]), strict=True):
+            x = x + F.interpolate(weight * wave, x.shape[2:], mode="bilinear", align_corners=False)
         return cut(x, self.size)
 
     def _mixed(self, x: Tensor, stage: int, each: tuple[Tensor, ...]) -> Tensor:
-        """``x`` with its share of the noise of a stage, where there is any."""
-        return x + self.shares[stage] * each[stage][:, : x.shape[1]] if each else x
+        """``x`` and its share of a stage's noise."""
+        return x + self.shares[stage] * each[stage][:, : x.shape[1]]
 
 
-def octaves(each: tuple[Tensor, ...], colours: int) -> list[Tensor]:
-    """Noise of so many colours and variance 1, from coarse to fine: that of the stages, and before it the first one's in larger places."""
-    if not each:
-        return []
+def _octaves(each: tuple[Tensor, ...], colours: int) -> list[Tensor]:
+    """Noise of so many colours and variance 1, from coarse to fine: the first stage's in larger places, then that of the stages."""
     first = each[0][:, :colours]
     coarser = [n * F.avg_pool2d(first, n, ceil_mode=True, count_include_pad=False) for n in _COARSER]
     return [*coarser, *(own[:, :colours] for own in each)]
 
 
-def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, stage_noise: float | None = None) -> nn.Module:
-    """The generator for a teacher's input shape.
+def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, waves: bool = False) -> nn.Module:
+    """The generator for a teacher's input shape; ``waves`` is for large images only.
 
     Raises:
         ZsqError: When the shape is not that of images.
@@ -130,9 +155,9 @@ def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: 
     if len(shape) != 3:
         shown = "x".join(map(str, shape))
         raise ZsqError(f"the generator makes images (channels, height, width), not {shown}", "the teacher's input shape", "--synth noise")
-    if min(shape[1:]) >= LARGE:
-        return LargeGenerator(shape, latent_dim, channels, eps, stage_noise)
-    return SmallGenerator(shape, latent_dim, channels, eps)
+    large = WaveGenerator if waves else LargeGenerator
+    kind = large if min(shape[1:]) >= LARGE else SmallGenerator
+    return kind(shape, latent_dim, channels, eps)
 
 
 def cut(images: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -61,7 +61,7 @@ class Zaq(GeneratorSynth):
 
     def build(self) -> nn.Module:
         o = self.options
-        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.stage_noise)
+        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.waves)
         self.places: list[tuple[int, ...]] = getattr(generator, "places", [])
         return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
