@@ -65,6 +65,11 @@ class ZaqOptions(GeneratorOptions):
         "Keep pixels inside the range of real ones, with a learned brightness and contrast per colour, in place of mean 0 and "
         "variance 1 in the teacher's input space; not part of ZAQ.",
     )
+    waves: bool = opt(
+        False,
+        "A large generator of ours: fresh noise for every place at each stage and, as coloured waves of every scale, in the image; "
+        "interpolation in place of transposed convolutions, which leave a grid. Not part of ZAQ.",
+    )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from zsq_gdfq.synth import GeneratorSynth
 
-from zsq.component import STUDENT_NEEDS
 from zsq.errors import PlanError
-from zsq.run.probe import batch_norms
+from zsq.run.probe import STUDENT_NEEDS, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, Probe, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
 from zsq_zaq.generator import InRange, make_generator
@@ -62,17 +61,19 @@ class Zaq(GeneratorSynth):
 
     def build(self) -> nn.Module:
         o = self.options
-        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.colour_rate)
+        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.waves)
+        self.places: list[tuple[int, ...]] = getattr(generator, "places", [])
         return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
-        return (torch.randn((n, self.options.latent_dim), generator=self.ctx.rng, device=self.ctx.device),), None
+        shapes = [(self.options.latent_dim,), *self.places]
+        return tuple(torch.randn((n, *shape), generator=self.ctx.rng, device=self.ctx.device) for shape in shapes), None
 
     def generate(self, n: int) -> Batch:
         """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
-        (noise,), _ = self.draw(max(n, 2))
+        noise, _ = self.draw(max(n, 2))
         with self.ctx.precision.autocast():
-            images = self.generator(noise)
+            images = self.generator(*noise)
         return Batch(images if n > 1 else images[:n])
 
     def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
