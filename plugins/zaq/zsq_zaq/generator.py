@@ -92,20 +92,8 @@ class LargeGenerator(nn.Module):
         return cut(F.batch_norm(x.float(), None, None, training=True), self.size)
 
 
-class Colours(nn.Module):
-    """A scale and a shift for every channel of images (N, C, H, W), learnt ``rate`` times as fast as anything else; nothing at first."""
-
-    def __init__(self, channels: int, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.scale, self.shift = (nn.Parameter(torch.zeros(channels, 1, 1)) for _ in range(2))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images * (self.rate * self.scale).exp() + self.rate * self.shift
-
-
-def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, colour_rate: float = 0.0) -> nn.Module:
-    """The generator for a teacher's input shape, with :class:`Colours` behind it unless their rate is 0.
+def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> nn.Module:
+    """The generator for a teacher's input shape.
 
     Raises:
         ZsqError: When the shape is not that of images.
@@ -114,8 +102,7 @@ def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: 
         shown = "x".join(map(str, shape))
         raise ZsqError(f"the generator makes images (channels, height, width), not {shown}", "the teacher's input shape", "--synth noise")
     kind = LargeGenerator if min(shape[1:]) >= LARGE else SmallGenerator
-    generator = kind(shape, latent_dim, channels, eps)
-    return nn.Sequential(generator, Colours(shape[0], colour_rate)) if colour_rate else generator
+    return kind(shape, latent_dim, channels, eps)
 
 
 def cut(images: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -62,7 +62,7 @@ class Zaq(GeneratorSynth):
 
     def build(self) -> nn.Module:
         o = self.options
-        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.colour_rate)
+        generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps)
         return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
