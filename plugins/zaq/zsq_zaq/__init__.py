@@ -73,12 +73,6 @@ class ZaqOptions(GeneratorOptions):
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
-    colour_rate: float = opt(
-        0.0,
-        "Times the generator's rate at which a scale and a shift of every colour are learnt behind it; 0: images keep mean 0 and "
-        "variance 1. Not part of ZAQ; for teachers whose images lie elsewhere, with bns_weight.",
-        ge=0,
-    )
     bns_scale: Literal["absolute", "relative"] = opt(
         "absolute",
         "Unit of that distance. absolute: as GDFQ's; relative: every channel in its own standard deviations, so that a few wide "
