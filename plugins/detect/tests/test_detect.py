@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +243,8 @@ def test_a_classifier_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools.cocoeval", None)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
     ctx = world.make_context(tmp_path, teacher=teacher())
     with pytest.raises(ComponentError) as error:
         Coco(CocoOptions(ref=str(dataset(tmp_path))), ctx).check(ctx)

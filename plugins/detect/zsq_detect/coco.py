@@ -52,7 +52,6 @@ class Coco:
     def __init__(self, options: CocoOptions, ctx: Context) -> None:
         self.options = options
         self.details: dict[str, Any] = {}
-        self.scenes: list[Scene] = []
 
     def check(self, ctx: Context) -> None:
         """Read the file, and look for its images and the evaluation library, before any work is done on the student.
@@ -147,7 +146,7 @@ def _categories(coco: dict[str, Any], teacher: Teacher, where: str) -> list[int 
     if classes != len(numbers):
         what = f"{len(numbers)} categories, but the teacher tells {classes} classes apart"
         raise FileError(what, where, "is it the teacher's data set?")
-    return sorted(numbers.values())  # type: ignore[return-value]
+    return [*sorted(numbers.values())]
 
 
 def _input(scene: Scene, size: tuple[int, int], decoding: Decoding) -> NDArray[np.uint8]:
