@@ -128,7 +128,7 @@ def test_the_evaluator_counts_pixels_of_the_whole_set(tmp_path: Path) -> None:
     zeros, ones, counted = int((labels == 0).sum()), int((labels == 1).sum()), int((labels < CLASSES).sum())
     assert found["miou"] == pytest.approx(100 * (0 + ones / (ones + zeros) + 2) / 4)
     assert found["pixel_accuracy"] == pytest.approx(100 * (counted - zeros) / counted)
-    assert evaluator.details["iou"]["0"] == 0.0
+    assert evaluator.details["by_class"]["IoU"]["0"] == 0.0
 
 
 def test_images_of_another_size_are_resized_and_answers_back(tmp_path: Path) -> None:
