@@ -219,7 +219,7 @@ def render() -> str:
     machines = sorted({f"{r['hardware']['cores']} cores, {r['hardware']['cpu']}, {r['hardware']['isa']}" for r in records})
     runs = [r for r in records if r["benchmark"] == "run"]
     tasks = [r for r in runs if metric(r) != "top1"]
-    runs = [r for r in runs if r not in tasks]
+    runs = [r for r in runs if metric(r) == "top1"]
     looked = [r for r in runs if r["student"].get("calibrated")]
     steps = [r for r in records if r["benchmark"] == "step_time"]
     return "\n".join(

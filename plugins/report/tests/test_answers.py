@@ -25,6 +25,8 @@ NETWORKS = """
 import torch
 from torch import nn
 
+from zsq.testing.teachers import settled
+
 
 class Areas(nn.Module):
     def __init__(self, classes=3):
@@ -51,20 +53,12 @@ class Boxes(nn.Module):
         return tuple(head(x).flatten(2).transpose(1, 2) for head in (self.scores, self.boxes))
 
 
-def settled(network):
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    network.train()(torch.randn(16, 3, 24, 32))
-    return network.eval()
-
-
 def areas():
-    return settled(Areas())
+    return settled(Areas(), torch.randn(16, 3, 24, 32))
 
 
 def boxes():
-    return settled(Boxes())
+    return settled(Boxes(), torch.randn(16, 3, 24, 32))
 """
 KINDS = {"areas": ("segment", "pixels"), "boxes": ("detect", "priors")}
 

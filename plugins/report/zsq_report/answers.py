@@ -15,7 +15,6 @@ from zsq.types import Drawing, Teacher
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#bbbbbb", "#332288", "#6b3e1f",
             "#f2b5d4")  # fmt: skip
 
-
 #: Images whose answers are drawn.
 DRAWN = 8
 
