@@ -225,6 +225,10 @@ def _check(plan: Plan, manager: Manager) -> None:
     given = made | plan.quant.provides
     early = TEACHER_NEEDS | made
     late = TEACHER_NEEDS | STUDENT_NEEDS | given
+    evaluators = [choice.component for choice in plan.evaluators]
+    if twice := [component.name for component in evaluators if evaluators.count(component) > 1]:
+        what = f"evaluator '{twice[0]}' is asked for twice, whose figures would have the same names"
+        raise PlanError(what, "--eval", "make one run for each")
     if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & STUDENT_NEEDS)):
         raise PlanError(
             f"{plan.quant} needs pool ({NEEDS['pool']}), but {plan.synth} needs {reads[0]} to make images",

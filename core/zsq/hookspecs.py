@@ -172,6 +172,9 @@ def zsq_logs() -> Iterable[Component]:
 def zsq_event(event: Event) -> None:
     """Everything that happens in a run, for progress bars, loggers and reports.
 
+    What keeps something between events is a method of a class; the entry point then names the class (``"zsq_mine:Mine"``), and every
+    manager of plugins makes one of its own.
+
     .. code-block:: python
 
         from zsq import hookimpl

@@ -57,7 +57,7 @@ class Plugin:
         reason: One line: why it is broken or blocked, or which of its names are taken by others as well.
         trace: The traceback, where there is one.
         components: What it yields.
-        load: Gives its entry module.
+        load: Gives its entry module, or a class with hooks as methods, of which one is made for every manager.
         hooks: Its hooks alone, once it is activated.
         one_off: Whether the user named its file.
         module: Path of its entry module; empty for the built-ins and one-offs.
@@ -90,9 +90,9 @@ class Plugin:
         assert self.load is not None
         stage = "cannot be imported"
         try:
-            module = self.load()
+            entry = self.load()
             stage = "has a bad hook"
-            hooks = _register(module)
+            hooks = _register(entry() if isinstance(entry, type) else entry)
             for role in Role:
                 stage = f"{role.hook} failed"
                 self.components += self._collect(hooks, role)

@@ -98,6 +98,12 @@ def test_an_evaluation_that_was_asked_for_is_no_default(manager: Manager) -> Non
     assert chosen.evaluators[0].settings == {"ref": "a/b:c.npz"}
 
 
+def test_one_evaluator_twice_is_refused(manager: Manager) -> None:
+    with pytest.raises(PlanError, match="'top1' is asked for twice") as caught:
+        plan(manager, eval=["npz:x", "agreement", "top1:y"])
+    assert caught.value.hint == "make one run for each"
+
+
 def test_choose_evaluator(manager: Manager) -> None:
     choice = choose_evaluator("npz:some/where.npz", manager)
     assert (choice.name, choice.component.name) == ("npz", "top1")

@@ -254,6 +254,18 @@ def test_events_reach_everyone_and_a_failing_listener_is_reported_once(fake_dist
     assert "plugin 'a' (zsq-a 0.1.0) failed on Message" in record.getMessage()
 
 
+def test_an_entry_point_may_name_a_class_of_which_every_manager_makes_its_own(fake_dist: Fake) -> None:
+    source = f"{HEAD}class Ears:\n    def __init__(self):\n        self.heard = []\n    @hookimpl\n    def zsq_event(self, event):\n"
+    source += "        self.heard.append(event.text)\n        everything.append(self.heard)\neverything = []\n"
+    fake = fake_dist("zsq-ears", source, entry_points={"ears": "zsq_ears:Ears"})
+    for text in ("one", "two"):
+        found = manager(fake)
+        found.emit(Message(0.0, text))
+        found.emit(Message(0.0, f"{text} again"))
+    first, *_, last = sys.modules["zsq_ears"].everything
+    assert first == ["one", "one again"] and last == ["two", "two again"]
+
+
 def test_trace_prints_what_hooks_do(fake_dist: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fake = fake_dist("zsq-one", yields("first"))
     manager(fake).plugins()

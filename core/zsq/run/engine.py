@@ -266,8 +266,8 @@ class _Engine:
         choices = list(self.plan.evaluators)
         if self.plan.default_eval and teacher.evaluation:
             choices.append(choose_evaluator(teacher.evaluation, self.manager))
-        built = [self.build(choice, f"eval:{choice.name}", teacher=teacher) for choice in choices]
-        for evaluator in built:
+        built = {choice.name: self.build(choice, f"eval:{choice.name}", teacher=teacher) for choice in choices}
+        for evaluator in built.values():
             if hasattr(evaluator, "check"):
                 evaluator.check(self.ctx.with_(teacher=teacher))
         return Evaluation(built)

@@ -9,14 +9,18 @@ from zsq import hookimpl
 from zsq.events import Event, Publishing
 from zsq_report.curves import Curves
 
-_CURVES = Curves()
 
+class Report:
+    """What the entry point names: follows a run, and writes its page when it is about to be put in its place."""
 
-@hookimpl
-def zsq_event(event: Event) -> None:
-    """Follow a run; write its page when it is about to be put in its place."""
-    _CURVES.hear(event)
-    if isinstance(event, Publishing):
-        from zsq_report.write import write
+    def __init__(self) -> None:
+        self._curves = Curves()
 
-        write(event, _CURVES.phases)
+    @hookimpl
+    def zsq_event(self, event: Event) -> None:
+        """Take in one event."""
+        self._curves.hear(event)
+        if isinstance(event, Publishing):
+            from zsq_report.write import write
+
+            write(event, self._curves.phases)
