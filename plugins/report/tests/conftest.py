@@ -18,8 +18,6 @@ from zsq.run.engine import run
 TEACHER = '''
 """A small teacher with names for its classes."""
 
-from dataclasses import replace
-
 import torch
 
 from zsq.testing.teachers import Tiny
