@@ -124,6 +124,11 @@ def test_a_deployed_value_has_one_point_and_the_output_none(quantize):
     assert sites(quantize(net, protocol="deploy")) == ["input", "2", "5"]
 
 
+def test_the_input_may_stay_in_float_under_deploy(quantize):
+    student = quantize(Residual(), protocol="deploy", float_input=True)
+    assert sites(student) == sites(quantize(Residual(), protocol="deploy"))[1:]
+
+
 def test_first_and_last_bits(quantize):
     student = quantize(Residual(), weight_bits=4, first_bits=8, last_bits=6)
     assert [p.bits for p in student.weights.values()] == [8, 4, 4, 4, 6]

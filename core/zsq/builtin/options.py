@@ -62,6 +62,11 @@ class UniformOptions(Options):
         "Where activations are quantized. paper: after ReLU and ReLU6 only, as the published tables; "
         "deploy: the input, every convolution and linear input and every residual sum, for export.",
     )
+    float_input: bool = opt(
+        False,
+        "Under deploy, leave the network's input in float, and with it the layers that read it: one grid for all colours is coarser "
+        "than the pixels of a photograph.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,14 @@ def test_a_deployed_student_is_integer_from_end_to_end(make: Callable[[], Teache
     assert found.operations.get("QLinearConv", 0) >= 2 and found.operations.get("DequantizeLinear", 0) == 0
 
 
+def test_with_a_float_input_all_but_the_first_layer_is_integer(tmp_path: Path) -> None:
+    of = tiny()
+    made = student(of, float_input=True)
+    result = verify(made.module, images(128), exported(made, of, tmp_path))
+    assert len(result["floating"]) == 1 and len(result["integer"]) == len(made.weights) - 1 > 1
+    assert result["argmax_agreement"] == 100 and result["first"] is None
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("curve", [torch.relu, nn.functional.relu6])
 def test_a_value_that_is_read_with_and_without_its_relu_stays_an_integer(curve: Any, bits: int, tmp_path: Path) -> None:

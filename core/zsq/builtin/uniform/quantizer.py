@@ -75,6 +75,8 @@ class Uniform:
             self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
         paper = self.options.protocol == "paper"
         sites = paper_sites(module) if paper else deploy_sites(module)
+        if self.options.float_input:
+            sites = [node for node in sites if node.op != "placeholder"]
         last = set() if paper else answers(module)
         points = {node: self._point(teacher.module, module, node, node in last) for node in sites if self.options.act_bits is not None}
         names = {path: self._carrier(teacher.module, module, path, node, points) for path, node in lifted.outputs.items()}
