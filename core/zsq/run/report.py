@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from zsq.files import write_atomic
 from zsq.recipe import Recipe, dump_recipe, pins
+from zsq.run.evaluation import IMAGES
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _ROWS = 3
 def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float],
           images: dict[str, Any] | None, engine: Any) -> dict[str, Any]:  # fmt: skip
     """The report of a finished student. Sizes in bytes; top-1 and agreement in percent; ``images`` are figures of the synthetic ones."""
-    evaluated = int(metrics.pop("images", 0))
-    own.pop("images", None)
+    evaluated = int(metrics.pop(IMAGES, 0))
+    own.pop(IMAGES, None)
     return {
         "schema": SCHEMA,
         "teacher": {

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from zsq_gdfq.synth import GeneratorSynth
 
+from zsq.component import STUDENT_NEEDS
 from zsq.errors import PlanError
-from zsq.run.probe import STUDENT_NEEDS, batch_norms
+from zsq.run.probe import batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, Probe, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
 from zsq_zaq.generator import InRange, make_generator
