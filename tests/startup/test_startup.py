@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,10 @@ def test_light_and_fast(name: str) -> None:
 )
 def test_a_light_module_imports_no_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import sys, {module}; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_quantizing_imports_no_tracer(tmp_path: Path) -> None:
+    """torch.export needs torch._dynamo and sympy, more than a second of imports."""
+    script = "import sys; from zsq_cli.app import main; code = main(sys.argv[1:]); sys.exit(code or 'torch._dynamo' in sys.modules)"
+    words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "none", "--quant", "squant4", "--set", "quant.act_bits=none"]
+    subprocess.run([sys.executable, "-c", script, *words, "--out", str(tmp_path / "run")], check=True, capture_output=True)

@@ -1,12 +1,13 @@
 """The teacher's forward as a graph of ATen operations, its convolutions, linear and BatchNorm layers lifted to modules.
 
-``torch.export`` sees what a network does however it is written: modules, functional calls, in-place operators, one module
-used in several places. The result computes what the teacher computes, with parameters of its own at the teacher's paths.
+A trace shows what a network does however it is written: modules, functional calls, in-place operators, one module used in
+several places. The result computes what the teacher computes, with parameters of its own at the teacher's paths.
 """
 
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from zsq.builtin.uniform.outputs import find_outputs
-from zsq.builtin.uniform.tracing import trace
-from zsq.errors import ZsqError
+from zsq.builtin.uniform.program import Program
+from zsq.builtin.uniform.tracing import refused, trace
 
 _aten = torch.ops.aten
 
@@ -109,24 +109,21 @@ def _has(root: nn.Module, path: str) -> bool:
 
 
 class _Lifting:
-    """One pass over an exported program, building the new graph."""
+    """One pass over a program, building the new graph."""
 
-    def __init__(self, teacher: nn.Module, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, teacher: nn.Module, program: Program) -> None:
         self.teacher, self.program = teacher, program
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.reasons: dict[fx.Node, str] = {}
-        self.tensors: dict[fx.Node, tuple[str, Tensor]] = {}
-        self.users: list[fx.Node] = []
-        self.parameters: set[str] = set()
+        self.tensors = program.tensors
 
     def __call__(self) -> Lifted:
-        self._inputs()
+        self.values[self.program.inputs] = self.graph.placeholder("inputs")
+        self.values[self.program.inputs].meta["site"] = ("", "input")
         for node in self.program.graph.nodes:
             if node.op == "call_function":
                 self.values[node] = self._layer(node) or self._norm(node) or self._plain(node)
-            elif node.op == "get_attr":
-                raise self._refused("it runs parts of its forward in a context of their own, such as torch.no_grad() or a branch")
             elif node.op == "output":
                 self._output(node)
         with warnings.catch_warnings():
@@ -137,42 +134,13 @@ class _Lifting:
         module.recompile()
         return Lifted(module.eval(), {}, {n: r for n, r in self.reasons.items() if n.graph is module.graph})
 
-    def _refused(self, why: str) -> ZsqError:
-        return ZsqError(
-            f"this network cannot be quantized: {why}", f"teacher {type(self.teacher).__name__}", "quantize an inner module instead"
-        )
-
-    def _inputs(self) -> None:
-        specs = {getattr(s.arg, "name", ""): s for s in self.program.graph_signature.input_specs}
-        for node in self.program.graph.nodes:
-            if node.op != "placeholder":
-                continue
-            spec = specs[node.name]
-            if spec.kind is InputKind.USER_INPUT:
-                self.users.append(node)
-                self.values[node] = self.graph.placeholder("inputs")
-                self.values[node].meta["site"] = ("", "input")
-            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-                assert spec.target is not None
-                source = self.program.constants if spec.target in self.program.constants else self.program.state_dict
-                self.tensors[node] = (spec.target, source[spec.target])
-                if spec.kind is InputKind.PARAMETER:
-                    self.parameters.add(spec.target)
-            else:
-                raise self._refused(f"its input '{node.name}' is not a tensor")
-        if len(self.users) != 1:
-            raise self._refused(f"it takes {len(self.users)} inputs, not one")
-
     def _output(self, node: fx.Node) -> None:
-        signature = self.program.graph_signature
-        if any(s.kind is not OutputKind.USER_OUTPUT for s in signature.output_specs):
-            raise self._refused("its forward changes its own buffers in eval mode")
         flat = [self._map(v) for v in node.args[0]]  # type: ignore[union-attr]
-        structure = self.program.call_spec.out_spec
+        structure = self.program.structure
         self.graph.output(flat[0] if structure is None else pytree.tree_unflatten(flat, structure))
 
     def _map(self, value: Any) -> Any:
-        """A value of the exported graph as one of the new graph; tensors of the teacher become ``get_attr`` where used."""
+        """A value of the traced graph as one of the new graph; tensors of the teacher become ``get_attr`` where used."""
         return fx.node.map_aggregate(value, lambda v: self._use(v) if isinstance(v, fx.Node) else v)
 
     def _use(self, node: fx.Node) -> fx.Node:
@@ -190,7 +158,7 @@ class _Lifting:
         owner, _, name = path.rpartition(".")
         parent = self._parent(owner)
         copy = tensor.detach().clone()
-        if path in self.parameters:
+        if path in self.program.parameters:
             parent.register_parameter(name, nn.Parameter(copy))
         else:
             parent.register_buffer(name, copy)
@@ -204,13 +172,12 @@ class _Lifting:
         return module
 
     def _site(self, node: fx.Node) -> tuple[str, str]:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
         name = (
             node.target._schema.name.rpartition(":")[2]
             if isinstance(node.target, torch._ops.OpOverload)
             else getattr(node.target, "__name__", "op")
         )
-        path = stack[-1][0] if stack else ""
+        path = node.meta["path"]
         return (path if _has(self.teacher, path) or not path else "", name)
 
     def _place(self, path: str, module: nn.Module, inputs: Any, node: fx.Node) -> fx.Node:
@@ -239,10 +206,10 @@ class _Lifting:
         name = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
         if name.startswith(("_assert", "sym_constrain", "_guards")):
             return None
-        if node.target in _NOTHING:
+        if node.target in _NOTHING or _takes_everything(node):
             return self._map(node.args[0])
         if not isinstance(node.target, torch._ops.OpOverload) and node.target not in SIZE_OPS.values():
-            raise self._refused(f"it uses {name}, which is not a tensor operation of PyTorch's ATen library")
+            raise refused(self.teacher, f"it uses {name}, which is not a tensor operation of PyTorch's ATen library")
         copy = self.graph.call_function(_SAFER.get(node.target, node.target), self._map(node.args), self._map(dict(node.kwargs)))
         copy.meta["site"] = self._site(node)
         if name in _LAYER_NAMES:
@@ -305,7 +272,7 @@ class _Lifting:
         original = self.teacher.get_submodule(path) if _has(self.teacher, path) else None
         momentum = original.momentum if isinstance(original, nn.modules.batchnorm._BatchNorm) else a["momentum"]
         affine = a["weight"] is not None
-        norm: Any = _NORMS[a["input"].meta["val"].dim()](len(self.tensors[mean][1]), a["eps"], momentum, affine)
+        norm: Any = _NORMS[a["input"].meta["dims"]](len(self.tensors[mean][1]), a["eps"], momentum, affine)
         with torch.no_grad():
             for name in ("weight", "bias", "running_mean", "running_var"):
                 if a[name] is not None:
@@ -313,6 +280,14 @@ class _Lifting:
             if getattr(original, "num_batches_tracked", None) is not None:
                 norm.num_batches_tracked.copy_(original.num_batches_tracked)  # type: ignore[union-attr]
         return self._place(path, norm.to(self.tensors[mean][1].device).eval(), a["input"], node)
+
+
+def _takes_everything(node: fx.Node) -> bool:
+    """Whether ``node`` is the slice of ``x[:]``, which traces of ``x[:, 0]`` have or lack."""
+    if node.target is not _aten.slice.Tensor:
+        return False
+    a = arguments(node)
+    return a["start"] in (None, 0) and a["end"] in (None, sys.maxsize) and a["step"] == 1
 
 
 def _settings(node: fx.Node) -> dict[str, Any]:

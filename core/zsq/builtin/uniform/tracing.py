@@ -1,17 +1,67 @@
-"""The teacher's forward as ``torch.export`` sees it: a program of ATen operations, none of which writes to its inputs."""
+"""The teacher's forward as a program: recorded where one run shows it all, else as ``torch.export`` sees it."""
 
 from __future__ import annotations
 
 import gc
-import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
 
+from zsq.builtin.uniform.program import Program, out_of_place
+from zsq.builtin.uniform.recording import record
 from zsq.errors import ZsqError, first_line
+
+
+def trace(teacher: nn.Module, example: Tensor) -> Program:
+    """The program of ``teacher``. The first dimension of ``example`` stays free.
+
+    Raises:
+        ZsqError: When the network cannot be traced.
+    """
+    return record(teacher, example) or export(teacher, example)
+
+
+def export(teacher: nn.Module, example: Tensor) -> Program:
+    """The program that ``torch.export`` sees, also where sizes are computed from the batch's.
+
+    Raises:
+        ZsqError: When the network cannot be traced.
+    """
+    program = _exported(teacher, example)
+    specs = {getattr(s.arg, "name", ""): s for s in program.graph_signature.input_specs}
+    inputs, tensors, parameters = [], {}, set()
+    for node in program.graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        node.meta["path"] = stack[-1][0] if stack else ""
+        node.meta["dims"] = node.meta["val"].dim() if isinstance(node.meta.get("val"), Tensor) else 0
+        if node.op == "get_attr":
+            raise refused(teacher, "it runs parts of its forward in a context of their own, such as torch.no_grad() or a branch")
+        if node.op != "placeholder":
+            continue
+        spec = specs[node.name]
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(node)
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            assert spec.target is not None
+            source = program.constants if spec.target in program.constants else program.state_dict
+            tensors[node] = (spec.target, source[spec.target])
+            if spec.kind is InputKind.PARAMETER:
+                parameters.add(spec.target)
+        else:
+            raise refused(teacher, f"its input '{node.name}' is not a tensor")
+    if len(inputs) != 1:
+        raise refused(teacher, f"it takes {len(inputs)} inputs, not one")
+    if any(s.kind is not OutputKind.USER_OUTPUT for s in program.graph_signature.output_specs):
+        raise refused(teacher, "its forward changes its own buffers in eval mode")
+    return Program(program.graph, inputs[0], tensors, frozenset(parameters), program.call_spec.out_spec)
+
+
+def refused(teacher: nn.Module, why: str) -> ZsqError:
+    return ZsqError(f"this network cannot be quantized: {why}", f"teacher {type(teacher).__name__}", "quantize an inner module instead")
 
 
 @contextmanager
@@ -28,19 +78,14 @@ def _uncollected() -> Iterator[None]:
 
 
 @_uncollected()
-def trace(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The exported program, without in-place operations. The first dimension of ``example`` stays free.
-
-    Raises:
-        ZsqError: When the network cannot be traced.
-    """
+def _exported(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     failures = []
     for strict in (False, True):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(teacher, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=strict)
-                return program if _out_of_place(program.graph) else program.run_decompositions({})
+                return program if out_of_place(program.graph) else program.run_decompositions({})
         except Exception as error:  # whatever tracing makes of a network of the user's
             failures.append(error)
     raise ZsqError(
@@ -48,42 +93,3 @@ def trace(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
         f"teacher {type(teacher).__name__}, input {tuple(example.shape)}",
         "its forward has to take one tensor, without branches on values; torch.export.export(teacher, (inputs,)) shows the place",
     ) from failures[0]
-
-
-def _out_of_place(graph: fx.Graph) -> bool:
-    """Replace in-place operations by their counterparts. False, with some left, where views may share the memory written."""
-    for node in list(graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
-            continue
-        name = node.target._schema.name.removeprefix("aten::")
-        packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
-        written = node.args[0] if node.args else None
-        plain = name.endswith("_") and packet is not None and node.target._overloadname in packet.overloads()
-        if not plain or not isinstance(written, fx.Node) or _views(written) or written.op != "call_function":
-            return False
-        assert packet is not None
-        later = [user for user in written.users if user is not node and _after(user, node)]
-        node.target = getattr(packet, node.target._overloadname)
-        for user in later:
-            user.replace_input_with(written, node)
-    return True
-
-
-def _views(node: fx.Node) -> bool:
-    """Whether ``node`` is a view, or has one."""
-    return any(_is_view(n) for n in (node, *node.users))
-
-
-def _is_view(node: fx.Node) -> bool:
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return node.target is operator.getitem
-    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
-
-
-def _after(node: fx.Node, other: fx.Node) -> bool:
-    return any(n is node for n in _following(other))
-
-
-def _following(node: fx.Node) -> Iterator[fx.Node]:
-    while (node := node.next).op != "root":
-        yield node

@@ -1,0 +1,71 @@
+"""A network's forward as a program of ATen operations, none of which writes to its inputs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a network does with one tensor.
+
+    Args:
+        graph: A placeholder for every tensor of ``tensors`` and one for the input, then ATen operations and operators on sizes.
+            ``meta["path"]`` of an operation is the path of the module that it belongs to, ``meta["dims"]`` how many dimensions its
+            result has (0 where that is no tensor).
+        inputs: The placeholder of the input.
+        tensors: Placeholder of a parameter, buffer or constant to its path and value.
+        parameters: The paths of those that are parameters.
+        structure: How the flat outputs make what the network returns; ``None`` where the first of them is it.
+    """
+
+    graph: fx.Graph
+    inputs: fx.Node
+    tensors: Mapping[fx.Node, tuple[str, Tensor]]
+    parameters: frozenset[str]
+    structure: Any
+
+
+def out_of_place(graph: fx.Graph) -> bool:
+    """Replace in-place operations by their counterparts. False, with some left, where views may share the memory written."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+            continue
+        name = node.target._schema.name.removeprefix("aten::")
+        packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+        written = node.args[0] if node.args else None
+        plain = name.endswith("_") and packet is not None and node.target._overloadname in packet.overloads()
+        if not plain or not isinstance(written, fx.Node) or _views(written) or written.op != "call_function":
+            return False
+        assert packet is not None
+        later = [user for user in written.users if user is not node and _after(user, node)]
+        node.target = getattr(packet, node.target._overloadname)
+        for user in later:
+            user.replace_input_with(written, node)
+    return True
+
+
+def _views(node: fx.Node) -> bool:
+    """Whether ``node`` is a view, or has one."""
+    return any(_is_view(n) for n in (node, *node.users))
+
+
+def _is_view(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.target is operator.getitem
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
+
+
+def _after(node: fx.Node, other: fx.Node) -> bool:
+    return any(n is node for n in _following(other))
+
+
+def _following(node: fx.Node) -> Iterator[fx.Node]:
+    while (node := node.next).op != "root":
+        yield node
