@@ -67,15 +67,7 @@ def test_a_light_module_imports_no_torch(module: str) -> None:
 def test_quantizing_imports_no_tracer(tmp_path: Path) -> None:
     """torch.export needs torch._dynamo and sympy, more than a second of imports."""
     script = "import sys; from zsq_cli.app import main; code = main(sys.argv[1:]); sys.exit(code or 'torch._dynamo' in sys.modules)"
-    words = [
-        "run",
-        "py:zsq.testing.teachers:tiny",
-        "--set",
-        "teacher.shape=3,8,8",
-        "--set",
-        "teacher.mean=0,0,0",
-        "--set",
-        "teacher.std=1,1,1",
-    ]
-    words += ["--synth", "none", "--quant", "squant4", "--set", "quant.act_bits=none"]
+    settings = ["teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "quant.act_bits=none"]
+    words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "none", "--quant", "squant4"]
+    words += [word for setting in settings for word in ("--set", setting)]
     subprocess.run([sys.executable, "-c", script, *words, "--out", str(tmp_path / "run")], check=True, capture_output=True)
