@@ -57,7 +57,7 @@ def _run(network: nn.Module, batch: Tensor) -> Program:
     recording = _Recording(network, batch)
     for path, module in modules.items():
         module.register_forward_pre_hook(lambda *_, path=path: recording.enter(path))
-        module.register_forward_hook(lambda *_: recording.leave())
+        module.register_forward_hook(lambda *_: recording.leave(), always_call=True)
     # Without autograd, operations arrive as the network calls them: autograd would take a convolution or a flattening apart.
     with torch.inference_mode(), _Looks(batch.device), _Operations(recording):
         result = network(batch)
