@@ -180,6 +180,15 @@ def rows_of_sensitivities(records: list[dict[str, Any]]) -> list[str]:
     return rows_of_measured(["teacher", "layers", "widths", "images", "all sensitivities", "one forward", "ratio"], records, cells)
 
 
+def rows_of_traces(records: list[dict[str, Any]]) -> list[str]:
+    """One line per network."""
+
+    def cells(row: dict[str, Any]) -> list[Any]:
+        return [row["network"], f"{row['recorded_s']:.3f} s", f"{row['exported_s']:.2f} s", f"{row['ratio']:.3f}"]
+
+    return rows_of_measured(["network", "recorded", "torch.export", "ratio"], records, cells)
+
+
 def rows_of_exports(records: list[dict[str, Any]]) -> list[str]:
     """One line per runtime and set of images."""
 
@@ -280,6 +289,12 @@ def render() -> str:
             "Of all layers at all widths; the ratio is to layers x widths forwards of the teacher (`benchmarks/sensitivity.py`).",
             "",
             *rows_of_sensitivities([r for r in records if r["benchmark"] == "sensitivity"]),
+            "",
+            "## Time of tracing",
+            "",
+            "Until a network's graph is there, imports of the tracer included, each in a process of its own (`benchmarks/trace_time.py`).",
+            "",
+            *rows_of_traces([r for r in records if r["benchmark"] == "trace_time"]),
             "",
             "## Exported students",
             "",
