@@ -23,8 +23,7 @@ _LOOKS = ("tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_sto
 #: Operations that look into their input, or that hide where it comes from.
 _HIDES = ("item", "is_nonzero", "equal", "detach", "detach_", "lift_fresh")
 #: Operations that give their input back, dropout where it does not train.
-_SAME = ("alias", "dropout_", "feature_dropout_", "alpha_dropout_")
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout")
+_SAME = ("alias", "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
 
 
 class _NotRecordable(Exception):
@@ -111,7 +110,7 @@ class _Recording:
         if operation.namespace != "aten" or name.startswith("_") or name in _HIDES:
             raise _NotRecordable
         same = name in _SAME and args[-1] is not True
-        if torch.Tag.nondeterministic_seeded in operation.tags and not same and name not in _DROPOUTS:
+        if torch.Tag.nondeterministic_seeded in operation.tags and not same:
             raise _NotRecordable
         called = pytree.tree_map(lambda v: self.node(v) if isinstance(v, Tensor) else v, (args, kwargs))
         if operation._schema.is_mutable and called[0][0].op == "placeholder":
