@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,12 @@ def count(net: Net, y: Tensor) -> Tensor:
     return y + net.shift
 
 
+def set_data(net: Net, y: Tensor) -> Tensor:
+    z = y * 2
+    z.data = y
+    return z + 1
+
+
 def keep(net: Net, y: Tensor) -> Tensor:
     net.kept.setdefault("grid", torch.arange(y.shape[-1], dtype=y.dtype))
     return y + net.kept["grid"]
@@ -95,13 +102,18 @@ NOT_RECORDED = {
     "batch size as a factor": lambda net, y: y * y.shape[0],
     "number": lambda net, y: y * float(y.max()),
     "list": lambda net, y: y * y[0, 0, 0].tolist()[0],
-    "numpy": lambda net, y: y * float(y.detach().numpy().max()),
+    "numpy": lambda net, y: y * float(y.numpy().max()),
+    "array": lambda net, y: y * float(np.asarray(y).max()),
+    "dlpack": lambda net, y: y * float(np.from_dlpack(y).max()),
+    "comparison": lambda net, y: y if torch.equal(y, y) else -y,
     "no gradient": without_gradient,
     "autocast": in_bf16,
     "tensor of the module that is no buffer": lambda net, y: y + net.plain,
     "constant": lambda net, y: y + torch.tensor(3.0),
     "made in the forward": lambda net, y: y + torch.arange(y.shape[-1], dtype=y.dtype),
     "detached": lambda net, y: y.detach() + 1,
+    "detached in place": lambda net, y: (y * 2).detach_() + 1,
+    "data set": set_data,
     "data": lambda net, y: y.data + 1,
     "through a view": through_a_view,
     "buffer that counts": count,

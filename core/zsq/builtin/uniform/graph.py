@@ -136,8 +136,7 @@ class _Lifting:
 
     def _output(self, node: fx.Node) -> None:
         flat = [self._map(v) for v in node.args[0]]  # type: ignore[union-attr]
-        structure = self.program.structure
-        self.graph.output(flat[0] if structure is None else pytree.tree_unflatten(flat, structure))
+        self.graph.output(pytree.tree_unflatten(flat, self.program.structure))
 
     def _map(self, value: Any) -> Any:
         """A value of the traced graph as one of the new graph; tensors of the teacher become ``get_attr`` where used."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Program:
         inputs: The placeholder of the input.
         tensors: Placeholder of a parameter, buffer or constant to its path and value.
         parameters: The paths of those that are parameters.
-        structure: How the flat outputs make what the network returns; ``None`` where the first of them is it.
+        structure: How the flat outputs make what the network returns.
     """
 
     graph: fx.Graph
     inputs: fx.Node
     tensors: Mapping[fx.Node, tuple[str, Tensor]]
     parameters: frozenset[str]
-    structure: Any
+    structure: pytree.TreeSpec
 
 
 def out_of_place(graph: fx.Graph) -> bool:
@@ -44,7 +44,7 @@ def out_of_place(graph: fx.Graph) -> bool:
         if not plain or not isinstance(written, fx.Node) or _views(written) or written.op != "call_function":
             return False
         assert packet is not None
-        later = [user for user in written.users if user is not node and _after(user, node)]
+        later = [user for user in written.users if node < user]
         node.target = getattr(packet, node.target._overloadname)
         for user in later:
             user.replace_input_with(written, node)
@@ -60,12 +60,3 @@ def _is_view(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.target is operator.getitem
     return any(r.alias_info is not None and not r.alias_info.is_write for r in node.target._schema.returns)
-
-
-def _after(node: fx.Node, other: fx.Node) -> bool:
-    return any(n is node for n in _following(other))
-
-
-def _following(node: fx.Node) -> Iterator[fx.Node]:
-    while (node := node.next).op != "root":
-        yield node

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsq.builtin.uniform.program import Program, out_of_place
 
-#: What Python code does to look into a tensor, or to change how the rest is computed.
-_LOOKS = ("tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage", "__set__", "_set_grad_enabled")
-#: Operations that look into their input, or that hide where it comes from.
-_HIDES = ("item", "is_nonzero", "equal", "detach", "detach_", "lift_fresh")
+#: What Python code does, without an operation that would show it, to look into a tensor or to change how gradients work.
+_LOOKS = ("tolist", "__dlpack__", "_set_grad_enabled")
+#: Operations that stop gradients, which a graph that is tuned must not lose.
+_STOPS = ("detach", "detach_")
 #: Operations that give their input back, dropout where it does not train.
 _SAME = ("alias", "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
 
@@ -62,7 +62,7 @@ def _run(network: nn.Module, batch: Tensor) -> Program:
         result = network(batch)
     leaves, structure = pytree.tree_flatten(result)
     recording.graph.output(tuple(recording.node(leaf) for leaf in leaves))
-    return Program(recording.graph, recording.inputs, recording.tensors, frozenset(recording.parameters), structure)
+    return Program(recording.graph, recording.inputs, recording.tensors, recording.parameters, structure)
 
 
 class _Recording:
@@ -70,13 +70,14 @@ class _Recording:
 
     def __init__(self, network: nn.Module, batch: Tensor) -> None:
         self.graph = fx.Graph()
-        self.path: list[str] = []
-        self.parameters = {path for path, _ in network.named_parameters(remove_duplicate=False)}
+        self.path = [""]
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        self.parameters = frozenset(parameters)
         self.tensors: dict[fx.Node, tuple[str, Tensor]] = {}
         self.nodes: dict[int, fx.Node] = {}
         self.alive: list[Tensor] = []  # an id is a tensor's as long as the tensor lives
-        state = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
-        for number, (path, tensor) in enumerate(state):
+        state = parameters | dict(network.named_buffers(remove_duplicate=False))
+        for number, (path, tensor) in enumerate(state.items()):
             if id(tensor) in self.nodes:
                 raise _NotRecordable
             self.tensors[self._placeholder(f"tensor_{number}", tensor)] = (path, tensor)
@@ -89,7 +90,7 @@ class _Recording:
 
     def _known(self, node: fx.Node, tensor: Tensor) -> None:
         if "path" not in node.meta:
-            node.meta |= {"path": self.path[-1] if self.path else "", "dims": tensor.dim()}
+            node.meta |= {"path": self.path[-1], "dims": tensor.dim()}
         self.nodes[id(tensor)] = node
         self.alive.append(tensor)
 
@@ -107,7 +108,7 @@ class _Recording:
     def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
         """Run an ATen operation and note it."""
         name = operation._opname
-        if operation.namespace != "aten" or name.startswith("_") or name in _HIDES:
+        if operation.namespace != "aten" or name.startswith("_") or name in _STOPS:
             raise _NotRecordable
         same = name in _SAME and args[-1] is not True
         if torch.Tag.nondeterministic_seeded in operation.tags and not same:
@@ -122,12 +123,12 @@ class _Recording:
         node = self.graph.call_function(operation, *called)
         if isinstance(result, Tensor):
             self._known(node, result)
-        else:
+        elif isinstance(result, (tuple, list)) and all(isinstance(part, Tensor) for part in result):
             node.meta |= {"path": self.path[-1], "dims": 0}
             for index, part in enumerate(result):
-                if not isinstance(part, Tensor):
-                    raise _NotRecordable
                 self._known(self.graph.call_function(operator.getitem, (node, index)), part)
+        else:  # a number: the forward looks into a tensor
+            raise _NotRecordable
         return result
 
 

@@ -57,10 +57,13 @@ def export(teacher: nn.Module, example: Tensor) -> Program:
         raise refused(teacher, f"it takes {len(inputs)} inputs, not one")
     if any(s.kind is not OutputKind.USER_OUTPUT for s in program.graph_signature.output_specs):
         raise refused(teacher, "its forward changes its own buffers in eval mode")
-    return Program(program.graph, inputs[0], tensors, frozenset(parameters), program.call_spec.out_spec)
+    structure = program.call_spec.out_spec
+    assert structure is not None
+    return Program(program.graph, inputs[0], tensors, frozenset(parameters), structure)
 
 
 def refused(teacher: nn.Module, why: str) -> ZsqError:
+    """The error of a network whose program is known, but cannot be quantized."""
     return ZsqError(f"this network cannot be quantized: {why}", f"teacher {type(teacher).__name__}", "quantize an inner module instead")
 
 
