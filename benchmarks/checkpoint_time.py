@@ -17,12 +17,12 @@ from typing import Any
 
 from records import keep
 
-from zsq.manager import Manager
-from zsq.named_recipes import find_recipe
-from zsq.recipe import RunOptions, apply_settings, read_recipe
-from zsq.run import resume
-from zsq.run.engine import run
-from zsq.run.journal import Journal
+from zsq._manager import Manager
+from zsq._named_recipes import find_recipe
+from zsq._recipe import RunOptions, apply_settings, read_recipe
+from zsq._run import resume
+from zsq._run.engine import run
+from zsq._run.journal import Journal
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from records import keep, spread
 
 from zsq import events
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.plan import Plan
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._plan import Plan
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 from zsq.testing.world import make_context
 
 HERE = Path(__file__).parent

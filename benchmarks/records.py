@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zsq.run.report import hardware
+from zsq._run.report import hardware
 
 RECORDS = Path(__file__).parent / "results"
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from zsq_pareto import ParetoOptions
 from zsq_pareto.sensitivity import Sensitivities
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.component import Role
-from zsq.manager import Manager
+from zsq._component import Role
+from zsq._manager import Manager
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import make_context
 from zsq.types import Teacher
 

@@ -34,17 +34,16 @@ from records import keep, spread
 from torch import Tensor, nn
 
 from zsq import events
-from zsq.component import STUDENT_NEEDS, Component, Role
-from zsq.compose import compose
+from zsq._component import STUDENT_NEEDS, Component, Role
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._plan import Plan
+from zsq._recipe import Recipe
+from zsq._run.engine import run
+from zsq._run.objective import Objective, Term
+from zsq._run.stream import Stream
 from zsq.errors import ZsqError
-from zsq.manager import Manager
-from zsq.plan import Plan
-from zsq.recipe import Recipe
-from zsq.run.engine import run
-from zsq.run.objective import Objective, Term
-from zsq.run.precision import Precision
-from zsq.run.probe import Probe
-from zsq.run.stream import Stream
+from zsq.training import Precision, Probe
 from zsq.types import Batch, Beat, Context, Student
 
 #: Steps left out at the start.

@@ -31,8 +31,8 @@ def once(name: str, way: str) -> float:
     """Seconds of one trace, in this process."""
     import torch
 
-    from zsq.builtin.uniform.recording import record
-    from zsq.builtin.uniform.tracing import export
+    from zsq.graph._recording import record
+    from zsq.graph._tracing import export
 
     module, build, shape = NETWORKS[name]
     network, example = getattr(importlib.import_module(module), build)().eval(), torch.zeros(2, *shape)

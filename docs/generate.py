@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from zsq import hookspecs
-from zsq.component import NEEDS, Role
-from zsq.manager import Manager
+from zsq import _hookspecs as hookspecs
+from zsq._component import NEEDS, Role
+from zsq._manager import Manager
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = yaml.safe_load((ROOT / "registry.yaml").read_text())

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from zsq import hookspecs
+from zsq import _hookspecs as hookspecs
+from zsq._manager import Manager
 from zsq.events import Message
-from zsq.manager import Manager
 from zsq.testing import FakeDist
 
 #: Hook to role and name of the component in its example.

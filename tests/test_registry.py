@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from zsq.component import API_VERSION, GROUP, Role
-from zsq.manager import Manager
+from zsq._component import API_VERSION, GROUP, Role
+from zsq._manager import Manager
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY: dict[str, Any] = yaml.safe_load((ROOT / "registry.yaml").read_text())

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsq.component import Role
-from zsq.manager import Manager
+from zsq._component import Role
+from zsq._manager import Manager
 from zsq_cli.export import BELOW_8_BITS, able, saved_student
 from zsq_cli.run import read_report
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def bench_run(run: Path, to: str, threads: int, batch: int, *, json: bool = False) -> None:
     """Measure and print."""
-    from zsq.run.places import locate
+    from zsq._run.places import locate
     from zsq_cli import render
 
     result = measured(locate(run, exported=True), to, threads, batch)

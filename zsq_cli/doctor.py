@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.text import Text
 
+from zsq._manager import Manager
 from zsq.files import cache_folder
-from zsq.manager import Manager
 from zsq_cli import render
 
 #: Distributions that zsq cannot do without, and some that plugins use.

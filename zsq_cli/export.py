@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsq.component import Role
+from zsq._component import Role
+from zsq._manager import Manager
 from zsq.errors import ZsqError
-from zsq.manager import Manager
 from zsq_cli.run import read_report, saved_context
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ BELOW_8_BITS = "values below 8 bits lie in int8 containers: they run at int8 spe
 
 def export_run(run: Path, to: str, *, json: bool = False) -> None:
     """Write the files of exporter ``to`` into the run's folder, and name them."""
-    from zsq.run.places import locate
+    from zsq._run.places import locate
     from zsq_cli import render
 
     run = locate(run)
@@ -42,7 +42,7 @@ def export_run(run: Path, to: str, *, json: bool = False) -> None:
 
 def saved_student(run: Path, report: Mapping[str, Any]) -> tuple[Student, Context, dict[str, Any]]:
     """The student of a run, the context that its exporters get, and the manifest that it was saved with."""
-    from zsq.run.saved import load
+    from zsq.format import load
     from zsq.types import Student
 
     module: Any = load(run)

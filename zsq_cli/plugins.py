@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 
-from zsq.component import GROUP, Role
+from zsq._component import GROUP, Role
+from zsq._manager import Found, Manager, Plugin, known_plugins
+from zsq._named_recipes import named_recipes
 from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
-from zsq.manager import Found, Manager, Plugin, known_plugins
-from zsq.named_recipes import named_recipes
 from zsq_cli import render
 
 _GROUPS = re.compile(r"zsq\.v\d+")
@@ -157,7 +157,7 @@ def _rivals(plugin: Plugin, named: list[Found], everyone: list[Plugin]) -> list[
 def _entry_file(plugin: Plugin) -> str:
     """The file of the entry module, found without importing it where it cannot be imported."""
     if plugin.name == "builtin":
-        return str(importlib.util.find_spec("zsq.builtin").origin)  # type: ignore[union-attr]
+        return str(importlib.util.find_spec("zsq._builtin").origin)  # type: ignore[union-attr]
     for owner, point in entry_points():
         if point.name == plugin.name and (owner or "unknown") == plugin.distribution:
             try:

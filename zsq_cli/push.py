@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsq.component import Role
+from zsq._component import Role
+from zsq._manager import Manager
 from zsq.errors import PlanError, ZsqError
-from zsq.manager import Manager
 
 if TYPE_CHECKING:
-    from zsq.plan import Plan
+    from zsq._plan import Plan
 
 #: Exporters whose files have to verify, the one that the card tells of last.
 _EXPORTED = {"openvino": "model.xml", "onnx": "model.onnx"}
@@ -107,7 +107,7 @@ def measured_on(run: Path, report: Mapping[str, Any]) -> str | None:
     """The name of the images that the run measured accuracy on: that of their file, or None where they cannot be told."""
     refs = [str(entry.get("ref") or "") for entry in report.get("recipe", {}).get("eval") or ()]
     if not any(refs) and str(report["teacher"]["ref"]).startswith("zoo:"):
-        from zsq.run.saved import load
+        from zsq.format import load
         from zsq_cli.run import brought, saved_context
 
         try:

@@ -20,9 +20,9 @@ from zsq import events
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from zsq.manager import Found, Plugin
+    from zsq._manager import Found, Plugin
+    from zsq._plan import Plan
     from zsq.options import Options
-    from zsq.plan import Plan
 
 _STATUS = {"ok": "green", "broken": "red", "blocked": "yellow"}
 _RESULT = {"passed": "green", "failed": "red", "skipped": "yellow"}

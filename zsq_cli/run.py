@@ -15,18 +15,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from zsq.component import Role
+from zsq._component import Role
+from zsq._manager import Found, Manager
+from zsq._named_recipes import find_recipe
+from zsq._recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
 from zsq.errors import FileError, ZsqError
 from zsq.files import cache_folder
-from zsq.manager import Found, Manager
-from zsq.named_recipes import find_recipe
 from zsq.options import Options
-from zsq.recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
 
 if TYPE_CHECKING:
     from zsq import types
-    from zsq.plan import Plan
-    from zsq.run.interrupt import Stop
+    from zsq._plan import Plan
+    from zsq._run.interrupt import Stop
     from zsq.types import Context
 
 
@@ -99,7 +99,7 @@ class Flags:
 def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code: bool = False, push: str | None = None,
               private: bool | None = None, resume: Path | None = None) -> None:  # fmt: skip
     """``zsq run``: everything is checked before torch is imported, the right to ``push`` as well; progress goes to standard error."""
-    from zsq.compose import compose
+    from zsq._compose import compose
     from zsq_cli import render
 
     manager, saved = flags.manager(), None
@@ -109,7 +109,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
         for line in pin_warnings(recipe):
             render.console(error=True).print(line, style="yellow")
     else:
-        from zsq.run.resume import reopen
+        from zsq._run.resume import reopen
 
         flags.refuse("--resume", out)
         out = resume
@@ -118,7 +118,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
         from zsq_cli.push import ready
 
         ready(push, plan)
-    from zsq.run.engine import run
+    from zsq._run.engine import run
     from zsq_cli.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -139,7 +139,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
 @contextmanager
 def stopping() -> Iterator[Stop]:
     """Inside, the first Ctrl-C asks the run to end after its present step, and the second ends it at once."""
-    from zsq.run.interrupt import Stop
+    from zsq._run.interrupt import Stop
 
     stop = Stop()
 
@@ -158,7 +158,7 @@ def stopping() -> Iterator[Stop]:
 
 def plan_flags(flags: Flags, *, json: bool = False) -> None:
     """``zsq plan``: composes, and prints what would run."""
-    from zsq.compose import compose
+    from zsq._compose import compose
     from zsq_cli import render
 
     manager = flags.manager()
@@ -190,14 +190,14 @@ def evaluate_run(
     Without ``evaluators`` those of the run, else the one that its teacher brings. The teacher's own figures stand beside only
     where the run measured them in the same way: no figures of different images are ever compared.
     """
-    from zsq.run.places import locate
+    from zsq._run.places import locate
     from zsq_cli import render
 
     folder = locate(folder)
     report, manager = read_report(folder), Manager.discover(third_party=third_party, files=files)
     asked = [_evaluator(parse_entry("eval", text, "--eval"), manager) for text in evaluators]
     ran = [_evaluator(entry, manager) for entry in report.get("recipe", {}).get("eval") or ()]
-    from zsq.run.saved import load
+    from zsq.format import load
 
     module = load(folder)
     ctx = saved_context(folder, module, report, manager)
@@ -235,9 +235,9 @@ def saved_context(folder: Path, module: Any, report: Mapping[str, Any], manager:
     """What an evaluator of a saved student gets: its input spec, task and number of classes; in the teacher's place stands the student."""
     import torch
 
-    from zsq.compose import DEFAULT_TASK, choose_task
-    from zsq.run.precision import Precision
-    from zsq.run.tasks import maker
+    from zsq._compose import DEFAULT_TASK, choose_task
+    from zsq._run.tasks import maker
+    from zsq.training import Precision
     from zsq.types import Context, InputSpec, Teacher
 
     spec = json_.loads((folder / "config.json").read_text(encoding="utf-8"))["inputs"]
@@ -252,8 +252,8 @@ def saved_context(folder: Path, module: Any, report: Mapping[str, Any], manager:
 
 def brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
     """The evaluation on real images that the run's teacher brings with it."""
-    from zsq.compose import task_of
-    from zsq.run.tasks import maker
+    from zsq._compose import task_of
+    from zsq._run.tasks import maker
 
     values = dict(report.get("recipe", {}).get("teacher") or {})
     source, _, ref = str(values.pop("ref", "")).partition(":")

@@ -26,7 +26,7 @@ ENOUGH = 99.9
 
 def verify_run(run: Path, to: str, count: int, file: Path | None, *, json: bool = False) -> int:
     """Compare and print; 1 when too few answers agree, or when a student for deployment has a convolution in float."""
-    from zsq.run.places import locate
+    from zsq._run.places import locate
     from zsq_cli import render
 
     result = verified(locate(run, exported=True), to, count, file)
@@ -64,7 +64,7 @@ def synthetic(run: Path, spec: InputSpec, count: int) -> tuple[Tensor, str]:
     """Images that need no data, and what they are: those that the run itself made and kept, as its picture shows them, then patterns."""
     import torch
 
-    from zsq.run.report import read_gallery
+    from zsq.images import read_gallery
 
     found = read_gallery(run / "images.png", spec)
     if found is None:
@@ -98,7 +98,7 @@ def _read(file: Path, spec: InputSpec, count: int) -> Tensor:
 
     import numpy as np
 
-    from zsq.builtin.evaluators import normalise
+    from zsq.images import normalise
 
     try:
         with np.load(file, allow_pickle=False) as content:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
 
 
 class ZsqError(Exception):
@@ -52,3 +54,23 @@ def first_line(error: BaseException, most: int = 160) -> str:
     """What somebody else's error says, in one line; its kind where it says nothing."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:most]
+
+
+def library(name: str, extra: str, where: str) -> ModuleType:
+    """The module ``name``.
+
+    Args:
+        name: What to import.
+        extra: What brings it, as ``pip install`` takes it, e.g. ``zsq-lab[lab]``.
+        where: What needs it, for messages.
+
+    Raises:
+        ComponentError: When it is not installed, or does not import.
+    """
+    try:
+        return import_module(name)
+    except Exception as error:  # a broken installation raises whatever it likes
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            raise ComponentError(f"the library '{error.name}' is not installed", where, f"pip install '{extra}'") from None
+        what = f"the library '{name}' cannot be imported: {first_line(error)}"
+        raise ComponentError(what, where, f"install one that fits the others: pip install -U '{extra}'") from error

@@ -236,7 +236,7 @@ class Student:
 
 
 class Probe(Protocol):
-    """Runs teacher and student on a batch, only as far as the needs say; see ``zsq.run.probe``."""
+    """Runs teacher and student on a batch, only as far as the needs say; see ``zsq.training._probe``."""
 
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
 
@@ -269,7 +269,7 @@ class Context:
     ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
     component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
     nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
-    ``zsq.run.cache``.
+    ``zsq.files``.
     """
 
     rng: torch.Generator

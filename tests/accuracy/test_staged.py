@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 
 SHARED = Path(__file__).parents[3] / "shared"
 WEIGHTS, IMAGES = SHARED / "teachers/resnet20-cifar10.safetensors", SHARED / "data/cifar10-test-5k.npz"

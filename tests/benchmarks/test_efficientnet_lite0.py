@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import zsq
-from zsq.builtin.options import PyOptions, UniformOptions
-from zsq.builtin.teachers import Py
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.compose import compose
+from zsq._builtin.options import PyOptions
+from zsq._builtin.teachers import Py
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 from zsq.errors import ZsqError
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.types import Teacher
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "efficientnet_lite0.py"

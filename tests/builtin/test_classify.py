@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsq.builtin.classify import Classify
-from zsq.builtin.options import ClassifyOptions
+from zsq._builtin.classify import Classify
+from zsq._builtin.options import ClassifyOptions
 from zsq.errors import ZsqError
 
 TASK = Classify(ClassifyOptions(classes=5), None)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from zsq.builtin.clip_search import ClipSearch
-from zsq.builtin.options import ClipSearchOptions
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.probe import batch_norms
-from zsq.run.stream import Stream
+from zsq._builtin.clip_search import ClipSearch
+from zsq._builtin.options import ClipSearchOptions
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.stream import Stream
 from zsq.testing import tiny_run
 from zsq.testing.world import make_batch, make_context, make_stream, make_teacher
+from zsq.training import batch_norms
 from zsq.types import Student, Teacher
 
 CHAIN = {"synth": "noise", "quant": "uniform4", "calib": ["mean-image-max"]}
@@ -72,8 +72,8 @@ def test_clips_suggests_matching_logits() -> None:
 
 @pytest.fixture
 def setting() -> tuple[Teacher, Student, Stream]:
-    from zsq.builtin.options import UniformOptions
-    from zsq.builtin.uniform.quantizer import Uniform
+    from zsq.options import UniformOptions
+    from zsq.placement import Uniform
 
     teacher = make_teacher()
     student = Uniform(UniformOptions(weight_bits=8, act_bits=3), make_context(Path())).quantize(teacher, None)
@@ -111,8 +111,8 @@ def test_every_site_gets_the_candidate_with_the_least_error(setting: Any) -> Non
 
 def _extremes(setting: Any, inputs: torch.Tensor) -> list[float]:
     """Largest value at every site, in float."""
-    from zsq.builtin.options import UniformOptions
-    from zsq.builtin.uniform.quantizer import Uniform
+    from zsq.options import UniformOptions
+    from zsq.placement import Uniform
 
     fresh = Uniform(UniformOptions(weight_bits=8, act_bits=3), make_context(Path())).quantize(setting[0], None)
     tops: list[float] = []

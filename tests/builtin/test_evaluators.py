@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from zsq.builtin.evaluators import Agreement, Top1, normalise
-from zsq.builtin.options import AgreementOptions, Top1Options
+from zsq._builtin.evaluators import Agreement, Top1
+from zsq._builtin.options import AgreementOptions, Top1Options
 from zsq.errors import FileError
+from zsq.images import normalise
 from zsq.testing.world import make_context, make_teacher
 from zsq.types import Batch, Context, InputSpec
 

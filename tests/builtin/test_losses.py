@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zsq.builtin.classify import Classify
-from zsq.builtin.losses import Bns, BnsDistance, Ce, Kd, SoftCe, bns_distance
-from zsq.builtin.options import ClassifyOptions, KdOptions
+from zsq._builtin.classify import Classify
+from zsq._builtin.losses import Bns, Ce, Kd, SoftCe
+from zsq._builtin.options import ClassifyOptions, KdOptions
 from zsq.errors import PlanError
 from zsq.options import Options
+from zsq.training import BnsDistance, bns_distance
 from zsq.types import Batch, BnStats, Trace, View
 
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zsq.builtin.options import PyOptions
-from zsq.builtin.teachers import Py, teacher_from
+from zsq._builtin.options import PyOptions
+from zsq._builtin.teachers import Py
 from zsq.errors import FileError, ZsqError
+from zsq.teachers import teacher_from
 from zsq.testing import teachers
 from zsq.types import InputSpec, Teacher
 

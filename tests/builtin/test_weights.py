@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zsq.builtin.weights import fingerprint, load_into, read_weights
 from zsq.errors import FileError
+from zsq.teachers import fingerprint, load_into, read_weights
 
 
 def network() -> nn.Sequential:

@@ -9,10 +9,10 @@ from itertools import combinations, product
 
 import pytest
 
-from zsq.component import NEEDS, Role
-from zsq.compose import compose
+from zsq._component import NEEDS, Role
+from zsq._compose import compose
+from zsq._manager import Found, Manager
 from zsq.errors import PlanError
-from zsq.manager import Found, Manager
 from zsq.testing import tiny_recipe, tiny_run
 
 MANAGER = Manager.discover()

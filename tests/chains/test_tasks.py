@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from zsq.component import Role
-from zsq.compose import compose
+from zsq._component import Role
+from zsq._compose import compose
+from zsq._manager import Manager
 from zsq.errors import PlanError
-from zsq.manager import Manager
 from zsq.testing import tiny_recipe, tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -111,7 +111,7 @@ def test_flags_go_before_the_recipe_and_set_before_flags(zsq: Any, tmp_path: Any
 def test_show_prints_a_preset_with_its_values(zsq: Any) -> None:
     done = zsq("show", "uniform4")
     assert done.code == 0
-    assert "quantizer" in done.out and "At least 2, at most 16." in done.out and "zsq.builtin.uniform.quantizer:Uniform" in done.out
+    assert "quantizer" in done.out and "At least 2, at most 16." in done.out and "zsq.placement._quantizer:Uniform" in done.out
     shown = json.loads(zsq("show", "quant/uniform4", "--json").out)
     values = {row["name"]: row["value"] for row in shown["options"]}
     assert shown["component"] == "uniform" and values["weight_bits"] == 4 and values["protocol"] == "paper"

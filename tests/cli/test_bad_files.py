@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zsq.run.saved import text_of
+from zsq.format import text_of
 from zsq.testing.teachers import tiny
 
 SPEC = (

@@ -16,10 +16,10 @@ from zsq.testing import write_fake_dist
 
 GOOD = """
 from zsq import Component, hookimpl
-from zsq.builtin.options import NoiseOptions
+from zsq._builtin.options import NoiseOptions
 @hookimpl
 def zsq_synthesizers():
-    yield Component("{name}", "zsq.builtin.noise:Noise", NoiseOptions, "Noise.")
+    yield Component("{name}", "zsq._builtin.noise:Noise", NoiseOptions, "Noise.")
 """
 BROKEN = {
     "missing": "import a_module_that_nobody_has",

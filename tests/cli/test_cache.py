@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from zsq.run.cache import Cache
+from zsq.files import Cache
 
 
 @pytest.fixture

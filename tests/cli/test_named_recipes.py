@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.named_recipes import find_recipe, named_recipes
-from zsq.recipe import read_recipe
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._named_recipes import find_recipe, named_recipes
+from zsq._recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("plugins/*/recipes/*.yaml"))

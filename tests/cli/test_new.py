@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from zsq.component import GROUP, Role
+from zsq._component import GROUP, Role
 
 NAMES = {role: f"my-{role.value}" for role in Role}
 

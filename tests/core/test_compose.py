@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from zsq.compose import DEFAULTS, choose_evaluator, compose
+from zsq._compose import DEFAULTS, choose_evaluator, compose
+from zsq._manager import Manager
+from zsq._plan import Plan
+from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe, pins
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError
-from zsq.manager import Manager
-from zsq.plan import Plan
-from zsq.recipe import Recipe, apply_flags, apply_settings, dump_recipe, pins
 from zsq.testing import FakeDist
 
 TEACHER = "py:zsq.testing.teachers:tiny"

@@ -15,14 +15,13 @@ from safetensors import safe_open
 from torch import nn
 
 import zsq
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.safetensors import Safetensors
-from zsq.builtin.uniform.layout import DTYPES
-from zsq.builtin.uniform.points import LAYERS, ActPoint
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.options import Options
-from zsq.run.checkpoint import freeze
-from zsq.run.saved import FORMAT
+from zsq._builtin.safetensors import Safetensors
+from zsq._run.checkpoint import freeze
+from zsq.format import FORMAT
+from zsq.format._layout import DTYPES
+from zsq.grids import LAYERS, ActPoint
+from zsq.options import Options, UniformOptions
+from zsq.placement import Uniform
 from zsq.types import InputSpec, Student, Teacher
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.2,) * 3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 
-from zsq import hookspecs
-from zsq.component import Role
+from zsq import _hookspecs as hookspecs
+from zsq._component import Role
 
 SPECS = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zsq_spec")}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from zsq import __version__
-from zsq.component import Role
+from zsq._component import Role
+from zsq._manager import Manager, Plugin, known_plugins
 from zsq.errors import ComponentError, FileError
 from zsq.events import Message
-from zsq.manager import Manager, Plugin, known_plugins
 from zsq.testing import FakeDist
 
 Fake = Callable[..., FakeDist]
@@ -139,7 +139,9 @@ def test_only_what_is_needed_is_imported(fake_dist: Fake) -> None:
 
 
 def test_the_manager_and_its_lists_import_no_torch() -> None:
-    code = "import sys; from zsq.manager import Manager; m = Manager.discover(); m.plugins(); m.components(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from zsq._manager import Manager; m = Manager.discover(); m.plugins(); m.components(); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

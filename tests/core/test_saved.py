@@ -20,12 +20,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import zsq
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.safetensors import Safetensors
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq._builtin.safetensors import Safetensors
 from zsq.errors import FileError, ZsqError
-from zsq.options import Options
-from zsq.run.saved import FORMAT, text_of
+from zsq.format import FORMAT, text_of
+from zsq.options import Options, UniformOptions
+from zsq.placement import Uniform
 from zsq.types import InputSpec, Student, Teacher
 
 SPEC = InputSpec((3, 8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

@@ -30,14 +30,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import zsq
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.safetensors import Safetensors
-from zsq.builtin.uniform.pack import squeeze
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq._builtin.safetensors import Safetensors
+from zsq._run.checkpoint import freeze
 from zsq.errors import ZsqError
-from zsq.options import Options
-from zsq.run.checkpoint import freeze
-from zsq.run.saved import text_of
+from zsq.format import text_of
+from zsq.format._pack import squeeze
+from zsq.options import Options, UniformOptions
+from zsq.placement import Uniform
 from zsq.types import InputSpec, Student, Teacher
 
 SHAPE = (2, 6, 6)

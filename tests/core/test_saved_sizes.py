@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from safetensors.torch import save
 
-from zsq.builtin.options import PyOptions, UniformOptions
-from zsq.builtin.safetensors import Safetensors
-from zsq.builtin.teachers import Py
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.options import Options
+from zsq._builtin.options import PyOptions
+from zsq._builtin.safetensors import Safetensors
+from zsq._builtin.teachers import Py
+from zsq.options import Options, UniformOptions
+from zsq.placement import Uniform
 from zsq.types import Teacher
 
 ROOT = Path(__file__).parents[2]

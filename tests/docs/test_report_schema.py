@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from zsq.manager import Manager
+from zsq._manager import Manager
 from zsq.testing import tiny_run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.run.probe import channel_stats
+from zsq.training import channel_stats
 
 BATCH = 8
 LATENT = 6

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsq_intraq.crops import crop, draw
 from zsq_zeroq.fused import Watched
 
-from zsq.run.probe import channel_stats
+from zsq.training import channel_stats
 
 MARGIN, T_MIN, LOWER, UPPER, AREA = 0.5, 0.95, 0.05, 0.8, 0.5
 PIXEL_LR, GENERATOR_LR, BNS_WEIGHT = 0.5, 1e-3, 0.1

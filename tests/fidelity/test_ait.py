@@ -13,9 +13,9 @@ import torch
 from zsq_ait.inundation import Inundation
 from zsq_gdfq.synth import GeneratorSynth
 
-from zsq.builtin.uniform.points import WeightPoint
-from zsq.run.probe import Probe
+from zsq.grids import WeightPoint
 from zsq.testing import tiny_run
+from zsq.training import Probe
 
 WARMUP, WATCHED, STEPS, MILESTONE = 3, 4, 6, 4
 LR, RHO = 1e-2, 0.03

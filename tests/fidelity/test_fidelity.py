@@ -109,8 +109,8 @@ def test_training_moves_what_is_compared() -> None:
 
 @pytest.mark.parametrize(("classes", "weight"), [(10, 40.0), (100, 4.0), (1000, 0.4)])
 def test_published_weight_of_the_divergence_is_400_over_the_classes(classes: int, weight: float) -> None:
-    from zsq.builtin.losses import Kd
-    from zsq.builtin.options import KdOptions
+    from zsq._builtin.losses import Kd
+    from zsq._builtin.options import KdOptions
     from zsq.testing.world import make_teacher
     from zsq.types import Batch, Trace, View
 

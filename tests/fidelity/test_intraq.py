@@ -13,8 +13,8 @@ import torch
 from plain_intraq import Calls, Values
 from zsq_intraq.synth import Intraq
 
-from zsq.builtin.finetune import Finetune
-from zsq.builtin.ranges import Ema
+from zsq._builtin.finetune import Finetune
+from zsq._builtin.ranges import Ema
 from zsq.testing import tiny_run
 
 WATCHED, STEPS, LR, MILESTONE = 4, 5, 0.002, 3

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from zsq_lrq.synth import Lrq
 
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.engine import _Engine
+from zsq._run.engine import _Engine
+from zsq.placement import Uniform
 from zsq.testing import tiny_run
 
 IMAGES, ITERATIONS, WARMUP, WATCHED, STEPS, LR = 24, 4, 3, 4, 6, 0.05

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import zsq.run.resume as resume
+import zsq._run.resume as resume
 from zsq import events
-from zsq.manager import Manager
-from zsq.run.engine import Result, run
-from zsq.testing.chains import tiny_run
+from zsq._manager import Manager
+from zsq._run.engine import Result, run
+from zsq.testing._chains import tiny_run
 
 TUNE = {"name": "finetune", "steps": 6, "lr": 0.01}
 #: A chain in which little happens.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from zsq.run.cache import Cache
+from zsq.files import Cache
 
 KEY = {"teacher": "abc", "options": {"lr": 0.1, "steps": 3}}
 TENSORS = {"images": torch.arange(12.0).view(3, 4)}

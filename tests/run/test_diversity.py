@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsq.run.diversity import COUNT, diversity, figures
-from zsq.run.probe import Probe
-from zsq.run.stream import Stream
+from zsq._run.diversity import COUNT, diversity, figures
+from zsq._run.stream import Stream
 from zsq.testing import tiny_run
 from zsq.testing.world import make_context, make_teacher, plain_student
+from zsq.training import Probe
 from zsq.types import Batch
 
 

@@ -12,10 +12,10 @@ import torch
 
 import zsq
 from zsq import events
+from zsq._recipe import read_recipe
+from zsq._run.engine import run
 from zsq.errors import FileError, PlanError
-from zsq.recipe import read_recipe
-from zsq.run.engine import run
-from zsq.testing.chains import tiny_run
+from zsq.testing._chains import tiny_run
 
 ALTERNATING = {"synth": {"name": "qimera"}, "calib": ["aac", "abn"], "tune": {"name": "finetune", "steps": 3, "lr": 0.01}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from zsq.run.evaluation import Evaluation
+from zsq._run.evaluation import Evaluation
 
 
 class Counts:

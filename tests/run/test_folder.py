@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from zsq._run.folder import RunFolder
 from zsq.errors import FileError
 from zsq.files import inside, write_atomic
-from zsq.run.folder import RunFolder
 
 
 def listing(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zsq.run.report import gallery, read_gallery
+from zsq.images import gallery, read_gallery
 from zsq.types import Batch, InputSpec
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import zsq
-from zsq.manager import Manager
-from zsq.run import guard
-from zsq.run.guard import LastGood, NotFinite, Watch
+from zsq._manager import Manager
+from zsq._run import guard
+from zsq._run.guard import LastGood, NotFinite, Watch
 from zsq.testing import tiny_run
 from zsq.testing.world import make_teacher, plain_student
 from zsq.types import Beat

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from resuming import TUNE, die, forked, go_on, same, start
 
-import zsq.run.resume as resume
+import zsq._run.resume as resume
 from zsq import events
-from zsq.run import checkpoint
+from zsq._run import checkpoint
 
 CHAINS: dict[str, dict[str, Any]] = {
     "qimera": {"synth": {"name": "qimera", "warmup": 4}, "calib": ["aac", "abn", "ema"], "tune": TUNE},

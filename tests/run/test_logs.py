@@ -11,15 +11,15 @@ import torch
 from resuming import interrupt, tuning_at
 
 from zsq import events
-from zsq.builtin.jsonl import Jsonl, plain
-from zsq.builtin.options import JsonlOptions
-from zsq.compose import compose
+from zsq._builtin.jsonl import Jsonl, plain
+from zsq._builtin.options import JsonlOptions
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe, apply_flags
+from zsq._run import engine
+from zsq._run.resume import reopen
 from zsq.errors import FileError, PlanError, ZsqError
-from zsq.manager import Manager
-from zsq.recipe import Recipe, apply_flags
-from zsq.run import engine
-from zsq.run.resume import reopen
-from zsq.testing.chains import tiny_recipe, tiny_run
+from zsq.testing._chains import tiny_recipe, tiny_run
 
 MANAGER = Manager.discover(third_party=False)
 

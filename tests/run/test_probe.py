@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from zsq.builtin.classify import Classify
-from zsq.builtin.options import ClassifyOptions
-from zsq.run.precision import Precision, choose_precision
-from zsq.run.probe import Probe, batch_norms, channel_stats
+from zsq._builtin.classify import Classify
+from zsq._builtin.options import ClassifyOptions
+from zsq.training import Precision, Probe, batch_norms, channel_stats, choose_precision
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 

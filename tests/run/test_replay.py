@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from zsq.builtin.uniform.graph import lift
-from zsq.run.replay import Replay
+from zsq.graph import Replay, lift
 from zsq.testing import teachers
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from resuming import PLAIN, TUNE, die, forked, go_on, interrupt, same, start, tuning_at
 
-import zsq.run.resume as resume
+import zsq._run.resume as resume
 from zsq import events
+from zsq._manager import Manager
+from zsq._run import checkpoint
+from zsq._run.interrupt import Interrupted
 from zsq.errors import FileError, ZsqError
-from zsq.manager import Manager
-from zsq.run import checkpoint
-from zsq.run.interrupt import Interrupted
 
 CHAINS: dict[str, dict[str, Any]] = {
     "lrq and ait": {"synth": {"name": "lrq", "train_data": "both"}, "calib": ["minmax"], "tune": {"name": "ait", "steps": 4}},
@@ -61,7 +61,7 @@ def test_other_chains_go_on(name: str, tmp_path: Path) -> None:
 
 STATELESS = """
 from zsq import Component, Options, hookimpl
-from zsq.builtin.finetune import Finetune
+from zsq._builtin.finetune import Finetune
 from zsq.testing.world import AlternatingNoise
 from zsq.types import Update
 
@@ -73,7 +73,7 @@ class Generator(AlternatingNoise):
 
 class Tuner:
     def __init__(self, options, ctx):
-        from zsq.builtin.options import FinetuneOptions
+        from zsq._builtin.options import FinetuneOptions
         self.inner = Finetune(FinetuneOptions(steps=6, lr=0.01), ctx)
 
     def fit(self, *given):

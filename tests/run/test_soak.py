@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zsq import events
-from zsq.testing.chains import tiny_run
+from zsq.testing._chains import tiny_run
 
 STEPS = int(os.environ.get("ZSQ_SOAK", "2000"))
 #: Memory settles in the first fifth; from there on a leak of one small tensor a step is 2 %.

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from resuming import forked
 
-from zsq.run.pace import Pace
-from zsq.run.resume import found
-from zsq.testing.chains import tiny_run
+from zsq._run.pace import Pace
+from zsq._run.resume import found
+from zsq.testing._chains import tiny_run
 from zsq_cli.app import main
 
 TINY = ("run", "py:zsq.testing.teachers:tiny", "--set", "teacher.shape=3,8,8", "--set", "teacher.mean=0,0,0", "--set",
@@ -187,9 +187,9 @@ def test_a_run_within_its_budget_has_the_bits_of_one_without(here: Path) -> None
 
 def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds of this process: the machine may have much else to do."""
-    monkeypatch.setattr("zsq.run.engine.time", SimpleNamespace(monotonic=time.process_time))
+    monkeypatch.setattr("zsq._run.engine.time", SimpleNamespace(monotonic=time.process_time))
     rates: list[float] = []
-    monkeypatch.setattr("zsq.builtin.finetune.cosine", lambda step, steps: rates.append(step / steps) or 0.0)
+    monkeypatch.setattr("zsq._builtin.finetune.cosine", lambda step, steps: rates.append(step / steps) or 0.0)
     report = tiny_run({"synth": "noise", "tune": {"name": "finetune", "steps": 100_000}, "run": {"budget": "2"}}).report
     assert report["stopped"] and 10 < report["steps"] < 100_000
     assert report["phases"][-2] == {**report["phases"][-2], "name": "tune:finetune", "steps": report["steps"], "total": 100_000}
@@ -201,7 +201,7 @@ def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.Monk
 
 def test_checkpoints_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     """One that takes a second is not followed by another for 100, however short the interval."""
-    import zsq.run.resume as resume
+    import zsq._run.resume as resume
 
     clock = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: clock[0])

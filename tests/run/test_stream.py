@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from zsq.run.stream import Stream
+from zsq._run.stream import Stream
 from zsq.types import Batch, Cadence, Student, Trace, Update
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from zsq._manager import Manager
 from zsq.errors import ComponentError
-from zsq.manager import Manager
 from zsq.testing import Case, FakeDist, check_component, checks_for, conformance
-from zsq.testing.kit import find
+from zsq.testing._kit import find
 
 ENTRY = """
 from dataclasses import dataclass

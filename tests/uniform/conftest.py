@@ -11,9 +11,9 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.precision import Precision
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
+from zsq.training import Precision
 from zsq.types import InputSpec, Student, Teacher
 
 settings.register_profile("zsq", deadline=None)  # the first call of a kernel may take long

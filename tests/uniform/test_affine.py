@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.pack import pack, packed_size, unpack
+from zsq import grids
+from zsq.format._pack import pack, packed_size, unpack
 
 BITS = st.integers(2, 8)
 VALUES = st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=40)
@@ -20,7 +20,7 @@ def tensor(values):
 
 def grid_of(x, bits, symmetric=False, with_zero=False):
     lo, hi = x.min(), x.max()
-    return affine.symmetric(lo, hi, bits) if symmetric else affine.asymmetric(lo, hi, bits, with_zero)
+    return grids.symmetric(lo, hi, bits) if symmetric else grids.asymmetric(lo, hi, bits, with_zero)
 
 
 @given(VALUES, BITS, st.booleans(), st.booleans())
@@ -31,10 +31,10 @@ def test_simulation_equals_the_formula_bit_for_bit(values, bits, symmetric, with
     inverse = f(1) / grid.scale.numpy()
     codes = np.clip(np.rint(x.numpy() * inverse) + grid.zero_point.numpy(), f(grid.low), f(grid.high))
     expected = (codes - grid.zero_point.numpy()) * grid.scale.numpy()
-    assert np.array_equal(affine.encode(x, grid).numpy(), codes)
-    assert np.array_equal(affine.on_grid(x, grid).numpy(), expected)
-    assert np.array_equal(affine.on_flat_grid(x, affine.flatten(grid)).numpy(), expected)
-    assert np.array_equal(affine.decode(affine.encode(x, grid), grid).numpy(), expected)
+    assert np.array_equal(grids.encode(x, grid).numpy(), codes)
+    assert np.array_equal(grids.on_grid(x, grid).numpy(), expected)
+    assert np.array_equal(grids.on_flat_grid(x, grids.flatten(grid)).numpy(), expected)
+    assert np.array_equal(grids.decode(grids.encode(x, grid), grid).numpy(), expected)
 
 
 @given(VALUES, BITS)
@@ -44,7 +44,7 @@ def test_codes_equal_the_published_multiplier_formula_but_for_ties(values, bits)
     lo, hi = x.min(), x.max()
     if max(abs(float(lo)), abs(float(hi))) > 1000 * float(hi - lo):
         return  # so far from zero that float32 rounds s * lo itself
-    ours = affine.encode(x, affine.asymmetric(lo, hi, bits))
+    ours = grids.encode(x, grids.asymmetric(lo, hi, bits))
     s = (2**bits - 1) / (hi - lo).clamp_min(1e-8)
     z = torch.round(s * lo) + 2 ** (bits - 1)
     theirs = torch.clamp(torch.round(s * x - z), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) + 2 ** (bits - 1)
@@ -59,11 +59,11 @@ def test_codes_equal_the_published_multiplier_formula_but_for_ties(values, bits)
 def test_idempotent_monotone_and_at_most_two_to_the_bits_levels(values, bits, symmetric):
     x = tensor(values).sort().values
     grid = grid_of(x, bits, symmetric, with_zero=True)
-    once = affine.on_grid(x, grid)
-    assert torch.equal(affine.on_grid(once, grid), once)
+    once = grids.on_grid(x, grid)
+    assert torch.equal(grids.on_grid(once, grid), once)
     assert (once.diff() >= 0).all()
     assert len(once.unique()) <= 2**bits
-    assert torch.equal(affine.on_grid(torch.zeros(1), grid), torch.zeros(1))
+    assert torch.equal(grids.on_grid(torch.zeros(1), grid), torch.zeros(1))
 
 
 @given(VALUES, st.integers(2, 12), st.booleans())
@@ -72,42 +72,42 @@ def test_error_is_at_most_half_a_step_inside_the_range(values, bits, symmetric):
     grid = grid_of(x, bits, symmetric, with_zero=True)
     lo, hi = ((c - grid.zero_point) * grid.scale for c in (grid.low, grid.high))
     inside = (x >= lo) & (x <= hi)
-    error = (affine.on_grid(x, grid) - x).abs()[inside]
+    error = (grids.on_grid(x, grid) - x).abs()[inside]
     assert (error <= grid.scale * 0.5 + x.abs().max() * 1e-6 + 1e-12).all()
 
 
 @given(VALUES)
 def test_sixteen_bits_are_close_to_float(values):
     x = tensor(values)
-    error = (affine.on_grid(x, grid_of(x, 16)) - x).abs().max()
+    error = (grids.on_grid(x, grid_of(x, 16)) - x).abs().max()
     assert error <= (x.max() - x.min()).clamp_min(1e-8) / 65535 + x.abs().max() * 1e-6
 
 
 @given(st.floats(-1e4, 1e4, width=32), BITS, st.booleans())
 def test_a_constant_channel_keeps_its_value(value, bits, symmetric):
     x = torch.full((3,), value, dtype=torch.float32)
-    got = affine.on_grid(x, grid_of(x, bits, symmetric))
+    got = grids.on_grid(x, grid_of(x, bits, symmetric))
     torch.testing.assert_close(got, x, rtol=1e-5, atol=1e-8)
 
 
 def test_published_ranges_are_kept_unless_zero_is_asked_for():
     x = torch.tensor([1.0, 2.0, 4.0])
-    raw, widened = (affine.asymmetric(x.min(), x.max(), 2, with_zero=w) for w in (False, True))
-    assert raw.scale == 1 and raw.zero_point == -1 and torch.equal(affine.on_grid(x, raw), x)
+    raw, widened = (grids.asymmetric(x.min(), x.max(), 2, with_zero=w) for w in (False, True))
+    assert raw.scale == 1 and raw.zero_point == -1 and torch.equal(grids.on_grid(x, raw), x)
     assert widened.zero_point == 0 and torch.isclose(widened.scale, torch.tensor(4 / 3))
 
 
 def test_halves_round_to_even():
-    grid = affine.Grid(torch.tensor(1.0), torch.tensor(0.0), 0, 15)
-    assert affine.encode(torch.tensor([0.5, 1.5, 2.5, 3.5]), grid).tolist() == [0, 2, 2, 4]
+    grid = grids.Grid(torch.tensor(1.0), torch.tensor(0.0), 0, 15)
+    assert grids.encode(torch.tensor([0.5, 1.5, 2.5, 3.5]), grid).tolist() == [0, 2, 2, 4]
 
 
 def test_gradient_is_copied_unchanged_also_where_values_saturate():
     x = torch.tensor([-9.0, 0.2, 9.0], requires_grad=True)
-    grid = affine.asymmetric(torch.tensor(0.0), torch.tensor(1.0), 4)
-    for used in (grid, affine.flatten(grid)):
+    grid = grids.asymmetric(torch.tensor(0.0), torch.tensor(1.0), 4)
+    for used in (grid, grids.flatten(grid)):
         x.grad = None
-        affine.straight_through(x, used).backward(torch.tensor([1.0, 2.0, 3.0]))
+        grids.straight_through(x, used).backward(torch.tensor([1.0, 2.0, 3.0]))
         assert x.grad is not None and x.grad.tolist() == [1, 2, 3]
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.checkpoint import freeze
+from zsq._run.checkpoint import freeze
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing import world
 from zsq.types import Student
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zsq.builtin.uniform.points import ActPoint
+from zsq.grids import ActPoint
 from zsq.testing import tiny_run
 
 

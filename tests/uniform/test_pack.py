@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsq.builtin.uniform.pack import expand, pack, squeeze, unpack
+from zsq.format._pack import expand, pack, squeeze, unpack
 
 
 def tensor(content: bytes) -> torch.Tensor:

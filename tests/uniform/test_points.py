@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsq.builtin.uniform.points import LAYERS, ActPoint, WeightPoint
+from zsq.grids import LAYERS, ActPoint, WeightPoint
 from zsq.types import QuantPoint
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from zsq.builtin import options as o
-from zsq.builtin import ranges
+from zsq._builtin import options as o
+from zsq._builtin import ranges
+from zsq.training import _trackers
 from zsq.types import Batch, Student
 
 ALL = [
@@ -68,7 +69,7 @@ def test_percentile_cuts_one_end_of_rectified_values_and_both_of_others(ctx):
 def test_percentile_of_many_values_looks_at_all_columns(ctx):
     x = torch.zeros(1, 2**14, 64)
     x[..., 5] = 1.0
-    sample = ranges.spread(x.flatten(), 2**17)
+    sample = _trackers.spread(x.flatten(), 2**17)
     assert len(sample) <= 2**17 and abs(float(sample.mean()) - 1 / 64) < 1e-3
 
 

@@ -15,9 +15,9 @@ from zsq_zoo.litedet import LiteDet
 from zsq_zoo.litelab import LiteLab
 from zsq_zoo.resnet import resnet20
 
-from zsq.builtin.uniform import tracing
-from zsq.builtin.uniform.graph import lift
-from zsq.builtin.uniform.recording import record
+from zsq.graph import _tracing as tracing
+from zsq.graph import lift
+from zsq.graph._recording import record
 
 
 class Net(nn.Module):

@@ -214,7 +214,7 @@ def _folders(place: str) -> Iterator[Path]:
     """
     path = Path(place)
     if str(place).startswith("hub:"):
-        from zsq.run.places import locate
+        from zsq._run.places import locate
 
         yield locate(str(place))
     elif path.name == _REPORT and path.is_file():

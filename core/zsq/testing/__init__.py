@@ -6,9 +6,9 @@ tiny teacher; the fixtures ``tiny_teacher``, ``zsq_manager`` and ``fake_dist`` c
 
 from __future__ import annotations
 
-from zsq.testing.chains import tiny_recipe, tiny_run, tiny_values
-from zsq.testing.fakes import FakeDist, write_fake_dist
-from zsq.testing.kit import Case, Outcome, Skip, check_component, checks_for, conformance
+from zsq.testing._chains import tiny_recipe, tiny_run, tiny_values
+from zsq.testing._fakes import FakeDist, write_fake_dist
+from zsq.testing._kit import Case, Outcome, Skip, check_component, checks_for, conformance
 
 __all__ = [
     "Case",

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsq.builtin.classify import Classify
-from zsq.builtin.options import ClassifyOptions
-from zsq.run.objective import Objective
-from zsq.run.precision import Precision
-from zsq.run.probe import Probe, batch_norms
-from zsq.run.stream import Stream
+from zsq._builtin.classify import Classify
+from zsq._builtin.options import ClassifyOptions
+from zsq._run.objective import Objective
+from zsq._run.stream import Stream
 from zsq.testing import teachers
+from zsq.training import Precision, Probe, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
 
 

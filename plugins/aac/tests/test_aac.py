@@ -13,11 +13,11 @@ from zsq_aac.batchnorm import Abn
 from zsq_aac.clipping import Aac, full_precision
 from zsq_aac.images import PixelPool, pixel_limits
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import ZsqError
-from zsq.run.probe import Probe, batch_norms
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import digest, make_batch, make_context, make_stream, make_teacher
+from zsq.training import Probe, batch_norms
 from zsq.types import Context, InputSpec, Student, Teacher
 
 SMALL = {"images": 16, "batch": 8, "steps": 6}

@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.losses import BnsDistance
 from zsq.errors import ZsqError
-from zsq.run.precision import Precision
-from zsq.run.probe import Probe, batch_norms, channel_stats, watching_inputs
+from zsq.training import BnsDistance, Precision, Probe, batch_norms, channel_stats, watching_inputs
 from zsq.types import Batch, Beat, BnStats, Context, Student, Trace, View
 from zsq_aac import AbnOptions
 from zsq_aac.images import PixelPool

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsq.builtin.losses import BnsDistance
-from zsq.builtin.ranges import Extremes, ImageExtremes, Percentiles, Tracker
-from zsq.run.probe import act_modules, full_precision, watching_inputs
+from zsq.training import BnsDistance, Extremes, ImageExtremes, Percentiles, Tracker, act_modules, full_precision, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace, View
 from zsq_aac import AacOptions
 from zsq_aac.images import PixelPool, target_logits

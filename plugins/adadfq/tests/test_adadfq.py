@@ -15,11 +15,13 @@ from torch import Tensor
 from zsq_adadfq import AdadfqOptions, LogitEntropyOptions, zsq_synthesizers
 from zsq_adadfq.synth import Adadfq, agreement, mean_of, outside
 
-from zsq.builtin.options import EmaOptions, UniformOptions
-from zsq.builtin.ranges import Ema, MovingAverage
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.stream import Stream
+from zsq._builtin.options import EmaOptions
+from zsq._builtin.ranges import Ema
+from zsq._run.stream import Stream
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import digest, make_context, make_teacher
+from zsq.training import MovingAverage
 from zsq.types import Context, Student, View
 
 

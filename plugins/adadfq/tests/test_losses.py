@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zsq_adadfq.losses import shortfall
 
-from zsq.builtin.losses import Kd
-from zsq.builtin.options import KdOptions
+from zsq._builtin.losses import Kd
+from zsq._builtin.options import KdOptions
 
 
 def test_the_loss_is_the_published_one_up_to_its_constant() -> None:

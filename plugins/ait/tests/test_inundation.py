@@ -12,7 +12,7 @@ from zsq_ait import AitOptions
 from zsq_ait.codes import Codes
 from zsq_ait.inundation import Inundation
 
-from zsq.builtin.uniform.points import WeightPoint
+from zsq.grids import WeightPoint
 
 SHAPES = [(1,), (1, 1), (5, 1), (1, 7), (4, 3), (6, 2, 3, 3), (3, 1, 3, 3), (8, 18), (2, 6, 3)]
 

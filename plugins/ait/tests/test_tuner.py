@@ -14,14 +14,15 @@ from zsq_ait.codes import Codes
 from zsq_ait.inundation import Inundation
 from zsq_ait.tuner import Ait
 
-from zsq.builtin.losses import Kd
-from zsq.builtin.options import KdOptions, UniformOptions
-from zsq.builtin.uniform.points import WeightPoint
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import Recipe, read_recipe
-from zsq.run.objective import Objective, Term
+from zsq._builtin.losses import Kd
+from zsq._builtin.options import KdOptions
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe, read_recipe
+from zsq._run.objective import Objective, Term
+from zsq.grids import WeightPoint
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing import tiny_run
 from zsq.testing.world import StagedNoise, digest, make_context, make_stream, make_teacher
 from zsq.types import Beat, Student, Teacher

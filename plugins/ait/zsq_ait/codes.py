@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsq.builtin.uniform.affine import Grid
-from zsq.builtin.uniform.points import WeightPoint
+from zsq.grids import Grid, WeightPoint
 from zsq_ait.family import Family
 from zsq_ait.near import Near
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.affine import Grid
+from zsq import grids
+from zsq.grids import Grid
 from zsq_ait.near import Near
 
 ALL = slice(None)
@@ -79,7 +79,7 @@ class Family:
         """The grids of rows with these extremes, or the ones that were set."""
         if self.fixed is not None:
             return self.fixed
-        return affine.symmetric(lo, hi, self.bits) if self.symmetric else affine.asymmetric(lo, hi, self.bits)
+        return grids.symmetric(lo, hi, self.bits) if self.symmetric else grids.asymmetric(lo, hi, self.bits)
 
     def encode(self, prepare: bool) -> None:
         """Codes of ``at``.
@@ -184,7 +184,7 @@ class Family:
         far = torch.maximum(first.abs(), last.abs())
         span = (2.0 ** (self.bits - self.symmetric) - 1) / self._inverse
         drift = (2.002 * shift / (span - 2 * shift)).mul_(far).add_(self._slip())
-        known = (shift * 33 < span) & (far < 2.0**20) & (span > 4 * affine.NARROWEST)
+        known = (shift * 33 < span) & (far < 2.0**20) & (span > 4 * grids.NARROWEST)
         if not self.symmetric:
             known &= (first - first.round()).abs_() + drift + shift * self._inverse * 1.07 < 0.5
         return torch.where(known, drift, torch.inf)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsq.builtin.descent import Progress, cosine, descend, learn_ranges
-from zsq.builtin.uniform.points import WeightPoint
+from zsq.grids import WeightPoint
+from zsq.training import Progress, cosine, descend, learn_ranges
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_ait import AitOptions
 from zsq_ait.codes import Layer

@@ -15,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 import zsq
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 from zsq_cli.render import report_table
 
 HEIGHT, WIDTH = 32, 48

@@ -21,10 +21,10 @@ from zsq_detect.coco import Coco
 from zsq_detect.decoding import Decoding
 from zsq_detect.task import Detect
 
-from zsq.compose import compose
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe, read_recipe
 from zsq.errors import ComponentError, FileError, PlanError, ZsqError
-from zsq.manager import Manager
-from zsq.recipe import Recipe, read_recipe
 from zsq.testing import conformance, world
 from zsq.types import InputSpec, Teacher
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from zsq.builtin.evaluators import normalise
-from zsq.errors import FileError, nearest
-from zsq.extras import library
+from zsq.errors import FileError, library, nearest
 from zsq.files import inside
+from zsq.images import normalise
 from zsq.types import Context, Teacher
 from zsq_detect import CocoOptions
 from zsq_detect.decoding import Boxes, Decoding, decoding_of

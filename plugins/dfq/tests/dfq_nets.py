@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.probe import full_precision
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import make_context, make_teacher
+from zsq.training import full_precision
 from zsq.types import Context, Student, Teacher
 
 

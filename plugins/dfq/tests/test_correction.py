@@ -15,8 +15,8 @@ from zsq_dfq.correction import Correction
 from zsq_dfq.equalization import Equalization
 from zsq_dfq.ranges import BnRange
 
-from zsq.run.probe import full_precision
 from zsq.testing.world import digest, make_batch, make_stream
+from zsq.training import full_precision
 from zsq.types import Student, Teacher
 
 

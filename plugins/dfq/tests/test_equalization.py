@@ -19,8 +19,8 @@ from zsq_dfq.layers import input_range, output_range, slope_of
 from zsq_dfq.ranges import BnRange
 
 from zsq.errors import ZsqError
-from zsq.run.probe import batch_norms
 from zsq.testing.world import make_batch
+from zsq.training import batch_norms
 from zsq.types import Student, Teacher
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from zsq.builtin.uniform.graph import arguments
+from zsq.graph import arguments
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_dfq import AbsorptionOptions
 from zsq_dfq.graph import Graph, Link, cap_of, channel_caps, name_of

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from zsq.run.probe import full_precision
+from zsq.training import full_precision
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_dfq import CorrectionOptions
 from zsq_dfq.graph import Graph

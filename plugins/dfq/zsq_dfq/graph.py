@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.builtin.uniform.graph import arguments, unused_path
+from zsq.graph import arguments, unused_path
 from zsq.types import Context, Student
 from zsq_dfq.layers import KINDS, channelwise, inputs, outputs
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.builtin.uniform.graph import arguments
+from zsq.graph import arguments
 from zsq.types import InputSpec
 from zsq_dfq.graph import Graph, cap_of, name_of, same_channels
 from zsq_dfq.layers import KINDS, inputs, respond, slope_of

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.builtin.losses import BnsDistance
+from zsq.training import BnsDistance
 from zsq.types import Batch, Beat, Cadence, Context, Probe, Update, View
 from zsq_gdfq import GdfqOptions, GeneratorOptions
 from zsq_gdfq.generator import Generator, Labels, initialising_from

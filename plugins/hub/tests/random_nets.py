@@ -13,7 +13,7 @@ from loopback import Loopback, Repo
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from zsq.builtin.evaluators import normalise
+from zsq.images import normalise
 from zsq.types import InputSpec
 from zsq_cli.verify import patterns
 

@@ -16,8 +16,8 @@ from random_nets import CLASSES, SPEC, publish, timm_files, transformers_files
 from zsq_hub.readers import library_of
 from zsq_hub.source import Hub
 
-from zsq.builtin.options import InputOptions
 from zsq.errors import ComponentError, FileError
+from zsq.options import InputOptions
 from zsq.testing import world
 from zsq.types import Teacher
 

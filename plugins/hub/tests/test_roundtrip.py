@@ -18,8 +18,8 @@ from loopback import TOKEN, Loopback, Pointer, Repo
 from zsq_hub.push import hub_name, push
 
 import zsq
+from zsq._run.places import locate
 from zsq.errors import FileError
-from zsq.run.places import locate
 from zsq_cli.app import main
 
 UNIFORM = ["--synth", "noise", "--quant", "uniform8", "--calib", "minmax", "--tune", "none", "--set", "calib.batches=1"]

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 import zsq
 from zsq.errors import FileError
 from zsq.files import scratch_folder
-from zsq.run.saved import text_of
+from zsq.format import text_of
 from zsq_hub import card
 from zsq_hub.faults import HubError, explained
 from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from huggingface_hub import ModelCard
 from torch import Tensor
 
-from zsq.builtin.options import InputOptions
-from zsq.builtin.weights import read_weights
 from zsq.errors import ComponentError, FileError
+from zsq.options import InputOptions
+from zsq.teachers import read_weights
 from zsq.types import Context, Teacher
 from zsq_hub.fetch import download
 

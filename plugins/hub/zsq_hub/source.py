@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import zsq
-from zsq.builtin.options import InputOptions
-from zsq.builtin.teachers import teacher_from
 from zsq.errors import FileError
+from zsq.options import InputOptions
+from zsq.teachers import teacher_from
 from zsq.types import Context, Teacher
 from zsq_hub.fetch import fetch
 from zsq_hub.readers import Repository, library_of, reader

@@ -19,9 +19,8 @@ from zsq_intraq.diversity import features, intra_class_distance
 from zsq_intraq.synth import Intraq
 
 from zsq.errors import OptionError, ZsqError
-from zsq.run.precision import Precision
-from zsq.run.probe import batch_norms
 from zsq.testing.world import digest, make_context, make_teacher
+from zsq.training import Precision, batch_norms
 from zsq.types import Context, Teacher
 
 SMALL = {"images": 12, "batch": 4, "iterations": 3}

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsq.builtin.losses import Kd
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import read_recipe
+from zsq._builtin.losses import Kd
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import read_recipe
 from zsq.testing.world import make_teacher
 from zsq.types import Batch, Trace, View
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.errors import ZsqError
-from zsq.run.precision import Precision
-from zsq.run.probe import watching_inputs
+from zsq.training import Precision, watching_inputs
 from zsq.types import Teacher
 
 

@@ -18,15 +18,14 @@ from zsq_lrq.attention import LongRangeStack
 from zsq_lrq.distill import AmaDistiller, AmaPool
 from zsq_lrq.synth import Lrq
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq._run.stream import Stream
 from zsq.errors import OptionError
-from zsq.run.cache import Cache
-from zsq.run.precision import Precision
-from zsq.run.probe import Probe
-from zsq.run.stream import Stream
+from zsq.files import Cache
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
 from zsq.testing.world import make_context, make_teacher
+from zsq.training import Precision, Probe
 from zsq.types import Context
 
 SMALL: dict[str, Any] = {"channels": 8, "latent_dim": 6, "images": 16, "batch": 8, "iterations": 2, "warmup": 3, "augment": False}

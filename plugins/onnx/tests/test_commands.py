@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsq.run.report import read_gallery
+from zsq.images import read_gallery
 from zsq.types import InputSpec
 from zsq_cli.app import main
 from zsq_cli.verify import synthetic

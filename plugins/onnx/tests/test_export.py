@@ -20,10 +20,10 @@ from zsq_onnx.exporter import Onnx, build
 from zsq_onnx.runtime import OnnxRuntime
 from zsq_onnx.verify import verify as compare
 
-from zsq.builtin.classify import Classify
-from zsq.builtin.options import ClassifyOptions
-from zsq.builtin.uniform.points import ActPoint
+from zsq._builtin.classify import Classify
+from zsq._builtin.options import ClassifyOptions
 from zsq.errors import FileError, ZsqError
+from zsq.grids import ActPoint
 from zsq.options import Options
 from zsq.testing import conformance, world
 from zsq.types import Student, Teacher

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zsq.builtin.uniform.graph import lift
+from zsq.graph import lift
 from zsq.types import Teacher
 from zsq_onnx.exporter import build
 from zsq_onnx.runtime import Runtime, Session, instruction_set

@@ -8,7 +8,7 @@ as far as the int8 container and 16-bit sums of two products allow: the values s
 any number, and the scale may differ by a trifle, as long as every possible sum stays on the same side of every edge between two output
 codes: the sums being integers, there is room around the float bias and the scale. Per channel, the ``m`` and the integer that leave
 most room are taken, with the scale in the middle of it. At 8 bits, with many edges, there is no room; there the bias of a
-student for deployment is an integer already (``zsq.builtin.uniform.biases``), and of any other the nearest is taken.
+student for deployment is an integer already (``zsq.placement._biases``), and of any other the nearest is taken.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from zsq.builtin.uniform.biases import ROOMY
-from zsq.builtin.uniform.points import ActPoint
+from zsq.grids import ActPoint
+from zsq.placement import ROOMY
 
 if TYPE_CHECKING:
     from zsq_onnx.emit import Codes

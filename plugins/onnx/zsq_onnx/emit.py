@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.biases import without_identities
-from zsq.builtin.uniform.graph import arguments
-from zsq.builtin.uniform.points import ActPoint
-from zsq.builtin.uniform.sites import rectifies_only
+from zsq import grids
 from zsq.errors import ZsqError
+from zsq.graph import arguments, rectifies_only
+from zsq.grids import ActPoint
+from zsq.placement import without_identities
 from zsq_onnx import layers, ops
 from zsq_onnx.writer import Writer
 
@@ -151,13 +150,13 @@ class Emitter:
     def _point(self, node: fx.Node, point: ActPoint) -> None:
         """Quantize, clip below 8 bits or where a ReLU was, and keep the codes."""
         path, source, tail = str(node.target), node.args[0], None
-        grid = affine.flatten(point.grid)
+        grid = grids.flatten(point.grid)
         if point.bits > 8:
             hint = "export with at most 8 bits: int8 is what integer kernels take"
             raise ZsqError(f"activations of {point.bits} bits have no integer kernel", f"activation point '{path}'", hint)
         low, high = grid.low, grid.high
         if source in self._late and (limits := ops.bounds(source)) is not None:
-            low, high = (int(affine.encode(torch.tensor(v, dtype=torch.float32), point.grid)) for v in limits)
+            low, high = (int(grids.encode(torch.tensor(v, dtype=torch.float32), point.grid)) for v in limits)
             source = source.args[0]
         elif source in self._late:
             tail, source = ops.drops(self, source), source

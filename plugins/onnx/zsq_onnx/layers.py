@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import fx, nn
 
-from zsq.builtin.uniform.points import WeightPoint
 from zsq.errors import ZsqError
+from zsq.grids import WeightPoint
 from zsq_onnx.bias import Weight, with_integer_bias
 
 if TYPE_CHECKING:

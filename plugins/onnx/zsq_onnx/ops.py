@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import fx
 
-from zsq.builtin.uniform.graph import arguments
 from zsq.errors import ZsqError
+from zsq.graph import arguments
 
 if TYPE_CHECKING:
     from zsq_onnx.emit import Emitter

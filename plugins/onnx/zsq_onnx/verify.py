@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from zsq.builtin.uniform import affine
+from zsq import grids
 from zsq.protocols import Task
 from zsq_onnx.runtime import Runtime, damaged
 
@@ -86,7 +86,7 @@ def _simulate(module: nn.Module, points: Mapping[str, Any], batch: Tensor) -> tu
     seen: dict[str, Any] = {}
 
     def watching(path: str) -> Any:
-        return lambda point, inputs, output: seen.__setitem__(path, affine.encode(inputs[0], point.grid).short().numpy())
+        return lambda point, inputs, output: seen.__setitem__(path, grids.encode(inputs[0], point.grid).short().numpy())
 
     hooks = [point.register_forward_hook(watching(path)) for path, point in points.items()]
     try:

@@ -10,8 +10,8 @@ import torch
 from zsq_pareto import ParetoOptions
 from zsq_pareto.quantizer import Pareto
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import make_batch, make_context
 from zsq.types import Student
 

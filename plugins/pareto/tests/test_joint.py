@@ -20,8 +20,8 @@ from zsq_pareto.joint import Joint
 from zsq_pareto.quantizer import Pareto
 from zsq_pareto.sensitivity import Sensitivities
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import make_batch, make_context, make_teacher
 from zsq.types import Student, Teacher
 

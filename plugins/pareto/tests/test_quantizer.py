@@ -16,9 +16,9 @@ from zsq_pareto.costs import FLOAT, layers_of, multiply_adds
 from zsq_pareto.quantizer import Pareto
 from zsq_pareto.sensitivity import Sensitivities
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import OptionError, PlanError, ZsqError
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import digest, make_batch, make_context, make_teacher
 from zsq.types import Student, Teacher
 
@@ -227,9 +227,9 @@ def test_options_that_contradict_are_refused(options: dict[str, Any], message: s
 
 
 def test_synthesizers_without_a_pool_are_refused() -> None:
-    from zsq.compose import compose
-    from zsq.manager import Manager
-    from zsq.recipe import Recipe
+    from zsq._compose import compose
+    from zsq._manager import Manager
+    from zsq._recipe import Recipe
 
     with pytest.raises(PlanError, match="needs pool"):
         compose(Recipe.from_dict({"zsq": 1, "synth": "noise", "quant": "pareto"}), Manager.discover())

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from zsq.builtin.uniform.sites import producer
 from zsq.errors import ZsqError
-from zsq.run.probe import full_precision
-from zsq.run.replay import Replay
+from zsq.graph import Replay, producer
+from zsq.training import full_precision
 from zsq.types import Student
 from zsq_pareto.frontier import Choices, Frontier, Ints
 from zsq_pareto.sensitivity import calls

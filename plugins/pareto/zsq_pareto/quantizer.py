@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
 from zsq.errors import ZsqError
-from zsq.run.cache import Cache
+from zsq.files import Cache
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.types import Batch, Beat, Context, Student, Teacher
 from zsq_pareto import BUDGETS, ParetoOptions
 from zsq_pareto.costs import Layer, layers_of, multiply_adds, operation_costs, operation_groups, operations, size, size_costs, size_groups

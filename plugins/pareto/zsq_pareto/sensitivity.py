@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from zsq.builtin.ranges import Extremes, Percentiles, Tracker
-from zsq.builtin.uniform.points import ActPoint, WeightPoint
 from zsq.errors import ZsqError
+from zsq.graph import Replay
+from zsq.grids import ActPoint, WeightPoint
 from zsq.protocols import Task
-from zsq.run.probe import act_modules, watching_inputs
-from zsq.run.replay import Replay
+from zsq.training import Extremes, Percentiles, Tracker, act_modules, watching_inputs
 from zsq.types import Beat, Student
 
 #: Most pixels and images of a forward: bounds memory, and what a CPU's caches hold; below 16 images it would be slower again.

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 
 TEACHER = '''
 """A small teacher with names for its classes."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsq.run.report import pixels_of
+from zsq.images import pixels_of
 from zsq.types import InputSpec
 from zsq_report.measure import SHOWN, Seen
 

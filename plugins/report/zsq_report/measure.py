@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsq.run.probe import batch_norms
-from zsq.run.report import distinct
+from zsq.images import distinct
+from zsq.training import batch_norms
 from zsq.types import Context, Student, Teacher
 from zsq_report.answers import DRAWN, Answers, draw
 from zsq_report.histogram import Histogram, of_range

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.run.probe import channel_stats
+from zsq.training import channel_stats
 from zsq_report.hooks import hooked
 
 

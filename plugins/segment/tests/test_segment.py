@@ -18,11 +18,11 @@ from zsq_segment import SegmentationOptions, SegmentOptions
 from zsq_segment.evaluator import Segmentation, confusion, intersection_over_union
 from zsq_segment.task import Segment
 
-from zsq.compose import compose
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 from zsq.errors import FileError, PlanError, ZsqError
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.engine import run
 from zsq.testing import conformance, world
 from zsq.types import InputSpec, Teacher
 

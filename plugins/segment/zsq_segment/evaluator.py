@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from zsq.builtin.evaluators import normalise
 from zsq.errors import FileError, PlanError, nearest
+from zsq.images import normalise
 from zsq.types import Context
 from zsq_segment import SegmentationOptions
 

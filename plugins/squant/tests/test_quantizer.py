@@ -15,12 +15,12 @@ from zsq_squant import SquantOptions, zsq_quantizers
 from zsq_squant.quantizer import Squant
 from zsq_squant.rounding import squant_codes
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.points import WeightPoint
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.compose import compose
-from zsq.manager import Manager
-from zsq.recipe import Recipe
+from zsq import grids
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq.grids import WeightPoint
+from zsq.placement import Uniform
 from zsq.testing import tiny_run
 from zsq.testing.world import make_context, make_teacher
 from zsq.types import Student, Teacher
@@ -107,7 +107,7 @@ def test_codes_are_the_chosen_ones_on_the_live_grid(teachers: list[Teacher], bit
             assert torch.equal(point.scale, theirs.scale) and torch.equal(point.zero_point, theirs.zero_point)
             assert torch.equal(point.codes, rounded(layer_of(live, path), theirs)), path
             assert not point.live and not point.frozen
-            assert torch.equal(layer.weight, affine.decode(point.codes, point.grid)), "the layer holds the values of its codes"
+            assert torch.equal(layer.weight, grids.decode(point.codes, point.grid)), "the layer holds the values of its codes"
             assert torch.equal(layer.bias, layer_of(live, path).bias) if layer.bias is not None else True
             codes, scale = point.codes.clone(), point.scale.clone()
             point.freeze()
@@ -217,8 +217,8 @@ def resnet() -> Teacher:
 @pytest.mark.parametrize(("bits", "reached"), [(4, 91.2), (3, 89.5)])
 def test_weights_only_accuracy(resnet: Teacher, bits: int, reached: float) -> None:
     """Rounding to nearest gives 90.4 and 83.4; the float network 91.5."""
-    from zsq.builtin.evaluators import Top1
-    from zsq.builtin.options import Top1Options
+    from zsq._builtin.evaluators import Top1
+    from zsq._builtin.options import Top1Options
 
     student = squant(resnet, weight_bits=bits, act_bits=None)
     ctx = make_context(Path(), teacher=resnet)

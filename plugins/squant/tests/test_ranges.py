@@ -11,11 +11,11 @@ from torch import Tensor
 from zsq_squant import SquantRangeOptions
 from zsq_squant.ranges import SquantRange, factor
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.points import ActPoint
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.run.probe import watching_inputs
+from zsq.grids import ActPoint
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing.world import make_batch, make_context, make_teacher
+from zsq.training import watching_inputs
 from zsq.types import Context, Student, Teacher
 
 

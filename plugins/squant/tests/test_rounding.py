@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from zsq_squant.rounding import flips, squant_codes
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.affine import Grid
-from zsq.builtin.uniform.points import WeightPoint
+from zsq import grids
+from zsq.grids import Grid, WeightPoint
 
 #: Room for the 2^-30 of a step that errors are rounded to.
 EPS = 1e-6
@@ -34,7 +33,7 @@ def layers(draw: Any, kernels: tuple[int, ...] = (1, 2, 4, 9)) -> tuple[Tensor, 
     if ties:  # quarters of a step
         weight = torch.randint(-(2 ** (bits + 1)), 2 ** (bits + 1), shape, generator=rng) / 4
         lo, hi = torch.tensor(-(2.0 ** (bits - 1))), torch.tensor(2.0 ** (bits - 1) - 1)
-        grid = Grid(torch.ones(1, 1, 1), torch.zeros(1, 1, 1), int(lo), int(hi)) if symmetric else affine.asymmetric(lo, hi, bits)
+        grid = Grid(torch.ones(1, 1, 1), torch.zeros(1, 1, 1), int(lo), int(hi)) if symmetric else grids.asymmetric(lo, hi, bits)
         return weight, grid._replace(scale=grid.scale.reshape(1, 1, 1), zero_point=grid.zero_point.reshape(1, 1, 1))
     point = point_of(weight, bits, symmetric, draw(st.sampled_from((0, None))))
     if draw(st.booleans()):
@@ -70,7 +69,7 @@ def flippable(errors: Tensor, nearest: Tensor, grid: Grid, total: Tensor) -> Ten
 @given(layers())
 def test_moves_are_single_steps_across_the_exact_value_inside_the_grid(layer: tuple[Tensor, Grid]) -> None:
     weight, grid = layer
-    nearest = affine.encode(weight, grid)
+    nearest = grids.encode(weight, grid)
     codes = squant_codes(weight, grid)
     moved = codes - nearest
     assert codes.dtype == torch.int32 and codes.shape == weight.shape
@@ -87,7 +86,7 @@ def test_kernel_sums_after_stage_k(layer: tuple[Tensor, Grid]) -> None:
     """At most half a step wherever the kernel has as many elements to flip as that takes, so always where nothing is clamped;
     where it has fewer, all of them are flipped."""
     weight, grid = layer
-    nearest = affine.encode(weight, grid)
+    nearest = grids.encode(weight, grid)
     before = errors_of(nearest, weight, grid)
     after = errors_of(squant_codes(weight, grid, channel=False), weight, grid).sum(2)
     total = before.sum(2)
@@ -107,7 +106,7 @@ def test_channel_sums_after_stage_c(layer: tuple[Tensor, Grid]) -> None:
     could in.
     """
     weight, grid = layer
-    nearest = affine.encode(weight, grid)
+    nearest = grids.encode(weight, grid)
     before = errors_of(nearest, weight, grid)
     by_kernel = squant_codes(weight, grid, channel=False)
     codes = squant_codes(weight, grid)
@@ -133,7 +132,7 @@ def test_channel_sums_after_stage_c(layer: tuple[Tensor, Grid]) -> None:
 @given(layers(kernels=(1,)))
 def test_channel_sums_of_layers_with_one_element_per_kernel(layer: tuple[Tensor, Grid]) -> None:
     weight, grid = layer
-    nearest = affine.encode(weight, grid)
+    nearest = grids.encode(weight, grid)
     before = errors_of(nearest, weight, grid)
     codes = squant_codes(weight, grid)
     total, final = before.sum((1, 2)), errors_of(codes, weight, grid).sum((1, 2))
@@ -156,7 +155,7 @@ def test_stage_c_leaves_depthwise_kernels_alone(layer: tuple[Tensor, Grid]) -> N
 @given(layers())
 def test_without_both_stages_codes_are_the_nearest(layer: tuple[Tensor, Grid]) -> None:
     weight, grid = layer
-    assert torch.equal(squant_codes(weight, grid, kernel=False, channel=False), affine.encode(weight, grid).int())
+    assert torch.equal(squant_codes(weight, grid, kernel=False, channel=False), grids.encode(weight, grid).int())
 
 
 def test_an_error_sum_of_exactly_zero_moves_nothing() -> None:
@@ -172,7 +171,7 @@ def test_weights_are_worse_one_by_one() -> None:
     """0.0834 -> 0.0905 square steps in the authors' setting: what is gained is gained in the sums."""
     weight = torch.randn(64, 32, 9, generator=torch.Generator().manual_seed(0))
     grid = point_of(weight).grid
-    nearest, codes = affine.encode(weight, grid), squant_codes(weight, grid)
+    nearest, codes = grids.encode(weight, grid), squant_codes(weight, grid)
     before, after = (errors_of(c, weight, grid) for c in (nearest, codes))
     assert before.square().mean() == pytest.approx(0.0834, abs=2e-3) and after.square().mean() == pytest.approx(0.0905, abs=2e-3)
     assert after.sum(2).square().mean() < 0.5 * before.sum(2).square().mean()
@@ -213,7 +212,7 @@ def test_half_a_step_is_no_reason_to_flip() -> None:
 
 def test_elements_at_the_ends_of_the_grid_stay() -> None:
     """The weight's largest value lies half a step beyond the last code; its kernel's sum asks for one flip up."""
-    grid = affine.asymmetric(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 15.0), 4)
+    grid = grids.asymmetric(torch.zeros(1, 1, 1), torch.full((1, 1, 1), 15.0), 4)
     weight = torch.tensor([[[15.45, 3.4, 3.3, 8.0]]])
     assert squant_codes(weight, grid)[0, 0].tolist() == [15, 4, 3, 8]
     weight = torch.tensor([[[15.45, 15.4, 15.3, 8.0]]])
@@ -227,7 +226,7 @@ def test_sums_are_taken_in_steps_of_each_channel() -> None:
     weight = torch.randn(5, 6, 9, generator=torch.Generator().manual_seed(1))
     factors = torch.tensor([2.0**-8, 2.0**-3, 1.0, 2.0**4, 2.0**9])[:, None, None]
     assert torch.equal(squant_codes(weight, point_of(weight).grid), squant_codes(weight * factors, point_of(weight * factors).grid))
-    assert (squant_codes(weight, point_of(weight).grid) != affine.encode(weight, point_of(weight).grid)).flatten(1).any(1).all()
+    assert (squant_codes(weight, point_of(weight).grid) != grids.encode(weight, point_of(weight).grid)).flatten(1).any(1).all()
 
 
 def test_big_layers_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zsq import Component, Options, hookimpl, opt
-from zsq.builtin.options import UniformOptions
+from zsq.options import UniformOptions
 
 _PAPER = "ICLR 2022, arXiv 2202.07471"
 _BITS = range(2, 9)

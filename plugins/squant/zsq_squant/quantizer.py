@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.quantizer import Uniform
+from zsq import grids
+from zsq.placement import Uniform
 from zsq.types import Batch, Context, Student, Teacher
 from zsq_squant import SquantOptions
 from zsq_squant.rounding import squant_codes
@@ -53,5 +53,5 @@ class Squant:
             channel=self.options.channel,
         )
         point.set_range(*(end.clone() for end in point.range))
-        weight.copy_(affine.decode(codes, grid))
+        weight.copy_(grids.decode(codes, grid))
         return float((codes != nearest).double().mean())

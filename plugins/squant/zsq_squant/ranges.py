@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsq.run.probe import act_modules, watching_inputs
+from zsq.training import act_modules, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_squant import SquantRangeOptions
 

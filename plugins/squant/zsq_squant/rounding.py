@@ -21,8 +21,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zsq.builtin.uniform import affine
-from zsq.builtin.uniform.affine import Grid
+from zsq import grids
+from zsq.grids import Grid
 
 #: Errors are kept to 2^-30 of a step, so that float64 sums of up to 2^22 of them are exact, whatever their order.
 _FINEST = 2.0**30
@@ -103,7 +103,7 @@ def _strongest(total: Tensor, move: Tensor, priority: Tensor) -> tuple[Tensor, T
 
 def _round(rows: Tensor, grid: Grid, kernel: bool, channel: bool) -> Tensor:
     """Codes of some output channels (M, N, K), int32: stage E, then the others."""
-    codes = affine.encode(rows, grid)
+    codes = grids.encode(rows, grid)
     errors = (codes - grid.zero_point).double() - rows * grid.scale.reciprocal()
     errors = errors.mul_(_FINEST).round_().div_(_FINEST).masked_fill_(grid.zero_point.abs() >= _FAR, 0.0)
     return (codes + flips(errors, codes < grid.high, codes > grid.low, kernel, channel)).int()

@@ -13,7 +13,7 @@ import pytest
 
 from zsq.errors import ComponentError
 from zsq.testing import conformance
-from zsq.testing.chains import tiny_run
+from zsq.testing._chains import tiny_run
 
 test_conformance = conformance("tensorboard")
 

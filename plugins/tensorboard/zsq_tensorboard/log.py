@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from zsq import ZsqError, events
-from zsq.extras import library
+from zsq.errors import library
 from zsq.types import Context
 from zsq_tensorboard import TensorBoardOptions
 

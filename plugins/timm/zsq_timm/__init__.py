@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zsq import Component, hookimpl, opt
-from zsq.builtin.options import InputOptions
+from zsq.options import InputOptions
 
 
 @dataclass(frozen=True, kw_only=True)

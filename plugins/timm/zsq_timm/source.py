@@ -9,11 +9,9 @@ import torch
 from torch import nn
 from zsq_hub.readers import Repository
 
-from zsq.builtin.options import InputOptions
-from zsq.builtin.teachers import teacher_from
-from zsq.builtin.weights import load_into, read_weights
-from zsq.errors import FileError, ZsqError, first_line, nearest
-from zsq.extras import library
+from zsq.errors import FileError, ZsqError, first_line, library, nearest
+from zsq.options import InputOptions
+from zsq.teachers import load_into, read_weights, teacher_from
 from zsq.types import Context, Teacher
 from zsq_timm import TimmOptions
 

@@ -16,14 +16,14 @@ from zsq_torchvision import TorchvisionOptions
 from zsq_torchvision.source import Torchvision
 
 import zsq
-from zsq.builtin.options import RangeOptions, UniformOptions
-from zsq.builtin.ranges import MinMax
-from zsq.builtin.safetensors import Safetensors
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.options import Options
-from zsq.run.checkpoint import freeze
-from zsq.run.probe import act_modules
+from zsq._builtin.options import RangeOptions
+from zsq._builtin.ranges import MinMax
+from zsq._builtin.safetensors import Safetensors
+from zsq._run.checkpoint import freeze
+from zsq.options import Options, UniformOptions
+from zsq.placement import Uniform
 from zsq.testing import world
+from zsq.training import act_modules
 from zsq.types import Student, Teacher
 
 CLASSES, SIZE = 6, 64

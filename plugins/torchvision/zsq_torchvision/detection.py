@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsq.extras import library
+from zsq.errors import library
 
 #: Name of a detector to height and width of its inputs: fixed in training, or what most photographs were resized to.
 SIZES = {"ssdlite320_mobilenet_v3_large": (320, 320), "retinanet_resnet50_fpn": (800, 1088)}

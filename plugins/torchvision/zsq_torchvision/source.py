@@ -12,10 +12,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from zsq.builtin.teachers import teacher_from
-from zsq.builtin.weights import load_into, read_weights
-from zsq.errors import FileError, ZsqError, nearest
-from zsq.extras import library
+from zsq.errors import FileError, ZsqError, library, nearest
+from zsq.teachers import load_into, read_weights, teacher_from
 from zsq.types import Context, Teacher
 from zsq_torchvision import TorchvisionOptions, detection
 

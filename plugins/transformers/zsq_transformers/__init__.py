@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zsq import Component, hookimpl
-from zsq.builtin.options import InputOptions
+from zsq.options import InputOptions
 
 
 @hookimpl

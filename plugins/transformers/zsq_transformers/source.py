@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from zsq_hub.readers import Repository
 
-from zsq.builtin.options import InputOptions
-from zsq.builtin.teachers import teacher_from
-from zsq.errors import FileError, first_line
-from zsq.extras import library
+from zsq.errors import FileError, first_line, library
+from zsq.options import InputOptions
+from zsq.teachers import teacher_from
 from zsq.types import Context, Teacher
 from zsq_transformers.inputs import spec
 

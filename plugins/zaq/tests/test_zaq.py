@@ -14,16 +14,16 @@ from zsq_zaq.generator import LargeGenerator, SmallGenerator, make_generator
 from zsq_zaq.losses import relative_bns
 from zsq_zaq.synth import Zaq
 
-from zsq.builtin.options import UniformOptions
-from zsq.builtin.uniform.quantizer import Uniform
-from zsq.compose import compose
+from zsq._compose import compose
+from zsq._manager import Manager
+from zsq._recipe import read_recipe
+from zsq._run.stream import Stream
 from zsq.errors import PlanError, ZsqError
-from zsq.manager import Manager
-from zsq.recipe import read_recipe
-from zsq.run.probe import Probe, batch_norms
-from zsq.run.stream import Stream
+from zsq.options import UniformOptions
+from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
 from zsq.testing.world import digest, make_batch, make_context, make_teacher
+from zsq.training import Probe, batch_norms
 from zsq.types import Batch, Context, InputSpec, Student, Teacher
 
 BATCH = 16

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsq.builtin.losses import pairs, sum_of
 from zsq.errors import PlanError
+from zsq.training import pairs, sum_of
 from zsq.types import BnStats, Context, Teacher, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from zsq_gdfq.synth import GeneratorSynth
 
-from zsq.component import STUDENT_NEEDS
 from zsq.errors import PlanError
-from zsq.run.probe import batch_norms
+from zsq.training import batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, Probe, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
 from zsq_zaq.generator import InRange, make_generator
@@ -54,7 +53,7 @@ class Zaq(GeneratorSynth):
         """The warm-up: only the generator learns, with or without the student. May be closed after any beat."""
         needs = self.needs
         if not self.options.warmup_student:
-            self.needs = needs - STUDENT_NEEDS
+            self.needs = frozenset(need for need in needs if not need.startswith("student."))
         try:
             yield from super().prepare(probe)
         finally:

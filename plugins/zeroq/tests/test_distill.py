@@ -13,8 +13,8 @@ from zsq_zeroq import ZeroqOptions, zsq_synthesizers
 from zsq_zeroq.distill import Distiller, Plateau, start
 
 from zsq.errors import ZsqError
-from zsq.run.probe import batch_norms
 from zsq.testing.world import make_teacher
+from zsq.training import batch_norms
 from zsq.types import InputSpec, Teacher
 
 RELEASED = next(iter(zsq_synthesizers())).presets["zeroq-released"]

@@ -13,9 +13,8 @@ from zsq_zeroq import ZeroqOptions
 from zsq_zeroq.synth import Zeroq
 
 from zsq.errors import ZsqError
-from zsq.run.precision import Precision
-from zsq.run.probe import Probe
 from zsq.testing.world import digest, make_teacher
+from zsq.training import Precision, Probe
 from zsq.types import Batch, InputSpec, Teacher
 
 # -- the pool -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.run.probe import batch_norms
+from zsq.training import batch_norms
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zsq.errors import ZsqError
-from zsq.run.cache import Cache
+from zsq.files import Cache
 from zsq.types import Batch, Beat, Context, Probe
 from zsq_zeroq import PoolOptions, ZeroqOptions
 from zsq_zeroq.distill import Descent, Distiller, start

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from zsq_zoo import ZooOptions, resnet
 from zsq_zoo.source import ARCHITECTURES, ASSETS, EMBEDDED, LABELS, Zoo
 
-from zsq.builtin.evaluators import Top1
-from zsq.builtin.options import Top1Options
+from zsq._builtin.evaluators import Top1
+from zsq._builtin.options import Top1Options
 from zsq.errors import FileError, OptionError, ZsqError
 from zsq.testing import conformance
 from zsq.types import Teacher

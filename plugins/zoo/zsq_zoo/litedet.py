@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsq.extras import library
+from zsq.errors import library
 from zsq_zoo.lite0 import BLOCKS, STAGES, ConvBn, stages, trunk
 
 STRIDES = (8, 16, 32)

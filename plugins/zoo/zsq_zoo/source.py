@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from zsq.builtin.teachers import read_sidecar, teacher_from
-from zsq.builtin.weights import load_into, read_weights
 from zsq.errors import OptionError, ZsqError, nearest
+from zsq.teachers import load_into, read_sidecar, read_weights, teacher_from
 from zsq.types import Context, Teacher
 from zsq_zoo import ZooOptions, litedet, litelab, resnet
 

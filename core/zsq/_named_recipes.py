@@ -1,0 +1,93 @@
+"""The recipes that come with plugins: ``PLUGIN/NAME``, for one YAML file in the plugin's folder ``recipes``. Imports no plugin."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsq._manager import known_plugins
+from zsq.errors import ComponentError, FileError, nearest
+
+if TYPE_CHECKING:
+    from zsq._manager import Manager, Plugin
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """One recipe of a plugin. ``name`` is ``PLUGIN/NAME``; ``summary`` is the comment that its file begins with."""
+
+    name: str
+    path: Path
+    summary: str
+
+
+def named_recipes(manager: Manager, plugin: str | None = None) -> list[NamedRecipe]:
+    """Every recipe of the plugins that may take part, or of one plugin, by name.
+
+    Raises:
+        ComponentError: When there is no such plugin, or it is blocked.
+    """
+    plugins = manager.installed() if plugin is None else [_plugin(plugin, manager)]
+    usable = [p for p in plugins if p.status != "blocked"]
+    found = {f"{p.name}/{path.stem}": path for p in usable for path in _files(p)}
+    return [NamedRecipe(name, path, _summary(path)) for name, path in sorted(found.items())]
+
+
+def find_recipe(text: str, manager: Manager) -> Path:
+    """The file that ``--recipe`` means: a path, or ``PLUGIN/NAME``. A file of that path comes first.
+
+    Raises:
+        ComponentError: When there is no such plugin, or it is blocked.
+        FileError: When the plugin has no such recipe.
+    """
+    plugin, slash, name = text.partition("/")
+    if not slash or "/" in name or Path(name).suffix in (".yaml", ".yml") or plugin in (".", "..") or Path(text).exists():
+        return Path(text)
+    names = {recipe.name: recipe.path for recipe in named_recipes(manager, plugin)}
+    if text not in names:
+        there = f"there are: {', '.join(names)}" if names else f"plugin '{plugin}' has no recipes; `zsq recipes` lists all"
+        raise FileError(f"recipe '{text}' not found", "--recipe", " ".join(filter(None, (nearest(text, names), there))))
+    return names[text]
+
+
+def _plugin(name: str, manager: Manager) -> Plugin:
+    plugins = {plugin.name: plugin for plugin in manager.installed()}
+    if (plugin := plugins.get(name)) is None:
+        what = f"plugin '{name}', whose recipe is asked for, is not installed"
+        if name in known_plugins():
+            raise ComponentError(what, "--recipe", f"zsq plugins install {name}")
+        having = [name for name, plugin in plugins.items() if next(_files(plugin), None)]
+        there = f"plugins with recipes: {', '.join(having) or 'none'}; else give a file"
+        raise ComponentError(what, "--recipe", " ".join(filter(None, (nearest(name, plugins), there))))
+    if plugin.status == "blocked":
+        raise ComponentError(f"the recipes of plugin '{name}' cannot be had: {plugin.reason}", "--recipe")
+    return plugin
+
+
+def _files(plugin: Plugin) -> Iterator[Path]:
+    """Recipe files of a plugin: inside its package where it was installed from a wheel, beside it in a checkout."""
+    try:
+        spec = importlib.util.find_spec(plugin.module.partition(".")[0]) if plugin.module else None
+    except (ImportError, ValueError):
+        spec = None
+    for package in map(Path, (spec and spec.submodule_search_locations) or ()):
+        folders = [package / "recipes"]
+        if (package.parent / "pyproject.toml").is_file():  # else what lies beside it belongs to somebody else
+            folders.append(package.parent / "recipes")
+        yield from sorted(next((folder for folder in folders if folder.is_dir()), folders[0]).glob("*.yaml"))
+
+
+def _summary(path: Path) -> str:
+    """The comment lines at the top, as one line."""
+    lines = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            lines.append(line.lstrip("# ").strip())
+    except (OSError, ValueError):
+        return "(cannot be read)"
+    return " ".join(lines)

@@ -1,0 +1,290 @@
+"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; the pins that a run leaves behind."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zsq.errors import FileError, OptionError, nearest
+from zsq.options import Options, opt
+
+if TYPE_CHECKING:
+    from zsq._plan import Plan
+
+FORMAT = 1
+#: Sections that hold one component, and sections that hold a chain of them.
+SINGLE, CHAINS = ("synth", "quant", "tune"), ("calib", "loss", "eval", "export", "log")
+#: Sections in the order of a recipe file.
+SECTIONS = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "log", "run")
+
+Entry = dict[str, Any]
+_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*(\S+)\s*")
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """The section ``run``: what belongs to no component."""
+
+    seed: int = opt(0, "Seed of every random generator.", ge=0)
+    batch_size: int = opt(64, "Images per step.", ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = opt(
+        "auto", "Arithmetic of training; auto takes bf16 where it is fast and costs no accuracy."
+    )
+    budget: str | None = opt(None, "Time for the whole run, e.g. 300, 90s, 5m, 1h30m; without it every component runs its steps.")
+    checkpoint: float = opt(
+        60.0,
+        "Seconds from one checkpoint to the next, more where one takes over a hundredth of that; 0 writes one at every step.",
+        ge=0,
+    )
+    calibrated: bool = opt(False, "Also evaluate the student as calibration left it, before tuning.")
+    device: str = opt("cpu", "Where to run: cpu, cuda, cuda:1, mps.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None:
+            parse_budget(self.budget)
+        if not _DEVICE.fullmatch(self.device):
+            raise OptionError(f"option 'device' is '{self.device}', but must be cpu, cuda, cuda:N or mps")
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds, or None."""
+        return None if self.budget is None else parse_budget(self.budget)
+
+
+def parse_budget(text: str) -> float:
+    """Seconds in ``300``, ``90s``, ``5m`` or ``1h30m``."""
+    match = _BUDGET.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if total <= 0:
+        raise OptionError(f"budget '{text}' is not a time", "", "write 300 (seconds), 5m or 1h30m")
+    return total
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of. None means "left open": presets, suggestions and defaults fill it.
+
+    ``teacher`` holds ``ref`` and options of its source; ``synth``, ``quant`` and ``tune`` a ``name`` and options; ``calib``,
+    ``loss``, ``eval``, ``export`` and ``log`` lists of such; ``run`` the values of :class:`RunOptions`. ``settings`` are ``--set`` values
+    of chains, ``(section, path, value)``, applied once the chain is known; in a file they stand under ``set``.
+    """
+
+    teacher: Entry | None = None
+    synth: Entry | None = None
+    quant: Entry | None = None
+    calib: list[Entry] | None = None
+    loss: list[Entry] | None = None
+    tune: Entry | None = None
+    eval: list[Entry] | None = None
+    export: list[Entry] | None = None
+    log: list[Entry] | None = None
+    run: Entry = field(default_factory=dict)
+    pins: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[tuple[str, str, Any], ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = "recipe") -> Recipe:
+        """A recipe from plain values, shorthand allowed (``quant: uniform4``, ``loss: [kd, 0.5*ce]``).
+
+        Raises:
+            FileError: When it is no mapping, or written for another format.
+            OptionError: For an unknown section, or one of the wrong shape.
+        """
+        if not isinstance(values, Mapping):
+            raise FileError(f"a recipe is a mapping of sections, not {_kind(values)}", where, f"sections: {', '.join(SECTIONS)}")
+        if (version := values.get("zsq", FORMAT)) != FORMAT:
+            raise FileError(f"the recipe is of format {version!r}; this zsq reads format {FORMAT}", where, "update zsq, or write `zsq: 1`")
+        parsed: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in (*SECTIONS, "pins", "set", "zsq"):
+                raise OptionError(f"unknown section '{key}'", where, nearest(str(key), SECTIONS) or f"sections: {', '.join(SECTIONS)}")
+            if value is None or key in ("zsq", "set"):
+                continue
+            if key in CHAINS:
+                items = [value] if isinstance(value, (str, Mapping)) else value
+                if not isinstance(items, list):
+                    raise OptionError(f"section '{key}' is a list of names or mappings, not {_kind(value)}", where)
+                parsed[key] = [parse_entry(key, item, where) for item in items]
+            else:
+                parsed[key] = parse_entry(key, value, where)
+        lines = values.get("set") or []
+        if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines)):
+            raise OptionError("section 'set' is a list of SECTION.OPTION=VALUE", where, "e.g. set: [calib.images=128]")
+        return apply_settings(cls(**parsed), lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the order of a recipe file, without what was left open; :meth:`from_dict` reads them back."""
+        named = ((key, getattr(self, key)) for key in (*SECTIONS, "pins"))
+        filled = {key: value for key, value in named if value is not None and not (key in ("run", "pins") and not value)}
+        lines = [f"{section}.{path}={value}" for section, path, value in self.settings]
+        return {
+            "zsq": FORMAT,
+            **{key: [dict(e) for e in value] if isinstance(value, list) else dict(value) for key, value in filled.items()},
+            **({"set": lines} if lines else {}),
+        }
+
+
+def parse_entry(section: str, value: Any, where: str = "") -> Entry:
+    """One component as typed (``kd``, ``0.5*ce``, ``npz:PATH``) or as a mapping, as ``{"name": ..., option: value}``."""
+    if isinstance(value, str) and section not in ("run", "pins"):
+        if section == "teacher":
+            return {"ref": value}
+        entry: Entry = {"name": value}
+        if section == "loss" and (match := _WEIGHTED.fullmatch(value)):
+            entry = {"name": match[2], "weight": float(match[1])}
+        elif section in ("eval", "log") and ":" in value:
+            name, _, ref = value.partition(":")
+            entry = {"name": name, "ref": ref}
+        return entry
+    if not isinstance(value, Mapping):
+        raise OptionError(f"section '{section}' holds {_kind(value)}, but must be a name or a mapping", where)
+    if bad := next((key for key in value if not isinstance(key, str)), None):
+        raise OptionError(f"section '{section}' has the key {bad!r}, but keys are words", where)
+    key = "ref" if section == "teacher" else "name"
+    if section in CHAINS and key not in value:
+        raise OptionError(
+            f"an entry of section '{section}' has no name", where, f"write {{name: NAME, {', '.join(value) or 'OPTION'}: ...}}"
+        )
+    if section not in ("run", "pins") and not isinstance(value.get(key, ""), str):
+        raise OptionError(f"'{key}' in section '{section}' is {_kind(value[key])}, but must be text", where, "put it in quotes")
+    return dict(value)
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        FileError: When it cannot be read, is no YAML, or holds a tag that would build a Python object.
+        OptionError: As :meth:`Recipe.from_dict`.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"cannot read the recipe: {error.strerror or error}", str(path)) from None
+    except yaml.constructor.ConstructorError as error:
+        raise FileError(
+            f"refused: {_line(error.problem)}", _place(path, error), "a recipe holds text, numbers, lists and mappings only"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        raise FileError(f"not a YAML file: {_line(error.problem)}", _place(path, error)) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FileError(f"not a YAML file: {_line(error)}", str(path)) from None
+    return Recipe.from_dict({} if values is None else values, str(path))
+
+
+def dump_recipe(recipe: Recipe, versions: Mapping[str, Any] | None = None) -> str:
+    """The recipe as YAML, keys in a fixed order, with ``versions`` as its pins."""
+    import yaml
+
+    values = recipe.to_dict() | ({"pins": dict(versions)} if versions else {})
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> Recipe:
+    """Lay command-line flags over a recipe; a flag that is None, or an empty list, changes nothing.
+
+    A component named again keeps the options that the recipe gives it; another one starts from its own defaults.
+
+    Args:
+        recipe: What the file says.
+        weights: For the teacher's option of that name.
+        flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``, ``log``: names;
+            anything else: a value of the section ``run``.
+    """
+    changes: dict[str, Any] = {"run": dict(recipe.run)}
+    for key, value in flags.items():
+        if value is None or value == [] or value == ():
+            continue
+        if key in CHAINS:
+            before = {entry["name"]: entry for entry in getattr(recipe, key) or ()}
+            entries = [parse_entry(key, item, f"--{key}") for item in ([value] if isinstance(value, str) else value)]
+            changes[key] = [{**before.get(entry["name"], {}), **entry} for entry in entries]
+        elif key in SINGLE or key == "teacher":
+            entry, old, name = parse_entry(key, value, f"--{key}"), getattr(recipe, key) or {}, "ref" if key == "teacher" else "name"
+            changes[key] = {**old, **entry} if old.get(name, entry[name]) == entry[name] else entry
+        else:
+            changes["run"][key] = value
+    if weights is not None:
+        changes["teacher"] = {**(changes.get("teacher") or recipe.teacher or {}), "weights": weights}
+    return replace(recipe, **changes)
+
+
+def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Lay ``--set SECTION.OPTION=VALUE`` strings over a recipe, in order.
+
+    Raises:
+        OptionError: For text of another form, or an unknown section.
+    """
+    singles: dict[str, Entry] = {}
+    chains = list(recipe.settings)
+    for text in settings:
+        path, equals, value = text.partition("=")
+        section, dot, rest = path.strip().partition(".")
+        if not equals:
+            raise OptionError(f"'{text}' sets nothing", "--set", "write --set SECTION.OPTION=VALUE, e.g. --set tune.steps=100")
+        if section not in SECTIONS:
+            what = f"unknown section '{section}'" if dot else f"'{section}' names no section"
+            raise OptionError(what, f"--set {text}", nearest(section, SECTIONS) or f"sections: {', '.join(SECTIONS)}")
+        if not rest:
+            raise OptionError(f"'{path.strip()}' names no option", "--set", f"write --set {section}.OPTION=VALUE")
+        if section in CHAINS:
+            chains.append((section, rest, value))
+        else:
+            singles.setdefault(section, dict(getattr(recipe, section) or {}))[rest] = value
+    return replace(recipe, **singles, settings=tuple(chains))  # type: ignore[arg-type]
+
+
+def pins(plan: Plan) -> dict[str, str]:
+    """Versions that a run depends on: zsq, torch, numpy, python, and the distribution of each component used."""
+    used = (choice.provider.rpartition(" ") for choice in plan.choices)
+    versions = {name: version for name, _, version in used if name and version}
+    return {name: _installed(name) or "unknown" for name in ("zsq", "torch", "numpy", "python")} | {
+        k: versions[k] for k in sorted(versions)
+    }
+
+
+def pin_warnings(recipe: Recipe) -> list[str]:
+    """One line for every pin of the recipe that differs from what is installed; a difference is no error."""
+    lines = []
+    for name, wanted in recipe.pins.items():
+        if name != "teacher" and (here := _installed(name)) != str(wanted):
+            lines.append(f"the recipe was made with {name} {wanted}, " + (f"here is {here}" if here else "which is not installed"))
+    return lines
+
+
+def _installed(name: str) -> str | None:
+    if name == "python":
+        return platform.python_version()
+    if name == "zsq":
+        from zsq import __version__
+
+        return __version__
+    try:
+        return metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+def _kind(value: Any) -> str:
+    words = {dict: "a mapping", list: "a list", str: "text", bool: str(value).lower(), type(None): "nothing"}
+    return words.get(type(value), repr(value)[:40])
+
+
+def _line(problem: Any) -> str:
+    return " ".join(str(problem).split())[:160]
+
+
+def _place(path: Path | str, error: Any) -> str:
+    return f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else str(path)

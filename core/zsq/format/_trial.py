@@ -1,0 +1,82 @@
+"""Whether a network can run on the inputs it says it takes: tried on shapes alone, which takes no memory, then on one image of zeros."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from zsq.graph import SIZE_OPS
+from zsq.grids import ActPoint
+
+#: Numbers that all values of a network may hold together for one image, and the largest size: far more than any has.
+_LARGEST = 2**32
+_SHAPES = torch.device("meta")
+
+
+def try_on(module: fx.GraphModule, shape: tuple[int, ...]) -> None:
+    """Refuse ``module``, which is on the CPU, when it does not take one image of ``shape`` or gives out no tensor.
+
+    Raises:
+        ValueError, RuntimeError: As the operation that fails says it.
+    """
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shapes = {f"module.{name}": torch.empty_like(tensor, device=_SHAPES) for name, tensor in held.items()}
+    try:
+        with torch.no_grad():
+            functional_call(_Whole(module), shapes, (torch.empty((1, *shape), device=_SHAPES),))
+            results = module(torch.zeros((1, *shape)))
+    except NotImplementedError:  # an operation that knows no shapes without values
+        return
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(results)):
+        raise ValueError("the network gives out no tensor")
+
+
+class _Whole(nn.Module):
+    """A network that runs node by node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Any:
+        return _Trial(self.module).run(x)
+
+
+class _Trial(fx.Interpreter):
+    """Makes tensors of shapes only, and stops at values that no network has."""
+
+    numbers = 0
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module's result; what only rounds or scales keeps its shape, and is quicker looked at than called."""
+        module: Any = self.fetch_attr(target)
+        if isinstance(module, ActPoint) and isinstance(args[0], Tensor):
+            return args[0]
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module._check_input_dim(args[0])  # type: ignore[no-untyped-call]
+            if args[0].shape[1] != module.num_features:
+                raise ValueError(f"'{target}' takes {module.num_features} channels, not {args[0].shape[1]}")
+            return args[0]
+        return super().call_module(target, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function's result; tensors are made where they need no memory."""
+        if target in SIZE_OPS.values() and target is not operator.getitem and not all(isinstance(v, (int, float)) for v in args):
+            raise ValueError(f"{target.__name__} calculates with sizes only")
+        args, kwargs = pytree.tree_map_only(torch.device, lambda _: _SHAPES, (args, kwargs))
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """A node's result, refused when it is too large."""
+        result = super().run_node(n)
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.numbers += leaf.numel()
+            if self.numbers > _LARGEST or (isinstance(leaf, (int, float)) and abs(leaf) > _LARGEST):
+                raise ValueError(f"the result of '{n.name}' is too large")
+        return result

@@ -1,0 +1,25 @@
+"""A network as a graph of operations: traced, its layers lifted back to modules, its sites found, and run in pieces."""
+
+from __future__ import annotations
+
+from zsq.graph._lifting import SIZE_OPS, Lifted, arguments, lift, unused_path
+from zsq.graph._replay import Replay
+from zsq.graph._sites import INTERPOLATIONS, answers, clamps, deploy_sites, kind_of, op_name, paper_sites, producer, rectifies_only
+
+__all__ = [
+    "INTERPOLATIONS",
+    "SIZE_OPS",
+    "Lifted",
+    "Replay",
+    "answers",
+    "arguments",
+    "clamps",
+    "deploy_sites",
+    "kind_of",
+    "lift",
+    "op_name",
+    "paper_sites",
+    "producer",
+    "rectifies_only",
+    "unused_path",
+]

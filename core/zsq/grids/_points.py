@@ -1,0 +1,325 @@
+"""Quantization points and the layers that carry one: where values are put on a grid, and who may move the range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zsq.grids import _affine as affine
+from zsq.grids._affine import FlatGrid, Grid
+
+
+class _Point(nn.Module):
+    """What both kinds share: a range ``lo``, ``hi`` (NaN while unset) and the flag that ends all changes."""
+
+    kind: Literal["weight", "act"]
+
+    def __init__(self, bits: int, symmetric: bool, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bits, self.symmetric, self.frozen = bits, symmetric, False
+        self.lo: Tensor
+        self.hi: Tensor
+        self.register_buffer("lo", torch.full(size, torch.nan))
+        self.register_buffer("hi", torch.full(size, torch.nan))
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of the range, as it was set; NaN while unset."""
+        return self.lo, self.hi
+
+    def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None:
+        """Fix the range from now on."""
+        assert not self.frozen, "a frozen point keeps its range"
+        with torch.no_grad():
+            self.lo.copy_(torch.as_tensor(lo, dtype=self.lo.dtype).reshape(-1).expand(self.lo.numel()).reshape(self.lo.shape))
+            self.hi.copy_(torch.as_tensor(hi, dtype=self.hi.dtype).reshape(-1).expand(self.hi.numel()).reshape(self.hi.shape))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Bring what is cached up to date with ``lo`` and ``hi``."""
+
+    def _load_from_state_dict(self, *inputs: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*inputs, **options)
+        self._refresh()
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, symmetric={self.symmetric}, frozen={self.frozen}"
+
+
+class ActPoint(_Point):
+    """Puts one activation on a per-tensor grid; passes it on unchanged until a range is set.
+
+    The range is widened to contain zero, so that zero is exact; after a ReLU its lower end is zero anyhow. While
+    ``observing``, the extremes of everything that passes are gathered on the device and the present range, if any, stays
+    in use; when observing ends they become the range. They add up over several spells until ``set_range`` is called.
+    With ``learn_range`` a tuner moves the range by gradient.
+    """
+
+    kind: Literal["weight", "act"] = "act"
+
+    def __init__(self, bits: int, symmetric: bool = False) -> None:
+        super().__init__(bits, symmetric, ())
+        self._grid: FlatGrid | None = None
+        self._observing = False
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self.log_range: nn.Parameter | None = None
+
+    @property
+    def observing(self) -> bool:
+        return self._observing
+
+    @observing.setter
+    def observing(self, on: bool) -> None:
+        if self.frozen:
+            return
+        ended, self._observing = self._observing and not on, bool(on)
+        if ended and (seen := self._seen) is not None:
+            self.set_range(*seen)
+            self._seen = seen
+
+    @property
+    def ranged(self) -> bool:
+        """Whether a range is set."""
+        return self._grid is not None
+
+    @property
+    def grid(self) -> Grid:
+        """The present grid; NaN while no range is set."""
+        lo, hi = self.lo.detach().float(), self.hi.detach().float()
+        if self.symmetric:
+            return affine.symmetric(lo, hi, self.bits, signed=bool(lo < 0))
+        return affine.asymmetric(lo, hi, self.bits, with_zero=True)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.grid.scale
+
+    @property
+    def zero_point(self) -> Tensor:
+        return self.grid.zero_point
+
+    def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None:
+        self._seen = None
+        super().set_range(lo, hi)
+
+    def freeze(self) -> None:
+        """End observing and keep this range for good."""
+        self.observing = False
+        self.frozen = True
+
+    def kept_state(self) -> dict[str, Any]:
+        """For checkpoints: what is in no buffer. The cached grid is exact, as many small stretches left it."""
+        return {"frozen": self.frozen, "seen": self._seen, "grid": None if self._grid is None else tuple(self._grid)}
+
+    def load_kept_state(self, values: Mapping[str, Any]) -> None:
+        """What :meth:`kept_state` gave."""
+        grid, seen = values["grid"], values["seen"]
+        self.log_range = None  # the tuner that learns the range makes it anew
+        self.frozen = values["frozen"]
+        self._seen = None if seen is None else (seen[0].to(self.lo.device), seen[1].to(self.lo.device))
+        self._grid = None if grid is None else FlatGrid(*grid)
+
+    def learn_range(self, on: bool) -> None:
+        """Give the range a parameter ``log_range``, to be moved by an optimizer and applied by ``apply_learned``; or take it away."""
+        if not on and self.log_range is not None:
+            self._refresh()
+        self.log_range = nn.Parameter(torch.zeros_like(self.lo)) if on and self.ranged and not self.frozen else None
+
+    @torch.no_grad()
+    def apply_learned(self) -> None:
+        """Stretch the range by what an optimizer step made of ``log_range``, and set that back to zero.
+
+        It runs at every step for every point, so it stretches the cached numbers; ``learn_range(False)`` derives them anew.
+        """
+        assert self.log_range is not None and self._grid is not None
+        factor = math.exp(self.log_range.item())
+        self.lo.mul_(factor)
+        self.hi.mul_(factor)
+        self.log_range.zero_()
+        self._grid = self._grid._replace(inverse=self._grid.inverse / factor, scale=self._grid.scale * factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._observing:
+            self._observe(x.detach())
+        if self._grid is None:
+            return x
+        return affine.straight_through(x, self._grid) if self.log_range is None else affine.learned(x, self.log_range, self._grid)
+
+    def _observe(self, x: Tensor) -> None:
+        lo, hi = torch.aminmax(x)
+        if self._seen is not None:
+            lo, hi = torch.minimum(self._seen[0], lo), torch.maximum(self._seen[1], hi)
+        self._seen = lo, hi
+
+    def _refresh(self) -> None:
+        lo, hi = self.lo.item(), self.hi.item()
+        self._grid = affine.flatten(self.grid) if lo == lo and hi == hi else None
+
+
+class WeightPoint(_Point):
+    """Puts a layer's weight on its grid: per slice along ``axis``, or one grid for all of it when ``axis`` is None.
+
+    Live until ``set_range``: minimum and maximum are taken from the weight as it is at every forward. ``freeze`` stores
+    the codes and overwrites the weight with their values, so that a frozen layer computes with the weight as it stands.
+    """
+
+    kind: Literal["weight", "act"] = "weight"
+
+    def __init__(self, weight: nn.Parameter, bits: int, symmetric: bool, axis: int | None) -> None:
+        super().__init__(bits, symmetric, () if axis is None else (weight.shape[axis],))
+        self.axis = axis
+        self.live = True
+        self.observing = False  # a weight needs no observing: the point sees it at all times
+        self._weight = [weight]  # in a list: the layer owns the parameter, the point only reads it
+        self._over = tuple(d for d in range(weight.dim()) if d != axis)
+        self._wide = tuple(-1 if d == axis else 1 for d in range(weight.dim()))
+        self._fixed: tuple[Tensor, Grid] | None = None
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]:
+        if not self.live:
+            return self.lo, self.hi
+        lo, hi = self._extremes(self._weight[0].detach())
+        return lo.reshape(self.lo.shape), hi.reshape(self.hi.shape)
+
+    @property
+    def grid(self) -> Grid:
+        """The present grid, shaped to broadcast against the weight."""
+        return self._fixed[1] if self._fixed else self._grid(self._weight[0].detach())
+
+    @property
+    def scale(self) -> Tensor:
+        return self.grid.scale.reshape(self.lo.shape)
+
+    @property
+    def zero_point(self) -> Tensor:
+        return self.grid.zero_point.reshape(self.lo.shape)
+
+    @property
+    def codes(self) -> Tensor:
+        """Integer codes in the weight's shape, int32: those that were frozen, else of the weight as it is."""
+        return self._fixed[0] if self._fixed else affine.encode(self._weight[0].detach().float(), self.grid).int()
+
+    def freeze(self) -> None:
+        """Fix the codes, and make the weight equal their values."""
+        if not self.frozen:
+            grid = self.grid
+            self.fix(self.codes, grid.scale, grid.zero_point)
+
+    def fix(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> None:
+        """Freeze at given codes and grid; what loading a saved student does."""
+        weight = self._weight[0]
+        wide = self._wide if self.axis is not None else (1,) * weight.dim()
+        signed = self.symmetric
+        low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
+        grid = Grid(scale.reshape(wide), zero_point.reshape(wide), low, high)
+        self._fixed, self.frozen = (codes, grid), True
+        with torch.no_grad():
+            weight.copy_(affine.decode(codes, grid))
+
+    def kept_state(self) -> dict[str, Any]:
+        """For checkpoints: codes and grid, once they are fixed."""
+        return {"fixed": None if self._fixed is None else (self._fixed[0], tuple(self._fixed[1]))}
+
+    def load_kept_state(self, values: Mapping[str, Any]) -> None:
+        """What :meth:`kept_state` gave."""
+        if (fixed := values["fixed"]) is not None:
+            codes, (scale, zero_point, low, high) = fixed
+            device = self.lo.device
+            self._fixed, self.frozen = (codes.to(device), Grid(scale.to(device), zero_point.to(device), low, high)), True
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if self.frozen else affine.straight_through(weight, self._grid(weight.detach()))
+
+    def _extremes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self.axis is None:
+            lo, hi = torch.aminmax(weight)
+            return lo, hi
+        return weight.amin(self._over, keepdim=True), weight.amax(self._over, keepdim=True)
+
+    def _grid(self, weight: Tensor) -> Grid:
+        if self.live:
+            lo, hi = self._extremes(weight.float())
+        elif self.axis is None:
+            lo, hi = self.lo, self.hi
+        else:
+            lo, hi = self.lo.view(self._wide), self.hi.view(self._wide)
+        return affine.symmetric(lo, hi, self.bits) if self.symmetric else affine.asymmetric(lo, hi, self.bits)
+
+    def _refresh(self) -> None:
+        self.live = bool(self.lo.isnan().any() or self.hi.isnan().any())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._fixed:  # codes stay integers and scales float32: only the device follows
+            codes, grid = self._fixed
+            device = self.lo.device
+            self._fixed = codes.to(device), Grid(grid.scale.to(device), grid.zero_point.to(device), grid.low, grid.high)
+        return self
+
+
+class _Quantized:
+    """A layer whose forward uses its weight through ``weight_point``."""
+
+    weight: Any
+    weight_point: WeightPoint
+    #: How a finished student computes it, see ``zsq.placement._integers``; called with the layer and its input.
+    integers: Callable[[Any, Tensor], Tensor] | None = None
+    _conv_forward: Callable[..., Tensor]
+
+    def point(self, bits: int, symmetric: bool, per_channel: bool) -> None:
+        """Attach the weight point."""
+        axis = (1 if isinstance(self, nn.ConvTranspose2d) else 0) if per_channel else None
+        self.weight_point = WeightPoint(self.weight, bits, symmetric, axis)
+
+
+class QuantConv1d(_Quantized, nn.Conv1d):
+    """A 1-D convolution with a quantized weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
+
+
+class QuantConv2d(_Quantized, nn.Conv2d):
+    """A 2-D convolution, grouped, depthwise or dilated as may be, with a quantized weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
+
+
+class QuantConv3d(_Quantized, nn.Conv3d):
+    """A 3-D convolution with a quantized weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
+
+
+class QuantConvTranspose2d(_Quantized, nn.ConvTranspose2d):
+    """A transposed convolution with a quantized weight; with groups, output channels of the same rank share a scale."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        weight = self.weight_point(self.weight)
+        return nn.functional.conv_transpose2d(
+            x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+class QuantLinear(_Quantized, nn.Linear):
+    """A linear layer with a quantized weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
+
+
+#: Quantized layers by the name of the layer they stand for, as reports and files spell it.
+LAYERS: dict[str, type[Any]] = {
+    "Conv1d": QuantConv1d,
+    "Conv2d": QuantConv2d,
+    "Conv3d": QuantConv3d,
+    "ConvTranspose2d": QuantConvTranspose2d,
+    "Linear": QuantLinear,
+}

@@ -1,0 +1,22 @@
+"""Pixels and normalised inputs, in both directions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zsq.types import InputSpec
+
+
+def normalise(pixels: NDArray[np.uint8], spec: InputSpec) -> Tensor:
+    """uint8 (N, H, W, C) to the teacher's input space: float32 (N, C, H, W) in channels_last."""
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (spec.mean, spec.std))
+    return torch.from_numpy(pixels).float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+def pixels_of(images: torch.Tensor, inputs: InputSpec) -> torch.Tensor:
+    """Normalised images (N, C, H, W) as whole pixel values from 0 to 255, float32."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
+    return ((images.float().cpu() * std + mean).clamp(0, 1) * 255).round()

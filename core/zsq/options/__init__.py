@@ -1,0 +1,8 @@
+"""Options of a component: frozen dataclasses with help and bounds, and the groups that several components have. Light."""
+
+from __future__ import annotations
+
+from zsq.options._options import OptionRow, Options, opt, validate_class
+from zsq.options._shared import InputOptions, UniformOptions
+
+__all__ = ["InputOptions", "OptionRow", "Options", "UniformOptions", "opt", "validate_class"]

@@ -1,0 +1,43 @@
+"""Groups of options that several components have. Light: imported by every command, so no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zsq.options._options import Options, opt
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(Options):
+    """For teachers that come with an input spec of their own."""
+
+    shape: tuple[int, ...] | None = opt(None, "Input shape as channels,height,width, where it shall differ from the published one.", ge=1)
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel of the inputs, where it shall differ from the published one.")
+    std: tuple[float, ...] | None = opt(None, "Standard deviation per channel, where it shall differ from the published one.", gt=0)
+
+    def over(self, published: Mapping[str, Any]) -> dict[str, Any]:
+        """``shape``, ``mean`` and ``std``: those that were set, else the published ones."""
+        return {key: getattr(self, key) or published.get(key) for key in ("shape", "mean", "std")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformOptions(Options):
+    weight_bits: int = opt(8, "Bits of every weight.", ge=2, le=16)
+    act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16)
+    first_bits: int | None = opt(None, "Weight bits of the first layer, where they differ.", ge=2, le=16)
+    last_bits: int | None = opt(None, "Weight bits of the last layer, where they differ.", ge=2, le=16)
+    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the protocol says (paper: no, deploy: yes).")
+    act_symmetric: bool | None = opt(None, "Symmetric activation grid; by default no.")
+    per_channel: bool = opt(True, "One weight scale per output channel instead of one per tensor.")
+    protocol: Literal["paper", "deploy"] = opt(
+        "paper",
+        "Where activations are quantized. paper: after ReLU and ReLU6 only, as the published tables; "
+        "deploy: the input, every convolution and linear input and every residual sum, for export.",
+    )
+    float_input: bool = opt(
+        False,
+        "Under deploy, leave the network's input in float, and with it the layers that read it: one grid for all colours is coarser "
+        "than the pixels of a photograph.",
+    )

@@ -1,0 +1,38 @@
+"""What methods that take steps share: the loop, learned ranges, observers, statistics of BatchNorm, hooks, precision."""
+
+from __future__ import annotations
+
+from zsq.training._comparing import pairs, sum_of
+from zsq.training._descent import Moved, Progress, cosine, descend, learn_ranges
+from zsq.training._precision import Precision, choose_precision
+from zsq.training._probe import Probe
+from zsq.training._statistics import BnsDistance, batch_norms, bns_distance, channel_stats
+from zsq.training._trackers import Extremes, ImageExtremes, MovingAverage, Percentiles, Tracker, best_percent
+from zsq.training._watching import act_modules, full_precision, watching_inputs, watching_outputs
+
+__all__ = [
+    "BnsDistance",
+    "Extremes",
+    "ImageExtremes",
+    "Moved",
+    "MovingAverage",
+    "Percentiles",
+    "Precision",
+    "Probe",
+    "Progress",
+    "Tracker",
+    "act_modules",
+    "batch_norms",
+    "best_percent",
+    "bns_distance",
+    "channel_stats",
+    "choose_precision",
+    "cosine",
+    "descend",
+    "full_precision",
+    "learn_ranges",
+    "pairs",
+    "sum_of",
+    "watching_inputs",
+    "watching_outputs",
+]
