@@ -27,6 +27,8 @@ class Role(StrEnum):
     EVAL = "eval"
     EXPORT = "export"
     LOG = "log"
+    READER = "reader"
+    STORE = "store"
 
     @property
     def words(self) -> str:
@@ -55,6 +57,8 @@ _WORDS = {
     Role.EVAL: ("evaluator", "evaluators"),
     Role.EXPORT: ("exporter", "exporters"),
     Role.LOG: ("log", "logs"),
+    Role.READER: ("reader", "readers"),
+    Role.STORE: ("store", "stores"),
 }
 
 #: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.
@@ -93,7 +97,8 @@ class Component:
         paper: Where the method was published, e.g. ``"NeurIPS 2021, arXiv 2111.02625"``.
         suggests: A recipe fragment that fills what the user left open, e.g. ``{"calib": ["ema"], "tune": {"steps": 400}}``.
         tasks: Of a teacher source: pattern of what follows it in a reference to the task of such a teacher, e.g. ``{"depth-*": "depth"}``;
-            the first that fits counts. An option ``task`` of the source wins; a teacher that neither names has the default task.
+            the first that fits counts. An option of the source that means ``task`` wins; a teacher that neither names has the default task.
+        role: Its role, e.g. ``"synth"``: needed where the hook ``zsq_components`` yields it, which takes components of every role.
     """
 
     name: str
@@ -106,12 +111,17 @@ class Component:
     paper: str = ""
     suggests: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
+    role: Role | str | None = None
 
     def __post_init__(self) -> None:
         module, _, attribute = self.target.partition(":")
         if not (module and attribute):
             raise TypeError(f"component '{self.name}': target must be 'package.module:Class', not {self.target!r}")
         validate_class(self.options)
+        if self.role is not None:
+            if self.role not in list(Role):
+                raise TypeError(f"component '{self.name}': role {self.role!r} is none of {', '.join(Role)}")
+            object.__setattr__(self, "role", Role(self.role))
         object.__setattr__(self, "needs", frozenset(self.needs))
         object.__setattr__(self, "provides", frozenset(self.provides))
         if unknown := (self.needs | self.provides) - NEEDS.keys():  # type: ignore[operator]

@@ -56,7 +56,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     draft.suggest(tuner)
     evaluators = draft.chain("eval")
     if recipe.eval is None:  # the default is left out where it cannot be had
-        evaluators = tuple(choice for choice in evaluators if choice.needs <= chosen["synth"].provides | task.provides)
+        evaluators = tuple(choice for choice in evaluators if choice.needs - TEACHER_NEEDS <= chosen["synth"].provides | task.provides)
     plan = Plan(
         teacher=teacher,
         ref=ref,
@@ -84,7 +84,7 @@ def task_of(source: Component, options: Options, ref: str, manager: Manager) -> 
     Raises:
         ComponentError: When no installed plugin has it.
     """
-    return choose_task(getattr(options, "task", None) or source.task_of(ref) or DEFAULT_TASK, manager)
+    return choose_task(next(iter(options.meaning("task").values()), None) or source.task_of(ref) or DEFAULT_TASK, manager)
 
 
 def choose_task(name: str, manager: Manager) -> Choice:

@@ -169,6 +169,52 @@ def zsq_logs() -> Iterable[Component]:
 
 
 @hookspec
+def zsq_readers() -> Iterable[Component]:
+    """Readers: make teachers of what a library publishes in a store.
+
+    .. code-block:: python
+
+        from zsq import Component, hookimpl
+
+        @hookimpl
+        def zsq_readers():
+            yield Component("kerasio", "zsq_kerasio.reader:Kerasio", summary="Networks that the library kerasio publishes.")
+    """
+    return ()
+
+
+@hookspec
+def zsq_stores() -> Iterable[Component]:
+    """Stores: places that finished students are published to and fetched from; a place is named ``STORE:REST``.
+
+    .. code-block:: python
+
+        from zsq import Component, hookimpl
+
+        @hookimpl
+        def zsq_stores():
+            yield Component("bucket", "zsq_bucket.store:Bucket", summary="A bucket of our cloud: bucket:PATH.")
+    """
+    return ()
+
+
+@hookspec
+def zsq_components() -> Iterable[Component]:
+    """Components of every role, each with its ``role``: one hook for a plugin that is one file.
+
+    .. code-block:: python
+
+        from zsq import Component, hookimpl
+
+        @hookimpl
+        def zsq_components():
+            yield Component("flat", "zsq_flat:Flat", summary="Images of one colour.", role="synth")
+            yield Component("hinge", "zsq_flat:Hinge", summary="Hinge loss.", role="loss", needs={"targets", "student.output"})
+    """
+    return ()
+
+
+@hookspec
 def zsq_event(event: Event) -> None:
     """Everything that happens in a run, for progress bars, loggers and reports.
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zsq.events import Event
 
 Status = Literal["found", "ok", "broken", "blocked"]
+#: The hook that yields components of every role.
+ANY_ROLE = "zsq_components"
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
@@ -95,25 +97,32 @@ class Plugin:
             hooks = _register(entry() if isinstance(entry, type) else entry)
             for role in Role:
                 stage = f"{role.hook} failed"
-                self.components += self._collect(hooks, role)
+                self.components += self._collect(role, getattr(hooks, role.hook)())
+            stage = f"{ANY_ROLE} failed"
+            self.components += self._collect(None, hooks.zsq_components())
             self.status, self.hooks = "ok", hooks
         except (Exception, SystemExit) as error:
             self.status, self.components = "broken", []
             self.reason, self.trace = f"{stage}: {_one_line(error)}", traceback.format_exc()
         _trace(f"{self.name}: {self.reason or self.status}")
 
-    def _collect(self, hooks: pluggy.HookRelay, role: Role) -> Iterator[Found]:
-        taken: set[str] = set()
-        for result in getattr(hooks, role.hook)():
-            for component in result:
-                if not isinstance(component, Component):
-                    raise TypeError(f"yields {type(component).__name__}, not zsq.Component")
-                _check_suggestions(component)
-                if twice := taken.intersection(component.names):
-                    raise ValueError(f"yields '{min(twice)}' twice")
-                taken.update(component.names)
-                _trace(f"{self.name}.{role.hook} -> {component.name}")
-                yield Found(role, component, provider=self.provider)
+    def _collect(self, role: Role | None, results: Iterable[Iterable[Any]]) -> Iterator[Found]:
+        """What a hook of one role yielded, or of any role (None)."""
+        taken = {(found.role, name) for found in self.components for name in found.component.names}
+        for component in (component for result in results for component in result):
+            if not isinstance(component, Component):
+                raise TypeError(f"yields {type(component).__name__}, not zsq.Component")
+            own = role or component.role
+            if own is None:
+                raise ValueError(f"component '{component.name}' has no role: say which, e.g. Component(..., role='synth')")
+            if component.role not in (None, own):
+                raise ValueError(f"component '{component.name}' of role {component.role} is yielded as {own}")
+            _check_suggestions(component)
+            if twice := [name for name in component.names if (own, name) in taken]:
+                raise ValueError(f"yields '{min(twice)}' twice")
+            taken.update((Role(own), name) for name in component.names)
+            _trace(f"{self.name}.{role.hook if role else ANY_ROLE} -> {component.name}")
+            yield Found(Role(own), component, provider=self.provider)
 
 
 class Manager:

@@ -9,6 +9,7 @@ from typing import Any
 from zsq._component import STUDENT_NEEDS, TEACHER_NEEDS, Component, Role
 from zsq._recipe import Entry, Recipe, RunOptions
 from zsq.options import Options
+from zsq.protocols import Alternating
 
 #: The name that stands for nothing, in roles where nothing is a choice.
 NOTHING = "none"
@@ -45,6 +46,22 @@ class Choice:
         """What it declares; and images, of every synthesizer but ``none``."""
         images = {"images"} if self.role is Role.SYNTH and self.component.name != NOTHING else set()
         return frozenset(self.component.provides) | images
+
+    @property
+    def bits(self) -> int:
+        """Of the finest grid that a quantizer may choose, by its options that mean ``bits``; one that is none counts as 16."""
+        values = self.options.meaning("bits").values()
+        return max((max(value) if isinstance(value, tuple) else value or 16 for value in values), default=8)
+
+    @property
+    def compares(self) -> bool:
+        """Whether an evaluator holds the student against its teacher, and so is not run on the teacher itself."""
+        return "teacher.output" in self.needs
+
+    @property
+    def alternates(self) -> bool:
+        """Whether a synthesizer learns while the student does. Imports its class."""
+        return issubclass(self.component.implementation(), Alternating)
 
     def __str__(self) -> str:
         return f"{self.role.words} '{self.name}'"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from zsq.protocols import Task
+    from zsq.protocols import Objective, Task
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,14 @@ class Update:
 
 @dataclass(frozen=True)
 class Cadence:
-    """Who moves when: ``synth`` generator steps for every ``student`` batches; ``reuse`` hands the generator's batch to the student."""
+    """Who moves when: ``synth`` generator steps for every ``student`` batches; ``reuse`` hands the generator's batch to the student;
+    ``observes``: the student's activation points watch while a generator step runs the student."""
 
     synth: int = 1
     student: int = 1
     first: Literal["synth", "student"] = "synth"
     reuse: bool = True
+    observes: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,18 @@ class QuantPoint(Protocol):
     ``scale`` and ``zero_point`` are tensors, one element per tensor or per output channel; codes are
     ``clamp(round(x / scale) + zero_point, low, high)`` and values ``(code - zero_point) * scale``.
 
-    What a point remembers beside parameters and buffers it may give to checkpoints, tensors and plain values, with
-    ``kept_state()``, and take back with ``load_kept_state(values)``.
+    ``ranged`` says whether a range was set: an activation without one passes on unchanged, a weight without one is live (minimum and
+    maximum follow it). ``freeze()`` ends all changes, ``frozen`` from then on. What a point may have beyond this stands in
+    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Roundable`, :class:`~zsq.protocols.KeepsState`.
     """
 
     kind: Literal["weight", "act"]
     bits: int
     observing: bool
+    frozen: bool
 
+    @property
+    def ranged(self) -> bool: ...
     @property
     def range(self) -> tuple[Tensor, Tensor]: ...
     @property
@@ -187,6 +193,7 @@ class QuantPoint(Protocol):
     @property
     def zero_point(self) -> Tensor: ...
     def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None: ...
+    def freeze(self) -> None: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
@@ -241,10 +248,8 @@ class Probe(Protocol):
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
 
 
-class Log(Protocol):
-    """Where a component says something to the user."""
-
-    def __call__(self, message: str) -> None: ...
+Say = Callable[[str], None]
+"""Where a component says something to the user."""
 
 
 class Precision(Protocol):
@@ -264,7 +269,8 @@ class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
     ``teacher`` is None for teacher sources and tasks; ``task(classes)`` gives a teacher source the task that the plan has for its
-    teacher, None standing for the default; ``student`` is None before quantization; ``objective`` is None
+    teacher, None standing for the default; ``find(role, name)`` builds another component, with its default options, such as the reader of a
+    library (None where there are none to be had); ``student`` is None before quantization; ``objective`` is None
     where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators.
     ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
     component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
@@ -276,15 +282,16 @@ class Context:
     device: torch.device
     precision: Precision
     workdir: Path | None
-    log: Log
+    log: Say
     seed: int = 0
     batch_size: int = 64
     trust_code: bool = False
     cache: Path | None = None
     task: Callable[[int], Task] | None = None
+    find: Callable[[str, str], Any] | None = None
     teacher: Teacher = None  # type: ignore[assignment]
     student: Student | None = None
-    objective: Any = None
+    objective: Objective | None = None
     probe: Probe = None  # type: ignore[assignment]
     pace: Callable[[int, int], float] = _steady
     sampler: Callable[[int], Batch] | None = None

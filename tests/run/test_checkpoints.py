@@ -84,7 +84,7 @@ def test_a_full_disk_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_broke_at_the_end_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(PLAIN, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(FileError, match="No space left"):
-        patch.setattr("zsq._builtin.safetensors.write_atomic", _no_space)
+        patch.setattr("zsq.format._network.write_atomic", _no_space)
         start(PLAIN, tmp_path / "run")
     assert go_on(tmp_path / "run") == ["going on at the beginning of evaluate"]
     assert same(tmp_path / "run", tmp_path / "whole")

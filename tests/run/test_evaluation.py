@@ -9,10 +9,10 @@ from zsq._run.evaluation import Evaluation
 
 
 class Counts:
-    """Gives out numbers; ``compares`` the student with its teacher or not."""
+    """Gives out numbers."""
 
-    def __init__(self, compares: bool = False, **metrics: float) -> None:
-        self.compares, self.metrics, self.details = compares, metrics, {"of": sorted(metrics)}
+    def __init__(self, **metrics: float) -> None:
+        self.metrics, self.details = metrics, {"of": sorted(metrics)}
 
     def evaluate(self, module: float, ctx: Any) -> dict[str, float]:
         return {name: value + module for name, value in self.metrics.items()}
@@ -32,7 +32,7 @@ def test_a_metric_whose_name_is_taken_gets_its_evaluator_s() -> None:
 
 
 def test_one_that_compares_is_asked_once_and_not_before_tuning() -> None:
-    evaluation = Evaluation({"agreement": Counts(compares=True, agreement=99)})
+    evaluation = Evaluation({"agreement": Counts(agreement=99)}, {"agreement"})
     student, ctx = SimpleNamespace(module=0), SimpleNamespace(teacher=SimpleNamespace(module=1))
     assert evaluation.both(student, ctx) == ({"agreement": 99}, {})  # type: ignore[arg-type]
     assert evaluation.calibrated(student, ctx) == {}  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from zsq.types import Batch, Cadence, Student, Trace, Update
 class Recorder:
     """An alternating synthesizer that writes down what happens to it."""
 
-    def __init__(self, cadence: Cadence, observes: bool = False) -> None:
-        self.cadence, self.observes, self.log, self.weight = cadence, observes, [], torch.ones(1, requires_grad=True)
+    def __init__(self, cadence: Cadence) -> None:
+        self.cadence, self.log, self.weight = cadence, [], torch.ones(1, requires_grad=True)
 
     def sample(self, n: int) -> Batch:
         self.log.append(f"sample{n}")
@@ -78,6 +78,6 @@ def test_points_watch_during_an_update_only_on_demand(observes: bool) -> None:
             seen.append(on)
             yield
 
-    synth = Recorder(Cadence(), observes)
+    synth = Recorder(Cadence(observes=observes))
     next(Stream(synth, None, Watched(torch.nn.Identity(), {}, {}), 1))
     assert seen == [observes]

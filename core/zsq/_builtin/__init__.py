@@ -111,7 +111,7 @@ def zsq_evaluators() -> Iterator[Component]:
         needs={"classes"},
     )
     summary = "Agreement with the teacher on synthetic images."
-    yield Component("agreement", "zsq._builtin.evaluators:Agreement", o.AgreementOptions, summary, needs={"images"})
+    yield Component("agreement", "zsq._builtin.evaluators:Agreement", o.AgreementOptions, summary, needs={"images", "teacher.output"})
 
 
 @hookimpl

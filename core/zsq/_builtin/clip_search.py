@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -43,9 +42,9 @@ class ClipSearch:
         for _ in range(o.passes):
             replay = Replay(module, inputs)
             for node in [n for n in module.graph.nodes if n.op == "call_module" and n.target in student.acts]:
-                point: Any = student.acts[str(node.target)]
+                point = student.acts[str(node.target)]
                 replay.advance(node)
-                if not getattr(point, "frozen", False):
+                if not point.frozen:
                     lo, hi = (end.clone() for end in point.range)
                     errors = []
                     shares = torch.linspace(o.narrowest, 1, o.candidates).tolist()
@@ -60,10 +59,10 @@ class ClipSearch:
 
     def _start(self, student: Student, inputs: Tensor) -> None:
         """Ranges for the sites that have none: the extremes of the images, sites in float."""
-        open_ = {path: point for path, point in act_modules(student).items() if not getattr(point, "ranged", True)}
+        open_ = {path: point for path, point in act_modules(student).items() if not student.acts[path].ranged}
         trackers = {path: Extremes() for path in open_}
         if open_:
             with watching_inputs(open_, lambda path, _point, x: trackers[path].update(x)):
                 student.module(inputs)
-            for path, point in open_.items():
-                point.set_range(*trackers[path].read())  # type: ignore[operator]
+            for path in open_:
+                student.acts[path].set_range(*trackers[path].read())

@@ -26,8 +26,7 @@ class Clips(Progress):
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any) -> Iterator[Beat]:
         o = self.options
         for point in student.weights.values():
-            if hasattr(point, "freeze"):
-                point.freeze()
+            point.freeze()
         module = student.module.eval().requires_grad_(False)
         ranges, moved = learn_ranges(student, o.range_lr)
         if affine := [p.requires_grad_() for norm in batch_norms(module).values() if o.lr for p in norm.parameters()]:

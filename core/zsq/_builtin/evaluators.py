@@ -36,8 +36,6 @@ class Top1:
     exactly the teacher's size are taken as they are.
     """
 
-    compares = False
-
     def __init__(self, options: Top1Options, ctx: Context) -> None:
         self.options = options
         self.details: dict[str, Any] = {}
@@ -82,8 +80,6 @@ class Agreement:
 
     The images are synthetic, from ``ctx.sampler``; Gaussian noise where there is none.
     """
-
-    compares = True
 
     def __init__(self, options: AgreementOptions, ctx: Context) -> None:
         self.images = options.images

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zsq._builtin.options import FinetuneOptions
+from zsq.grids import LAYERS
 from zsq.options import Options
 from zsq.training import Progress, batch_norms, cosine, descend, learn_ranges
 from zsq.types import Batch, Beat, Context, Student, Trace
@@ -61,7 +62,8 @@ class Finetune(Progress):
 
 def _parted(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The floating-point parameters but for weights whose codes are final: those of other layers, and those of BatchNorm layers."""
-    final = {id(m.weight) for m in module.modules() if getattr(getattr(m, "weight_point", None), "frozen", False)}
+    layers: list[Any] = [m for m in module.modules() if isinstance(m, tuple(LAYERS.values()))]
+    final = {id(layer.weight) for layer in layers if layer.weight_point.frozen}
     norms = {id(p) for norm in batch_norms(module).values() for p in norm.parameters()}
     parameters = [p for p in module.parameters() if p.is_floating_point() and id(p) not in final]
     return [p for p in parameters if id(p) not in norms], [p for p in parameters if id(p) in norms]

@@ -26,7 +26,9 @@ class PyOptions(Options):
         None, "Standard deviation per channel that inputs were normalised with; else from the sidecar or the network.", gt=0
     )
     classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
-    task: str | None = opt(None, "What the network's output means, one of the tasks in `zsq plugins list`; by default classify.")
+    task: str | None = opt(
+        None, "What the network's output means, one of the tasks in `zsq plugins list`; by default classify.", means="task"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,10 @@ class FinetuneOptions(Options):
     steps: int = opt(400, "Student steps.", ge=1)
     optimizer: Literal["sgd", "adam"] = opt("adam", "SGD with momentum, or Adam.")
     lr: float | None = opt(
-        None, "Learning rate at the start; by default 1e-4 up to 4 bits and half of it for every bit more, as the grid's steps halve.", gt=0
+        None,
+        "Learning rate at the start; by default 1e-4 up to 4 bits and half of it for every bit more, as the grid's steps halve.",
+        gt=0,
+        means="lr",
     )
     range_lr: float | None = opt(
         None,
@@ -102,7 +107,7 @@ class FinetuneOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class ClipsOptions(Options):
     steps: int = opt(200, "Student steps.", ge=1)
-    lr: float = opt(5e-4, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0)
+    lr: float = opt(5e-4, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0, means="lr")
     range_lr: float = opt(5e-3, "Learning rate of Adam at the start for the logarithm of activation ranges; 0 leaves them.", ge=0)
 
 

@@ -48,7 +48,7 @@ class _Watching:
                 yield Beat(step + 1, self.options.batches)
         finally:
             for path, tracker in trackers.items():
-                if not getattr(student.points[path], "frozen", False):
+                if not student.points[path].frozen:
                     student.points[path].set_range(*tracker.read())
 
 

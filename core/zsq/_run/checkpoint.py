@@ -18,8 +18,7 @@ from zsq.types import Student
 def freeze(student: Student) -> None:
     """End all changes: codes and ranges as they stand are what is evaluated and saved."""
     for point in student.points.values():
-        if hasattr(point, "freeze"):
-            point.freeze()
+        point.freeze()
     if student.finish is not None:
         student.finish()
     student.module.eval().requires_grad_(False)
@@ -81,8 +80,8 @@ def _advice(phase: str, engine: Any) -> str:
     calib = next((choice for choice in plan.calibrators if choice.name == name), None)
     choice = {"prepare": plan.synth, "measure": plan.quant, "quantize": plan.quant, "calibrate": calib}.get(kind, plan.tuner)
     precise = "" if engine.ctx.precision.name == "fp32" else " or --precision fp32"
-    if hasattr(choice.options, "lr"):
-        return f"try a lower learning rate (--set {choice.role}.lr=...){precise}"
+    if rate := next(iter(choice.options.meaning("lr")), ""):
+        return f"try a lower learning rate (--set {choice.role}.{rate}=...){precise}"
     return f"try other components than '{choice.name}'{precise}"
 
 

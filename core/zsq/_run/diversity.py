@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zsq._run.stream import Stream
+from zsq.protocols import Pooled
 from zsq.training import Probe, watching_inputs, watching_outputs
 from zsq.types import Batch, Teacher
 
@@ -81,8 +82,8 @@ def figures(features: Tensor, sure: Tensor | None = None, classes: Tensor | None
 
 def _batches(stream: Stream, count: int) -> list[Batch]:
     size = stream.batch_size
-    pool = getattr(stream.synth, "pool", None)
-    if pool is None or not len(pool):
+    pool = stream.synth.pool if isinstance(stream.synth, Pooled) else ()
+    if not len(pool):
         return [stream.sample(min(size, count - first)) for first in range(0, count, size)]
     inputs = stream.sample(min(count, len(pool))).inputs  # in one draw, so that no image comes twice
     return [Batch(part) for part in torch.split(inputs, size)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from zsq._run.pace import Pace
 from zsq._run.stream import Stream
 from zsq._run.tasks import maker
 from zsq.errors import PlanError, ZsqError
+from zsq.protocols import Checked, Measuring, Staged
 from zsq.training import Probe, batch_norms, choose_precision
 from zsq.types import Batch, Beat, Context, Student, Teacher
 
@@ -111,11 +112,10 @@ class _Engine:
         options: RunOptions = plan.run
         self.budget = options.budget_seconds
         device = torch.device(options.device)
-        bits = max(getattr(plan.quant.options, name, 8) or 16 for name in ("weight_bits", "act_bits"))
         self.ctx = Context(
             rng=_rng(options.seed, "run", device),
             device=device,
-            precision=choose_precision(options.precision, device, bits),
+            precision=choose_precision(options.precision, device, plan.quant.bits),
             workdir=out.scratch,
             log=lambda text: self.emit(events.Message(self.seconds, text)),
             seed=options.seed,
@@ -194,14 +194,14 @@ class _Engine:
         )
         probe = Probe(teacher, self.ctx.precision)
         self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
-        staged = not hasattr(plan.synth.component.implementation(), "update")  # then no student is on a grid while images are made
+        staged = not plan.synth.alternates  # then no student is on a grid while images are made
         making = choose_precision(plan.run.precision, self.ctx.device) if staged else self.ctx.precision
         synth = self.journal.synth = self.build(plan.synth, "synth", precision=making)
         quant = self.build(plan.quant, "quant")
         if needs_pool := "pool" in plan.quant.component.needs:
             self.prepare(synth, Probe(teacher, making))
             pool = Batch(**self.journal.keep("pool", lambda: _plain(synth.sample(len(synth.pool)))))
-            if hasattr(quant, "prepare"):  # all of it or nothing: the budget ends later phases, not this one
+            if isinstance(quant, Measuring):  # all of it or nothing: the budget ends later phases, not this one
                 self.beats("measure", partial(quant.prepare, teacher, pool), len(pool), quant, limited=False, again=True)
         student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
         self.student, self.good = student, LastGood(student)
@@ -257,7 +257,7 @@ class _Engine:
                 )
 
     def prepare(self, synth: Any, probe: Probe) -> None:
-        if hasattr(synth, "prepare"):
+        if isinstance(synth, Staged):
             self.beats("prepare", partial(synth.prepare, probe), self.plan.run.batch_size)
 
     def evaluation(self, teacher: Teacher) -> Evaluation:
@@ -267,9 +267,9 @@ class _Engine:
             choices.append(choose_evaluator(teacher.evaluation, self.manager))
         built = {choice.name: self.build(choice, f"eval:{choice.name}", teacher=teacher) for choice in choices}
         for evaluator in built.values():
-            if hasattr(evaluator, "check"):
+            if isinstance(evaluator, Checked):
                 evaluator.check(self.ctx.with_(teacher=teacher))
-        return Evaluation(built)
+        return Evaluation(built, {choice.name for choice in choices if choice.compares})
 
     def evaluate(self, evaluation: Evaluation, stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
         """Metrics of the student, those of the teacher, and figures of the images where there are any."""
@@ -339,7 +339,7 @@ class _Engine:
                         stopped = beat.step < beat.total
                         break
         finally:
-            if hasattr(iterator, "close"):
+            if isinstance(iterator, Generator):
                 iterator.close()
         if not journal.passing:
             watch.finish(count, calibrated)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from zsq.protocols import Detailed, Evaluator
 from zsq.types import Context, Student
 
 #: What evaluators call the number of images they looked at.
@@ -19,17 +20,18 @@ class Evaluation:
 
     Args:
         evaluators: By the name of the component.
+        comparing: The names of those that hold the student against its teacher, on images that they draw.
     """
 
-    def __init__(self, evaluators: Mapping[str, Any]) -> None:
-        self.evaluators = evaluators
+    def __init__(self, evaluators: Mapping[str, Evaluator], comparing: Collection[str] = ()) -> None:
+        self.evaluators, self.comparing = evaluators, frozenset(comparing)
         self.details: dict[str, dict[str, Mapping[str, Any]]] = {"student": {}, "teacher": {}}
 
     def calibrated(self, student: Student, ctx: Context) -> dict[str, float]:
         """Metrics of the student before it is tuned, by the evaluators that draw no batch: the stream goes on as without this."""
         metrics: dict[str, float] = {}
         for name, evaluator in self.evaluators.items():
-            if not _compares(evaluator):
+            if name not in self.comparing:
                 _add(metrics, name, evaluator.evaluate(student.module, ctx))
         metrics.pop(IMAGES, None)
         return metrics
@@ -40,17 +42,12 @@ class Evaluation:
         own: dict[str, float] = {}
         for name, evaluator in self.evaluators.items():
             _add(metrics, name, evaluator.evaluate(student.module, ctx))
-            self.details["student"][name] = getattr(evaluator, "details", {})
-            if not _compares(evaluator):
+            self.details["student"][name] = evaluator.details if isinstance(evaluator, Detailed) else {}
+            if name not in self.comparing:
                 _add(own, name, evaluator.evaluate(ctx.teacher.module, ctx))
-                self.details["teacher"][name] = getattr(evaluator, "details", {})
+                self.details["teacher"][name] = evaluator.details if isinstance(evaluator, Detailed) else {}
         return metrics, own
 
 
 def _add(metrics: dict[str, float], evaluator: str, found: Mapping[str, float]) -> None:
     metrics |= {name if name == IMAGES or name not in metrics else f"{evaluator}.{name}": value for name, value in found.items()}
-
-
-def _compares(evaluator: Any) -> bool:
-    """Whether an evaluator holds the student against its teacher, on images that it draws."""
-    return bool(getattr(evaluator, "compares", False))

@@ -11,6 +11,7 @@ from zsq._recipe import pins
 from zsq._run import resume
 from zsq._run.report import pinned
 from zsq.errors import ZsqError
+from zsq.protocols import Resumable
 
 
 class Journal:
@@ -87,7 +88,7 @@ class Journal:
 
     def stepped(self, step: int, last: bool = False) -> bool:
         """After a step: write a checkpoint if one is due, or, with ``last``, in any case; whether there is one of this step."""
-        if self.passing or not (self.worker is None or resume.resumable(self.worker)):
+        if self.passing or not (self.worker is None or isinstance(self.worker, Resumable)):
             return False
         return (last or self.checkpoints.due()) and self.write(step)
 
@@ -118,10 +119,10 @@ class Journal:
                     "changed": self.changed,
                     "kept": self.kept,
                     "random": {name: rng.get_state() for name, rng in self.rngs.items()},
-                    "synth": self.synth.state_dict() if resume.resumable(self.synth) else {},
+                    "synth": self.synth.state_dict() if isinstance(self.synth, Resumable) else {},
                     "pulls": engine.stream.pulls if engine.stream else 0,
                     "student": resume.student_state(student) if student is not None else None,
-                    "worker": self.worker.state_dict() if step and resume.resumable(self.worker) else None,
+                    "worker": self.worker.state_dict() if step and isinstance(self.worker, Resumable) else None,
                 }
             )
         except TypeError as error:
@@ -152,5 +153,5 @@ class Journal:
 
     def _restore_synth(self) -> None:
         assert self.saved is not None
-        if resume.resumable(self.synth):
+        if isinstance(self.synth, Resumable):
             self.synth.load_state_dict(self.saved["synth"])

@@ -27,7 +27,7 @@ class Logs:
     def __init__(self, choices: Sequence[Choice], ctx: Context, target: Path | None) -> None:
         self.say, self.logs = ctx.log, dict[str, Any]()
         for choice in choices:
-            ref = str(getattr(choice.options, "ref", ""))
+            ref = str(choice.settings.get("ref", ""))
             if target is not None and ref and Path(ref).resolve().is_relative_to(target.resolve()):
                 what = f"the log would lie in the run's own folder '{target}', which is not there before the run is done"
                 raise PlanError(what, f"--log {choice.name}", f"write it beside: --log {choice.name}:{target}.{choice.name}")
@@ -50,7 +50,7 @@ class Logs:
             use(log)
         except (Exception, SystemExit) as error:
             del self.logs[name]
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
             self.say(f"--log {name} failed and is left out from here on: {' '.join(str(reason).split())[:200]}")
             try:
                 log.close()

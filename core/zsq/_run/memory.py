@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from zsq.errors import ZsqError
+from zsq.protocols import Batched
 
 #: How libraries word it that memory ran out, where they do not raise an error of its own kind.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "bad allocation")
@@ -34,10 +35,10 @@ def out_of_memory(phase: str, plan: Any, worker: Any, resume: str = "") -> ZsqEr
     kind, _, name = phase.partition(":")
     choice = plan.synth if kind == "prepare" else next((c for c in plan.calibrators if kind == "calibrate" and c.name == name), None)
     key, size = "run.batch_size", plan.run.batch_size
-    if choice is not None and hasattr(choice.options, "batch"):
-        own = choice.options.batch or getattr(worker, "batch", None)
-        if own:
-            key, size = f"{choice.role.value}.{name}.batch" if kind == "calibrate" else "synth.batch", own
+    if choice is not None:
+        for option, value in choice.options.meaning("batch").items():
+            if own := value or (worker.batch if isinstance(worker, Batched) else None):
+                key, size = f"{choice.role}.{name}.{option}" if kind == "calibrate" else f"synth.{option}", own
     hint = f"try --set {key}={size // 2}" if size > 1 else "batches are of one image already: take a machine with more memory"
     more = f", or {resume} if something else took the memory" if resume else ""
     return ZsqError(f"out of memory, with batches of {size} images", f"phase {phase}", hint + more)

@@ -15,6 +15,7 @@ from zsq._recipe import Recipe, dump_recipe, pins
 from zsq._run.evaluation import IMAGES
 from zsq.files import write_atomic
 from zsq.images import distinct, gallery
+from zsq.protocols import PartlyFloat
 from zsq.types import Batch, InputSpec, Student, Teacher
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
             "metrics": metrics,
             "calibrated": engine.calibrated,
             "protocol": student.protocol,
-            "float_parts": list(getattr(teacher.task, "float_parts", ())),
+            "float_parts": list(teacher.task.float_parts if isinstance(teacher.task, PartlyFloat) else ()),
             "weight_bits": _bits(p.bits for p in student.weights.values()),
             "act_bits": _bits(p.bits for p in student.acts.values()),
             "size_bytes": 0,

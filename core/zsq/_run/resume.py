@@ -19,7 +19,8 @@ from zsq._run.checkpoint import beside
 from zsq._run.folder import MARK
 from zsq.errors import FileError
 from zsq.files import write_atomic
-from zsq.types import Log, Student
+from zsq.protocols import Alternating, KeepsState, Resumable, Staged
+from zsq.types import QuantPoint, Say, Student
 
 if TYPE_CHECKING:
     from zsq._manager import Manager
@@ -45,7 +46,7 @@ class Checkpoints:
         log: Told once when a checkpoint cannot be written.
     """
 
-    def __init__(self, folder: Path | None, interval: float, log: Log) -> None:
+    def __init__(self, folder: Path | None, interval: float, log: Say) -> None:
         self.folder, self.interval, self.log = folder, interval, log
         self._number = 1 + max((number for number, _ in found(folder)), default=0) if folder is not None else 0
         self._last, self._cost, self._failed = -float("inf"), 0.0, False
@@ -70,7 +71,8 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
         except (OSError, FileError) as error:
             if not self._failed:
-                self.log(f"no checkpoint could be written ({getattr(error, 'what', error)}): stopped now, the run would begin anew")
+                why = error.what if isinstance(error, FileError) else error
+                self.log(f"no checkpoint could be written ({why}): stopped now, the run would begin anew")
             self._failed = True
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
@@ -211,8 +213,8 @@ def structure(student: Student) -> str:
     return hashlib.sha256("\n".join([*lines, code]).encode()).hexdigest()
 
 
-def _point_state(point: Any) -> dict[str, Any]:
-    if hasattr(point, "kept_state"):
+def _point_state(point: QuantPoint) -> dict[str, Any]:
+    if isinstance(point, KeepsState):
         return dict(point.kept_state())
     if isinstance(point, nn.Module):
         return {}
@@ -220,8 +222,8 @@ def _point_state(point: Any) -> dict[str, Any]:
     return {"range": (lo, hi)} if bool(lo.isfinite().all()) and bool(hi.isfinite().all()) else {}
 
 
-def _restore_point(point: Any, values: Mapping[str, Any]) -> None:
-    if hasattr(point, "load_kept_state"):
+def _restore_point(point: QuantPoint, values: Mapping[str, Any]) -> None:
+    if isinstance(point, KeepsState):
         point.load_kept_state(values)
     elif "range" in values:
         point.set_range(*values["range"])
@@ -242,15 +244,10 @@ def _put(module: nn.Module, name: str, value: Tensor, parameter: bool) -> None:
 # -- components --------------------------------------------------------------------------------------------------------
 
 
-def resumable(component: Any) -> bool:
-    """Whether a component can be taken up in the middle of its work."""
-    return hasattr(component, "state_dict") and hasattr(component, "load_state_dict")
-
-
 def kept_whole(synth: Any) -> bool:
     """Whether all there is to know of a synthesizer at any time can be kept: its state, or where it never works ahead its random
     generator alone."""
-    return resumable(synth) or not (hasattr(synth, "prepare") or hasattr(synth, "update"))
+    return isinstance(synth, Resumable) or not isinstance(synth, (Staged, Alternating))
 
 
 def place(value: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from zsq.protocols import Alternating, Paced, Synthesizer
 from zsq.types import Batch, Cadence, Probe, Student, Trace
 
 
@@ -17,13 +18,13 @@ class Stream:
         synth: A synthesizer. One with ``update`` takes generator steps as its ``cadence`` says, under grad mode even when
             a calibrator pulls under ``no_grad``; any other only samples.
         probe: Given to ``synth.update``.
-        student: Its activation points watch during an update only where the synthesizer says so (``observes``).
+        student: Its activation points watch during an update only where the synthesizer says so (``Cadence.observes``).
         batch_size: Images per batch.
     """
 
-    def __init__(self, synth: Any, probe: Probe, student: Student, batch_size: int) -> None:
+    def __init__(self, synth: Synthesizer, probe: Probe, student: Student, batch_size: int) -> None:
         self.synth, self.probe, self.student, self.batch_size = synth, probe, student, batch_size
-        self.cadence: Cadence = getattr(synth, "cadence", Cadence())
+        self.cadence = synth.cadence if isinstance(synth, Paced) else Cadence()
         self.pulls = 0
         self.metrics: dict[str, Any] = {}
 
@@ -34,9 +35,9 @@ class Stream:
         ready = None
         cadence, pulls = self.cadence, self.pulls
         due = pulls % cadence.student == 0 and (pulls > 0 or cadence.first == "synth")
-        if due and hasattr(self.synth, "update"):
+        if due and isinstance(self.synth, Alternating):
             for _ in range(cadence.synth):
-                with torch.enable_grad(), self.student.observing(getattr(self.synth, "observes", False)):
+                with torch.enable_grad(), self.student.observing(cadence.observes):
                     update = self.synth.update(self.probe)
             self.metrics = dict(update.metrics)
             if cadence.reuse:

@@ -180,6 +180,11 @@ class WeightPoint(_Point):
         self._fixed: tuple[Tensor, Grid] | None = None
 
     @property
+    def ranged(self) -> bool:
+        """Whether the range is fixed: minimum and maximum no longer follow the weight."""
+        return not self.live
+
+    @property
     def range(self) -> tuple[Tensor, Tensor]:
         if not self.live:
             return self.lo, self.hi

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zsq.options._options import OptionRow, Options, opt, validate_class
+from zsq.options._options import MEANINGS, OptionRow, Options, opt, validate_class
 from zsq.options._shared import InputOptions, UniformOptions
 
-__all__ = ["InputOptions", "OptionRow", "Options", "UniformOptions", "opt", "validate_class"]
+__all__ = ["MEANINGS", "InputOptions", "OptionRow", "Options", "UniformOptions", "opt", "validate_class"]

@@ -20,13 +20,27 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
+#: What the core may have to know of an option, whatever its name is; declared with ``opt(..., means=...)``.
+MEANINGS: Mapping[str, str] = {
+    "batch": "images in one step of the component, where it has a batch size of its own",
+    "bits": "a bit width of a quantizer; the finest one decides whether bf16 will do",
+    "lr": "the learning rate; a run that became nan says to lower it",
+    "task": "name of the task of a teacher source's network",
+}
+
+
 def opt(default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None,
-        lt: float | None = None) -> Any:  # fmt: skip
-    """A field of an :class:`Options` class: default, help, and bounds for numbers. Choices are spelt ``Literal[...]``."""
+        lt: float | None = None, means: str = "") -> Any:  # fmt: skip
+    """A field of an :class:`Options` class: default, help, and bounds for numbers. Choices are spelt ``Literal[...]``.
+
+    ``means`` tells the core what the option is, see :data:`MEANINGS`; no option is known by its name.
+    """
     if not help.strip():
         raise ValueError("an option needs a help text")
+    if means and means not in MEANINGS:
+        raise ValueError(f"an option cannot mean '{means}': {nearest(means, MEANINGS) or ', '.join(MEANINGS)}")
     bounds = {k: v for k, v in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if v is not None}
-    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds, "means": means})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +95,10 @@ class Options:
                 OptionRow(name=name, type=_type_name(_hints(cls)[name]), default=field.default, bounds=bounds, help=field.metadata["help"])
             )
         return rows
+
+    def meaning(self, what: str) -> dict[str, Any]:
+        """Name to value of the options that mean ``what``, one of :data:`MEANINGS`."""
+        return {name: getattr(self, name) for name, field in _fields(type(self)).items() if field.metadata.get("means") == what}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a recipe; ``parse`` reads them back."""

@@ -24,8 +24,8 @@ class InputOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformOptions(Options):
-    weight_bits: int = opt(8, "Bits of every weight.", ge=2, le=16)
-    act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16)
+    weight_bits: int = opt(8, "Bits of every weight.", ge=2, le=16, means="bits")
+    act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16, means="bits")
     first_bits: int | None = opt(None, "Weight bits of the first layer, where they differ.", ge=2, le=16)
     last_bits: int | None = opt(None, "Weight bits of the last layer, where they differ.", ge=2, le=16)
     weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the protocol says (paper: no, deploy: yes).")

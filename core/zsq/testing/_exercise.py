@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zsq import events
 from zsq._component import Role
 from zsq.errors import ComponentError, ZsqError
+from zsq.protocols import Classed
 from zsq.testing._kit import Case, Skip
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def teacher_source(case: Case, teacher: Teacher, seed: int) -> Any:
 def task(case: Case, teacher: Teacher, seed: int) -> Any:
     ctx = case.context(seed=seed)
     built = case.build(ctx)
-    return built.targets(6, ctx.rng) if hasattr(built, "targets") else None
+    return built.targets(6, ctx.rng) if isinstance(built, Classed) else None
 
 
 def evaluate(case: Case, teacher: Teacher, seed: int) -> Any:
@@ -113,7 +114,7 @@ def evaluate(case: Case, teacher: Teacher, seed: int) -> Any:
 
     student = case.student(teacher)
     ctx = case.context(teacher, student, seed=seed).with_(sampler=make_stream(teacher, student).sample)
-    if getattr(case.options(), "ref", None) != "":
+    if not _open_ref(case):
         return dict(case.build(ctx).evaluate(student.module, ctx))
     try:
         return dict(case.build(ctx, ref=str(write_images(case.folder / "images.npz", teacher))).evaluate(student.module, ctx))
@@ -125,8 +126,7 @@ def export(case: Case, teacher: Teacher, seed: int) -> Any:
     """Name and bytes of every file written."""
     student = case.student(teacher)
     for point in student.points.values():
-        if hasattr(point, "freeze"):
-            point.freeze()
+        point.freeze()
     student.module.eval()
     folder = case.folder / "export"
     folder.mkdir(exist_ok=True)
@@ -146,7 +146,7 @@ def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = 
     A log whose option ``ref`` was left open is given a path in the case's folder.
     """
     folder = case.folder / "log"
-    given = {"ref": str(folder / "log")} if getattr(case.options(), "ref", None) == "" else {}
+    given = {"ref": str(folder / "log")} if _open_ref(case) else {}
     try:
         implementation = case.build(case.context(teacher, seed=seed), **given)
     except ComponentError as error:
@@ -155,6 +155,11 @@ def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = 
         implementation(event)
     implementation.close()
     return sorted({"file" if path.is_file() else "folder" for path in folder.rglob("*")})
+
+
+def _open_ref(case: Case) -> bool:
+    """Whether it takes a ``ref``, as after ``NAME:`` on the command line, and none was given."""
+    return case.options().to_dict().get("ref") == ""
 
 
 def happenings() -> list[events.Event]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from zsq._component import Component, Role
 from zsq.errors import ComponentError, nearest
@@ -37,6 +37,13 @@ _OF_ROLE = {
 }
 _IN_PHASES = (Role.SYNTH, Role.CALIB, Role.TUNE)
 _IN_CHAINS = (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE)
+
+
+@runtime_checkable
+class HasExample(Protocol):
+    """A task that makes an output of its own for the checks: ``example(n, shape, rng)``."""
+
+    def example(self, n: int, shape: tuple[int, ...], rng: Any) -> Any: ...
 
 
 class Skip(Exception):

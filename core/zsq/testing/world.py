@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from zsq._builtin.classify import Classify
 from zsq._builtin.options import ClassifyOptions
 from zsq._run.objective import Objective
 from zsq._run.stream import Stream
+from zsq.protocols import Staged
 from zsq.testing import teachers
 from zsq.training import Precision, Probe, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
@@ -78,7 +80,7 @@ def make_stream(teacher: Teacher, student: Student, synth: Any = None, batch_siz
     """The engine's stream over ``synth`` (staged noise by default), its staged work done."""
     probe = Probe(teacher, Precision("fp32"), student)
     synth = synth or StagedNoise(teacher)
-    if hasattr(synth, "prepare"):
+    if isinstance(synth, Staged):
         for _ in synth.prepare(probe):
             pass
     return Stream(synth, probe, student, batch_size)
@@ -159,10 +161,8 @@ class StagedNoise:
 class AlternatingNoise:
     """An alternating synthesizer with one learnable image per class."""
 
-    observes = True
-
     def __init__(self, teacher: Teacher, cadence: Cadence | None = None) -> None:
-        self.teacher, self.cadence = teacher, cadence or Cadence()
+        self.teacher, self.cadence = teacher, replace(cadence or Cadence(), observes=True)
         self.rng = torch.Generator().manual_seed(5)
         self.images = torch.randn((teacher.task.classes, *teacher.inputs.shape), generator=self.rng).requires_grad_()
 
@@ -191,7 +191,7 @@ class PlainPoint(nn.Module):
 
     def __init__(self, bits: int = 8) -> None:
         super().__init__()
-        self.bits, self.observing = bits, False
+        self.bits, self.observing, self.frozen, self.ranged = bits, False, False, False
         self.register_buffer("lo", torch.zeros(()))
         self.register_buffer("hi", torch.ones(()))
 
@@ -210,6 +210,10 @@ class PlainPoint(nn.Module):
     def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None:
         self.lo.copy_(torch.as_tensor(lo).clamp(max=0.0))
         self.hi.copy_(torch.as_tensor(hi).clamp(min=0.0))
+        self.ranged = True
+
+    def freeze(self) -> None:
+        self.observing, self.frozen = False, True
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:

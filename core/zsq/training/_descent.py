@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zsq.protocols import LearnsRange, Objective, Stream
 from zsq.types import Batch, Beat, Context, Student, Trace
 
 #: An optimizer with one group, and its learning rate at the start.
@@ -40,8 +41,8 @@ class Progress:
         return self.done
 
 
-def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any, steps: int,
-            moved: Sequence[Moved], ranges: Sequence[Any], rate: Callable[[float], float],
+def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective, steps: int,
+            moved: Sequence[Moved], ranges: Sequence[LearnsRange], rate: Callable[[float], float],
             progress: Progress) -> Iterator[Beat]:  # fmt: skip
     """``steps`` steps of every optimizer on the objective; whatever ends it, the student is left in eval mode, without gradients.
 
@@ -65,13 +66,13 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
                 optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 loss, metrics = objective(ctx.probe(batch, objective.needs, teacher=trace, step=step))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             for optimizer, _ in moved:
                 optimizer.step()
             for point in ranges:
                 point.apply_learned()
             progress.done = step + 1
-            yield Beat(step + 1, steps, {"loss": loss.detach(), **metrics, **getattr(stream, "metrics", {})})
+            yield Beat(step + 1, steps, {"loss": loss.detach(), **metrics, **(stream.metrics if isinstance(stream, Stream) else {})})
     finally:
         student.module.eval().requires_grad_(False)
         for parameter in student.module.parameters():
@@ -80,13 +81,14 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
             point.learn_range(False)
 
 
-def learn_ranges(student: Student, lr: float) -> tuple[list[Any], list[Moved]]:
+def learn_ranges(student: Student, lr: float) -> tuple[list[LearnsRange], list[Moved]]:
     """The activation points that can learn their range, and Adam over them at ``lr``; none where ``lr`` is 0."""
-    points: list[Any] = [point for point in student.acts.values() if lr and hasattr(point, "learn_range")]
+    points = [point for point in student.acts.values() if lr and isinstance(point, LearnsRange)]
     for point in points:
         point.learn_range(True)
-    points = [point for point in points if getattr(point, "log_range", None) is not None]
-    return points, [(torch.optim.Adam([point.log_range for point in points], fused=True), lr)] if points else []
+    learning = [(point, point.log_range) for point in points if point.log_range is not None]
+    moved: list[Moved] = [(torch.optim.Adam([log_range for _, log_range in learning], fused=True), lr)] if learning else []
+    return [point for point, _ in learning], moved
 
 
 def cosine(step: float, steps: int) -> float:

@@ -19,9 +19,9 @@ class ImageOptions(Options):
     """Images optimised on their pixels."""
 
     images: int = opt(256, "Images to make.", ge=2)
-    batch: int = opt(128, "Images that are optimised together; their joint statistics are matched.", ge=2)
+    batch: int = opt(128, "Images that are optimised together; their joint statistics are matched.", ge=2, means="batch")
     steps: int = opt(60, "Optimisation steps for every batch.", ge=1)
-    lr: float = opt(0.1, "Learning rate of Adam on the pixels at the start; it falls to zero along a cosine.", gt=0)
+    lr: float = opt(0.1, "Learning rate of Adam on the pixels at the start; it falls to zero along a cosine.", gt=0, means="lr")
     clamp: bool = opt(False, "Keep pixels inside the range of real ones.")
 
 

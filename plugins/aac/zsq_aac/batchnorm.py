@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.errors import ZsqError
+from zsq.protocols import Classed, Stream
 from zsq.training import BnsDistance, Precision, Probe, batch_norms, channel_stats, watching_inputs
 from zsq.types import Batch, Beat, BnStats, Context, Student, Trace, View
 from zsq_aac import AbnOptions
@@ -71,7 +72,7 @@ class Abn:
                 yield Beat(pool.done, total, metrics)
             step, parts = pool.done, list(pool.inputs.split(pool.sizes))
         else:
-            parts, count = self._parts, -(-o.images // getattr(stream, "batch_size", o.batch))
+            parts, count = self._parts, -(-o.images // (stream.batch_size if isinstance(stream, Stream) else o.batch))
             total = count + passes * count
             for batch, _ in islice(stream, count - len(parts)):
                 parts.append(batch.inputs)
@@ -88,7 +89,7 @@ class Abn:
         assert view.teacher is not None and view.batch.targets is not None
         loss = self.bns_distance(view.teacher.bn)
         shown = {"bns": loss.detach()}
-        if self.options.ce_weight and hasattr(view.task, "targets"):
+        if self.options.ce_weight and isinstance(view.task, Classed):
             loss = loss + self.options.ce_weight * F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
         return loss, shown
 

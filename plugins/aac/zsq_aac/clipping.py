@@ -77,7 +77,7 @@ class Aac:
             for part in inputs.split(self.options.batch):
                 student.module(part)
         for path, point in student.acts.items():
-            if not getattr(point, "frozen", False):
+            if not point.frozen:
                 point.set_range(*trackers[path].read())
 
     def _tracker(self) -> Tracker:

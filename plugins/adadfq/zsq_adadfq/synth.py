@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,7 @@ class Adadfq(Gdfq):
 
     def __init__(self, options: AdadfqOptions, ctx: Context) -> None:
         super().__init__(options, ctx)
-        self.observes = options.observes
+        self.cadence = replace(self.cadence, observes=options.observes)
 
     def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
         """L_G = L_m + beta · (alpha_ds · L_ds + alpha_as · L_as) + bns_weight · L_BNS, from logits z_p and z_q.

@@ -28,7 +28,10 @@ PAPER_SCHEDULE: Mapping[str, Any] = {
 class AitOptions(Options):
     steps: int = opt(500, "Student steps.", ge=1)
     lr: float = opt(
-        1e-4, "Learning rate at the start: of BatchNorm and biases as it is, of quantized weights multiplied by each layer's kappa.", gt=0
+        1e-4,
+        "Learning rate at the start: of BatchNorm and biases as it is, of quantized weights multiplied by each layer's kappa.",
+        gt=0,
+        means="lr",
     )
     range_lr: float = opt(
         1e-2, "Learning rate of Adam at the start for the logarithm of every activation range; 0, as in the paper, keeps them.", ge=0

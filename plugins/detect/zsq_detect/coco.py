@@ -46,8 +46,6 @@ class Coco:
     Images of another size than the teacher's are resized as its ``decoding.fit`` says, and boxes measured at their own size.
     """
 
-    compares = False
-
     def __init__(self, options: CocoOptions, ctx: Context) -> None:
         self.options = options
         self.details: dict[str, Any] = {}

@@ -97,7 +97,7 @@ class Correction:
 
     def _float_weight(self, node: fx.Node, layer: Any) -> Tensor:
         """A layer's weight before its grid: the teacher's, where the quantizer already put the student's on it."""
-        if not getattr(layer.weight_point, "frozen", False):
+        if not layer.weight_point.frozen:
             return layer.weight  # type: ignore[no-any-return]
         try:
             original = self.ctx.teacher.module.get_submodule(str(node.target)).weight

@@ -104,8 +104,8 @@ def refuse_ranges(student: Student) -> None:
         ZsqError: When a point has a range.
     """
     for path, point in student.points.items():
-        fixed = not getattr(point, "live", True) if point.kind == "weight" else bool(point.range[1].isfinite().all())
-        if fixed or getattr(point, "frozen", False):
+        fixed = point.ranged
+        if fixed or point.frozen:
             raise ZsqError(
                 f"'{path}' already has a range, which equalization would make wrong",
                 "calibrator 'cle'",

@@ -29,7 +29,7 @@ class BnRange:
             if node.op != "call_module" or node.target not in student.acts or node.target not in graph.once:
                 continue
             point = student.acts[str(node.target)]
-            if getattr(point, "frozen", False):
+            if point.frozen:
                 continue
             if node in known:
                 lo, hi = known[node].ends(self.options.deviations)

@@ -34,7 +34,7 @@ class GeneratorOptions(Options):
     bns_weight: float = opt(
         1.0, "Weight of the BatchNorm statistics distance beside the cross-entropy; the paper's 0.1 wants a longer schedule.", ge=0
     )
-    lr: float = opt(1e-3, "Learning rate of the generator's Adam.", gt=0)
+    lr: float = opt(1e-3, "Learning rate of the generator's Adam.", gt=0, means="lr")
     betas: tuple[float, ...] = opt((0.5, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
     milestones: tuple[int, ...] = opt((), "Generator steps at which its learning rate is multiplied by gamma.", ge=1)
     gamma: float = opt(0.1, "Factor of the learning rate at each milestone.", gt=0, le=1)

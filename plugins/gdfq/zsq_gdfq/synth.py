@@ -26,7 +26,6 @@ class GeneratorSynth:
     """
 
     cadence = Cadence(1, 1, "synth", reuse=True)
-    observes = False
     #: What ``loss`` reads of the view.
     needs = frozenset({"teacher.output", "teacher.bn"})
 

@@ -18,13 +18,13 @@ BUDGETS = ("mean_bits", "size_mb", "bops")
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoOptions(Options):
-    candidates: tuple[int, ...] = opt((2, 3, 4, 6, 8), "Weight bits to choose from, layer by layer.", ge=2, le=16)
+    candidates: tuple[int, ...] = opt((2, 3, 4, 6, 8), "Weight bits to choose from, layer by layer.", ge=2, le=16, means="bits")
     mean_bits: float | None = opt(None, "Budget: bits per weight on average over all weights; 4 where no budget is given.", gt=0)
     size_mb: float | None = opt(None, "Budget: size of all quantized weights in MB of 2^20 bytes.", gt=0)
     bops: float | None = opt(
         None, "Budget: weight bits x input bits x multiply-adds of an image, summed over layers; an input in float has 32 bits.", gt=0
     )
-    act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16)
+    act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16, means="bits")
     act_candidates: tuple[int, ...] = opt(
         (), "Activation bits to choose from, site by site, under the budget bops; by default all have act_bits.", ge=2, le=16
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zsq.images import distinct
+from zsq.protocols import Drawn
 from zsq.training import batch_norms
 from zsq.types import Context, Student, Teacher
 from zsq_report.answers import DRAWN, Answers, draw
@@ -137,7 +138,7 @@ def look(ctx: Context) -> Seen:
     made, noisy = theirs.gaps if seen.synthetic else {}, before.gaps
     seen.norms = [Norm(path, noisy.get(path), made.get(path), after[path]) for path in theirs.norms]
     seen.teacher, seen.student = (_probabilities(teacher, own) for own in outputs)
-    if seen.synthetic and hasattr(teacher.task, "draw"):
+    if seen.synthetic and isinstance(teacher.task, Drawn):
         more = shown[count:DRAWN]
         for part in more.split(size) if len(more) else ():
             outputs[0].append(teacher.module(part))

@@ -31,8 +31,6 @@ Pair = tuple[Path, Path]
 class Segmentation:
     """``segmentation:DIR`` with ``images/`` and ``labels/``; see the README. FP32 forwards."""
 
-    compares = False
-
     def __init__(self, options: SegmentationOptions, ctx: Context) -> None:
         self.options = options
         self.details: dict[str, Any] = {}

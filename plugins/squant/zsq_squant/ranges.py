@@ -49,7 +49,7 @@ class SquantRange:
 
     def _set(self, path: str, point: Any, x: Tensor) -> None:
         """Give a point its range just before it puts ``x`` on its grid."""
-        if getattr(point, "frozen", False):
+        if point.frozen:
             return
         lowest, highest = (float(end) for end in torch.aminmax(x))
         alpha = self._alpha(x, point.bits, signed=lowest < 0)

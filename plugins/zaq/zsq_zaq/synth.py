@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Zaq(GeneratorSynth):
 
     def __init__(self, options: ZaqOptions, ctx: Context) -> None:
         o = options
-        self.observes = o.watch
+        self.cadence = replace(self.cadence, observes=o.watch)
         self.output = LogitL1(OutputOptions(norm=o.norm), ctx)
         self.features: Crm | Scrm | None = None
         self.needs = frozenset({"teacher.output", "student.output"})

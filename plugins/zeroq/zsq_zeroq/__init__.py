@@ -17,9 +17,11 @@ class PoolOptions(Options):
     """What every pool of optimised images has."""
 
     images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
-    batch: int | None = opt(None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1)
+    batch: int | None = opt(
+        None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1, means="batch"
+    )
     iterations: int = opt(100, "Steps of Adam for every batch.", ge=1)
-    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0)
+    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0, means="lr")
     basis: Literal["pixels", "spectrum"] = opt(
         "pixels",
         "What Adam moves. pixels: as the papers; spectrum: Fourier coefficients, scaled so that slow waves move most, as in photographs.",

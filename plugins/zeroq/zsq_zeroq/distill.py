@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsq.protocols import Classed
 from zsq.types import Context, InputSpec
 from zsq_zeroq import PoolOptions, ZeroqOptions
 from zsq_zeroq.distance import Distance, input_distance
@@ -131,7 +132,7 @@ class Distiller(Descent):
         self.watched = Watched(ctx.teacher.module, options.statistics == "image")
         self.distance = Distance(options, self.watched.norms)
         self.limits = pixel_limits(ctx.teacher.inputs, ctx.device) if options.clamp else None
-        self.classed = hasattr(ctx.teacher.task, "targets")
+        self.classed = isinstance(ctx.teacher.task, Classed)
 
     def enough(self, metrics: Mapping[str, Tensor]) -> bool:
         """As the option ``early_stop`` says."""

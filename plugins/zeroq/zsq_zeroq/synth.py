@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zsq.errors import ZsqError
 from zsq.files import Cache
+from zsq.protocols import Classed
 from zsq.types import Batch, Beat, Context, Probe
 from zsq_zeroq import PoolOptions, ZeroqOptions
 from zsq_zeroq.distill import Descent, Distiller, start
@@ -39,7 +40,7 @@ class PoolSynth:
     def __init__(self, options: PoolOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
         self.seed = int(torch.randint(2**62, (), generator=ctx.rng, device=ctx.rng.device))
-        self.classed = hasattr(ctx.teacher.task, "targets")
+        self.classed = isinstance(ctx.teacher.task, Classed)
         self.pool = torch.empty((0, *ctx.teacher.inputs.shape), device=ctx.device)
         self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
         self._order = self.generator("order")

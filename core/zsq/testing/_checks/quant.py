@@ -186,8 +186,7 @@ def _ready(case: Case, teacher: Teacher, **values: Any) -> Student:
 
 def _freeze(student: Student) -> None:
     for point in student.points.values():
-        if hasattr(point, "freeze"):
-            point.freeze()
+        point.freeze()
     student.module.eval()
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zsq._component import Role
+from zsq.protocols import Resumable, Staged
 from zsq.testing._kit import Case, Skip
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 def check_goes_on_where_it_was(case: Case) -> None:
     """With ``state_dict`` and ``load_state_dict``: built anew and given its state, it does the rest of its work bit for bit."""
-    from zsq._run.resume import restore_student, resumable, student_state
+    from zsq._run.resume import restore_student, student_state
     from zsq._run.state import dump, parse
     from zsq.testing.world import make_teacher
 
-    if not resumable(case.implementation):
+    if not issubclass(case.implementation, Resumable):
         raise Skip("it has no state_dict and load_state_dict: where a run goes on, it begins its work again")
     teacher = make_teacher()
     total = sum(1 for _ in _World(case, teacher).work)
@@ -56,7 +57,7 @@ class _World:
     def _work(self, case: Case) -> Iterator[Any]:
         """Beats; of a synthesizer those of its preparation, and then three batches."""
         if case.role is Role.SYNTH:
-            if not self.stream.pulls and hasattr(self.component, "prepare"):
+            if not self.stream.pulls and isinstance(self.component, Staged):
                 yield from self.component.prepare(self.stream.probe)
             while self.stream.pulls < 3:
                 yield next(self.stream)
@@ -67,7 +68,7 @@ class _World:
     @property
     def position(self) -> list[int]:
         """Of the stream, and of the noise that it deals out."""
-        return [self.stream.pulls, getattr(self.synth, "next", 0)]
+        return [self.stream.pulls, 0 if self.synth is self.component else self.synth.next]
 
     @position.setter
     def position(self, values: list[int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
+from zsq.protocols import Alternating, Paced, Staged
 from zsq.testing import _exercise as exercise
 from zsq.testing._kit import Case, Skip, applies_to
 
@@ -64,7 +66,7 @@ def check_update_moves_only_its_own(case: Case) -> None:
     own, network = _tensors(synth), module_state(student.module)
     _pull(stream)
     after = module_state(student.module)
-    if getattr(synth, "observes", False):  # watching ranges is then what it asked for
+    if isinstance(synth, Paced) and synth.cadence.observes:  # watching ranges is then what it asked for
         network.pop("values"), after.pop("values")
     else:
         assert ranges == {path: digest(point.range) for path, point in student.acts.items()}, "ranges of the student moved"
@@ -91,20 +93,20 @@ def check_prepare_survives_close(case: Case) -> None:
     """Staged work that is stopped after its first beat leaves a synthesizer that samples."""
     from zsq.testing.world import make_teacher
 
-    if not hasattr(case.implementation, "prepare"):
+    if not issubclass(case.implementation, Staged):
         raise Skip("it has no prepare")
     teacher = make_teacher()
     ctx = case.context(teacher, case.student(teacher), losses=True)
     synth = case.build(ctx)
     work = iter(synth.prepare(ctx.probe))
     next(work, None)
-    if hasattr(work, "close"):
+    if isinstance(work, Generator):
         work.close()
     assert len(synth.sample(3)) == 3
 
 
 def _alternates(case: Case) -> None:
-    if not hasattr(case.implementation, "update"):
+    if not issubclass(case.implementation, Alternating):
         raise Skip("it has no update")
 
 

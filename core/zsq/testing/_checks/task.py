@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zsq.testing._kit import Case, Skip, applies_to
+from zsq.protocols import Classed, PartlyFloat
+from zsq.testing._kit import Case, HasExample, Skip, applies_to
 
 if TYPE_CHECKING:
     from zsq.types import Context
@@ -53,7 +54,8 @@ def check_a_wrong_output_is_told(case: Case) -> None:
 
 def check_float_parts_are_words(case: Case) -> None:
     """What is done in float behind the network is named in words, one for every part."""
-    parts = getattr(case.build(case.context()), "float_parts", ())
+    task = case.build(case.context())
+    parts = task.float_parts if isinstance(task, PartlyFloat) else ()
     assert isinstance(parts, tuple) and all(isinstance(part, str) and part for part in parts), f"float_parts is {parts!r}"
 
 
@@ -68,13 +70,13 @@ def check_targets(case: Case) -> None:
 @applies_to(lambda found: "classes" not in found.component.provides)
 def check_it_has_no_targets(case: Case) -> None:
     """It does not provide classes, so it has no ``targets`` either: others go by that."""
-    assert not hasattr(case.implementation, "targets"), "targets(n, rng) without providing 'classes'"
+    assert not issubclass(case.implementation, Classed), "targets(n, rng) without providing 'classes'"
 
 
 def _output(task: Any, ctx: Context) -> Any:
     """An output for 6 images of 3x8x8: the task's own ``example(n, shape, rng)`` where it has one, else one row of logits per image."""
     import torch
 
-    if hasattr(task, "example"):
+    if isinstance(task, HasExample):
         return task.example(6, (3, 8, 8), ctx.rng)
     return torch.randn((6, task.classes), generator=ctx.rng)
