@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 # All that this script needs of zsq. Beside it: a folder of a run holds config.json and model.safetensors (docs/format.md).
 from zsq.manager import Manager
@@ -43,8 +45,10 @@ RECORD = Path(__file__).with_suffix(".json")
 NETWORK = ("protocol", "integers", "inputs", "modules", "tensors", "graph")
 #: Facts of a machine that bits may depend on.
 DECISIVE = ("cpu", "isa", "torch", "threads")
-#: A teacher of four layers, with a depthwise convolution.
-TINY = {"ref": "py:zsq.testing.teachers:tiny", "shape": [3, 8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}
+#: Teachers from this file; the same network, whose graph is had in the one way and in the other.
+RECORDED, EXPORTED = "py:golden:recorded", "py:golden:exported"
+#: With images from the size on where generators are larger.
+LARGE = {"ref": RECORDED, "shape": [3, 64, 64]}
 
 Sections = Mapping[str, Any]
 #: Every section that a recipe leaves open here; ``run`` is merged. What is None is open in the run as well, for what components suggest.
@@ -52,15 +56,16 @@ COMMON: Sections = {"teacher": "zoo:resnet20-cifar10", "eval": [], "run": {"batc
 #: Small sizes of what makes images.
 POOL: Sections = {"images": 16, "batch": 8, "iterations": 3}
 GENERATOR: Sections = {"channels": 16, "warmup": 2}
-#: Small sizes of calibrators that make images.
+#: Small sizes of calibrators, of those that make images too.
 OWN: Sections = {"images": 16, "batch": 8, "steps": 3}
+SEEN = [{"name": "minmax", "batches": 2}]
 STEPS: Sections = {"name": "finetune", "steps": 3}
 SCHEDULE: Sections = {"schedule": "step", "milestones": [2], "gamma": 0.5}
 AUTHORS: Sections = {**STEPS, "optimizer": "sgd", "range_lr": 0, "weight_decay": 1e-4, **SCHEDULE}
 
 RECIPES: dict[str, Sections] = {
     # built in
-    "noise-minmax": {"synth": "noise", "quant": "uniform8", "calib": [{"name": "minmax", "batches": 2}], "loss": ["kd"], "tune": STEPS},
+    "noise-minmax": {"synth": "noise", "quant": "uniform8", "calib": SEEN, "loss": ["kd"], "tune": STEPS},
     "noise-ema": {
         "synth": {"name": "noise", "std": 0.5},
         "quant": "uniform4",
@@ -98,16 +103,24 @@ RECIPES: dict[str, Sections] = {
         "tune": STEPS,
     },
     "noise-bf16": {  # slow where the CPU has no bf16, so a small network
-        "teacher": TINY,
+        "teacher": RECORDED,
         "synth": "noise",
         "quant": {"name": "uniform4", "protocol": "deploy", "float_input": True},
-        "calib": [{"name": "minmax", "batches": 2}],
+        "calib": SEEN,
         "loss": ["kd"],
         "tune": STEPS,
         "run": {"precision": "bf16"},
     },
+    "exported": {
+        "teacher": EXPORTED,
+        "synth": "noise",
+        "quant": {"name": "uniform8", "protocol": "deploy"},
+        "calib": SEEN,
+        "loss": ["kd"],
+        "tune": STEPS,
+    },
     "evaluated": {
-        "teacher": TINY,
+        "teacher": RECORDED,
         "synth": "noise",
         "quant": "uniform4",
         "tune": STEPS,
@@ -121,8 +134,15 @@ RECIPES: dict[str, Sections] = {
         "calib": ["cle", "bias-absorption", "bn-range", "bias-correction"],
         "tune": "none",
     },
+    "dfq-relu6": {
+        "teacher": RECORDED,
+        "synth": "none",
+        "quant": {"name": "uniform8", "per_channel": False},
+        "calib": ["cle", "bias-absorption", "bn-range", "bias-correction"],
+        "tune": "none",
+    },
     "dfq-stream": {
-        "teacher": TINY,
+        "teacher": RECORDED,
         "synth": "noise",
         "quant": {"name": "uniform8", "protocol": "deploy", "per_channel": False},
         "calib": [
@@ -165,7 +185,7 @@ RECIPES: dict[str, Sections] = {
             "candidates": [2, 4, 8],
             "act_candidates": [4, 8],
             "bops": 1.5e9,
-            "images": 8,
+            "images": 4,
             "protocol": "deploy",
         },
         "loss": ["kd"],
@@ -187,7 +207,7 @@ RECIPES: dict[str, Sections] = {
         "tune": AUTHORS,
     },
     "qimera": {
-        "synth": {"name": "qimera", "warmup": 2, "superpose": 1.0},
+        "synth": {"name": "qimera", **GENERATOR, "channels": 64, "superpose": 1.0},
         "quant": "uniform4",
         "calib": [{"name": "aac", **OWN, "variant": "ce", "reduction": "percentile"}],
         "loss": ["kd"],
@@ -245,7 +265,7 @@ RECIPES: dict[str, Sections] = {
     "hast": {
         "synth": {"name": "hast", **POOL, "augment": False},
         "quant": "squant3",
-        "calib": [{"name": "minmax", "batches": 2}],
+        "calib": SEEN,
         "loss": ["ce"],
         "tune": STEPS,
     },
@@ -263,6 +283,34 @@ RECIPES: dict[str, Sections] = {
         "loss": ["ce", {"name": "dkd", "warmup": 2, "temperature": 4}],
         "tune": AUTHORS,
     },
+    "gdfq-large": {"teacher": LARGE, "synth": {"name": "gdfq", **GENERATOR}, "quant": "uniform4", "calib": SEEN, "tune": STEPS},
+    "qimera-large": {"teacher": LARGE, "synth": {"name": "qimera", **GENERATOR}, "quant": "uniform4", "calib": SEEN, "tune": STEPS},
+    "zaq-large": {
+        "teacher": LARGE,
+        "synth": {"name": "zaq", "channels": 8},
+        "quant": "uniform4",
+        "calib": SEEN,
+        "loss": ["logit-l1"],
+        "tune": STEPS,
+    },
+    "zaq-waves": {
+        "teacher": LARGE,
+        "synth": {
+            "name": "zaq",
+            **GENERATOR,
+            "features": "scrm",
+            "waves": True,
+            "clamp": True,
+            "bns_weight": 1.0,
+            "bns_scale": "relative",
+            "warmup_student": False,
+        },
+        "quant": {"name": "uniform4", "protocol": "deploy"},
+        "calib": SEEN,
+        "loss": ["logit-l1"],
+        "tune": STEPS,
+    },
+    "lrq-large": {"teacher": LARGE, "synth": {"name": "lrq", **POOL, **GENERATOR}, "quant": "squant4", "calib": SEEN, "tune": STEPS},
     # ait
     "ait": {
         "synth": {"name": "gdfq", **GENERATOR},
@@ -297,6 +345,67 @@ RECIPES: dict[str, Sections] = {
         "run": {"batch_size": 2},
     },
 }
+
+
+class Block(nn.Module):
+    """Wide, depthwise, narrow, with ReLU6 between and a residual sum: MobileNetV2's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = 2 * channels
+        self.wide, self.norm1 = nn.Conv2d(channels, inner, 1, bias=False), nn.BatchNorm2d(inner)
+        self.depthwise, self.norm2 = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False), nn.BatchNorm2d(inner)
+        self.narrow, self.norm3 = nn.Conv2d(inner, channels, 1, bias=False), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.norm2(self.depthwise(F.relu6(self.norm1(self.wide(x))))))
+        return x + self.norm3(self.narrow(y))  # type: ignore[no-any-return]
+
+
+class Network(nn.Module):
+    """Two blocks, a transposed convolution, a concatenation and a linear layer; takes images of any even size."""
+
+    pretrained_cfg = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.counts = counts
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.block1, self.block2 = Block(8), Block(8)
+        self.down, self.up = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.linear = nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block2(self.block1(F.relu6(self.norm(self.stem(x)))))
+        x = F.adaptive_avg_pool2d(torch.cat((x, F.relu(self.up(F.relu(self.down(x))))), 1), 1)
+        return self.linear(x.reshape(x.shape[0], -1) if self.counts else x.flatten(1))  # type: ignore[no-any-return]
+
+
+def recorded() -> nn.Module:
+    """A network whose forward shows itself when it is run."""
+    return _built(counts=False)
+
+
+def exported() -> nn.Module:
+    """The same, which computes with the size of the batch: ``torch.export`` has to give its graph."""
+    return _built(counts=True)
+
+
+def _built(counts: bool) -> nn.Module:
+    """Always the same weights, channels of unequal ranges, statistics as training leaves them, answers that differ."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = Network(counts)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.2, 2)
+                module.bias.uniform_(-0.5, 1)
+                module.momentum = None
+        network.linear.weight.mul_(8)
+        images = torch.randn(64, 3, 16, 16)
+        network.train()(images)
+        network.eval().linear.bias.sub_(network(images).mean(0))
+    return network
 
 
 def recipe(name: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+from zsq.builtin.uniform.recording import record
 from zsq.component import Role
 from zsq.compose import compose
 from zsq.manager import Manager
@@ -78,6 +80,14 @@ def test_both_protocols_and_every_task_are_in_a_recipe(plans: dict[str, Plan], m
         ("deploy", False),
     }
     assert {plan.task.name for plan in plans.values()} == {found.component.name for found in manager.components(Role.TASK)}
+
+
+def test_graphs_are_had_in_both_ways(golden: ModuleType) -> None:
+    images = torch.randn((64, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+    networks = golden.recorded(), golden.exported()
+    assert [record(network, images[:2]) is not None for network in networks] == [True, False]
+    answers = [network(images) for network in networks]
+    assert torch.equal(*answers) and len(answers[0].argmax(1).unique()) > 3
 
 
 def test_every_recipe_is_recorded_as_it_is(golden: ModuleType, recorded: dict[str, Any]) -> None:
