@@ -36,9 +36,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # All that this script needs of zsq. Beside it: a folder of a run holds config.json and model.safetensors (docs/format.md).
-from zsq.manager import Manager
-from zsq.recipe import Recipe
-from zsq.run.engine import run
+from zsq._manager import Manager
+from zsq._recipe import Recipe
+from zsq._run.engine import run
 
 RECORD = Path(__file__).with_suffix(".json")
 #: What is hashed of ``config.json``; the rest says where a student comes from.

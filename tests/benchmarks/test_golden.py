@@ -14,9 +14,9 @@ import torch
 from zsq.builtin.uniform.recording import record
 from zsq.component import Role
 from zsq.compose import compose
-from zsq.manager import Manager
+from zsq._manager import Manager
 from zsq.plan import Plan
-from zsq.recipe import Recipe
+from zsq._recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
