@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zsq.images._gallery import distinct, gallery, read_gallery
-from zsq.images._pixels import normalise, pixels_of
+from zsq.images._pixels import normalise, pixel_limits, pixels_of
+from zsq.images._pool import Made, Maker, PoolSynth, deal_classes
 
-__all__ = ["distinct", "gallery", "normalise", "pixels_of", "read_gallery"]
+__all__ = ["Made", "Maker", "PoolSynth", "deal_classes", "distinct", "gallery", "normalise", "pixel_limits", "pixels_of", "read_gallery"]

@@ -20,3 +20,10 @@ def pixels_of(images: torch.Tensor, inputs: InputSpec) -> torch.Tensor:
     """Normalised images (N, C, H, W) as whole pixel values from 0 to 255, float32."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (inputs.mean, inputs.std))
     return ((images.float().cpu() * std + mean).clamp(0, 1) * 255).round()
+
+
+def pixel_limits(inputs: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black and white in the normalised input space, each (1, C, 1, 1)."""
+    mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
+    return (0 - mean) / std, (1 - mean) / std
