@@ -17,7 +17,7 @@ from rich.console import Console
 import zsq
 from zsq._recipe import Recipe
 from zsq._run.engine import run
-from zsq_cli.render import report_table
+from zsq._api.tables import report_table
 
 HEIGHT, WIDTH = 32, 48
 NETWORK = """
