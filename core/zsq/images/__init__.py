@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from zsq.images._gallery import distinct, gallery, read_gallery
-from zsq.images._pixels import normalise, pixels_of
+from zsq.images._pixels import normalise, patterns, pixels_of
 
-__all__ = ["distinct", "gallery", "normalise", "pixels_of", "read_gallery"]
+__all__ = ["distinct", "gallery", "normalise", "patterns", "pixels_of", "read_gallery"]
