@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zsq._component import Role
-from zsq._manager import Manager
-from zsq_cli.export import BELOW_8_BITS, able, saved_student
-from zsq_cli.run import read_report
-
-if TYPE_CHECKING:
-    from zsq.types import Context, Teacher
+from zsq._api.saved import SavedRun
+from zsq_cli.export import BELOW_8_BITS
 
 
-def bench_run(run: Path, to: str, threads: int, batch: int, *, json: bool = False) -> None:
+def bench_run(place: Path, to: str, threads: int, batch: int, *, json: bool = False) -> None:
     """Measure and print."""
-    from zsq._run.places import locate
     from zsq_cli import render
 
-    result = measured(locate(run, exported=True), to, threads, batch)
+    result = SavedRun.open(place, exported=True).bench(to, threads, batch)
     if json:
         render.print_json(result)
         return
@@ -38,32 +31,6 @@ def bench_run(run: Path, to: str, threads: int, batch: int, *, json: bool = Fals
             out.print("protocol 'paper' is not integer from end to end: quantize with --set quant.protocol=deploy", soft_wrap=True)
     if result["below_8_bits"]:
         out.print(BELOW_8_BITS, soft_wrap=True)
-
-
-def measured(run: Path, to: str = "onnx", threads: int = 1, batch: int = 32) -> dict[str, Any]:
-    """Times of both networks as plain values, see ``zsq bench --json``; ``speedup`` is None where the student calculates in float.
-
-    Args:
-        run: Folder of a run with an exported file.
-        to: The exporter that made the file.
-        threads: Of the runtime.
-        batch: Images at once, for throughput.
-    """
-    make, report = able(to, "bench"), read_report(run)
-    student, ctx, _ = saved_student(run, report)
-    result: dict[str, Any] = make(ctx).bench(_teacher(report, ctx), run, threads, batch)
-    below = min((point.bits for point in student.points.values()), default=8) < 8
-    return {**result, "exported": to, "protocol": student.protocol, "below_8_bits": below}
-
-
-def _teacher(report: Mapping[str, Any], ctx: Context) -> Teacher:
-    """The teacher of a run, loaded again from where it came."""
-    values = dict(report.get("recipe", {}).get("teacher") or {})
-    source, _, ref = str(values.pop("ref", "")).partition(":")
-    component = Manager.discover().get(Role.TEACHER, source).component
-    teacher: Teacher = component.implementation()(component.options.parse(values), ctx).load(ref)
-    teacher.module.eval().requires_grad_(False)
-    return teacher
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, str, str]:

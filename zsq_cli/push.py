@@ -46,7 +46,7 @@ def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = 
     Raises:
         ZsqError: When the run holds an exported file which does not compute what was evaluated, unless ``verify`` is off.
     """
-    from zsq_cli.run import read_report
+    from zsq._api.saved import read_report
 
     for to, file in _EXPORTED.items() if verify and (run / "model.safetensors").is_file() else ():
         if (run / file).is_file() and not _verifies(run, to):
@@ -61,9 +61,9 @@ def _verifies(run: Path, to: str) -> bool:
     proof = hub().proven(run) or {}
     if proof.get("exported") == to and proof.get("verified"):
         return True
-    from zsq_cli.verify import verified
+    from zsq._api.saved import SavedRun
 
-    return bool(verified(run, to)["verified"])
+    return bool(SavedRun(run).verify(to)["verified"])
 
 
 def ready(repo: str, plan: Plan) -> None:
@@ -107,11 +107,10 @@ def measured_on(run: Path, report: Mapping[str, Any]) -> str | None:
     """The name of the images that the run measured accuracy on: that of their file, or None where they cannot be told."""
     refs = [str(entry.get("ref") or "") for entry in report.get("recipe", {}).get("eval") or ()]
     if not any(refs) and str(report["teacher"]["ref"]).startswith("zoo:"):
-        from zsq.format import load
-        from zsq_cli.run import brought, saved_context
+        from zsq._api.saved import SavedRun
 
         try:
-            refs = [brought(report, Manager.discover(), saved_context(run, load(run), report)).partition(":")[2]]
+            refs = [SavedRun(run).brought().partition(":")[2]]
         except ZsqError:
             return None
     named = [Path(ref).stem for ref in refs if ref]

@@ -4,57 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zsq import events
+from zsq._api.progress import progress as progress
+from zsq._api.tables import console as console
+from zsq._api.tables import duration as duration
+from zsq._api.tables import metrics_table as metrics_table
+from zsq._api.tables import report_table as report_table
+from zsq._api.tables import size_text as size_text
+from zsq._api.tables import table as table
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from zsq._manager import Found, Plugin
     from zsq._plan import Plan
     from zsq.options import Options
 
 _STATUS = {"ok": "green", "broken": "red", "blocked": "yellow"}
 _RESULT = {"passed": "green", "failed": "red", "skipped": "yellow"}
-#: Columns when the output is a pipe: nothing is cut that a terminal would have shown.
-_PIPE_WIDTH = 140
-#: Seconds between two readings of metrics; reading a tensor may wait for the device.
-_REFRESH = 0.25
-
-
-def console(error: bool = False) -> Console:
-    """Standard output or standard error as rich sees it; nothing printed is taken for markup."""
-    stream = sys.stderr if error else sys.stdout
-    return Console(stderr=error, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """``value`` on standard output; sets are sorted lists, paths are text."""
     json.dump(value, sys.stdout, indent=1, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else str(v))
     sys.stdout.write("\n")
-
-
-def table(rows: Iterable[Sequence[Any]], *headers: str, title: str = "", styles: Sequence[str] = ()) -> Table:
-    """A table without lines; the first column is bold, empty cells stay empty."""
-    result = Table(
-        *headers, title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(headers)
-    )
-    for index, column in enumerate(result.columns):
-        column.style = styles[index] if index < len(styles) else ("bold" if index == 0 else "")
-        column.overflow = "fold"
-    for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
-    return result
 
 
 def indented(content: Any) -> Padding:
@@ -190,157 +168,13 @@ def plan_table(plan: Plan) -> Group:
     return Group(chain, "", table(facts, "", "", styles=("dim", "")))
 
 
-def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table:
-    """The closing table: what came out, beside the teacher's own figures under the same protocol."""
-    teacher, student = report["teacher"], report["student"]
-    own, metrics = teacher["metrics"], student["metrics"]
-    rows: list[tuple[str, str]] = [("teacher", teacher["ref"])]
-    for name, value in metrics.items():
-        if name in own:
-            drop = own[name] - value
-            rows += [(f"teacher {name}", f"{own[name]:.2f}"), (f"student {name}", f"{value:.2f}"), ("drop", f"{drop:.2f}")]
-            if name in (student.get("calibrated") or {}):
-                rows.append((f"before tuning {name}", f"{student['calibrated'][name]:.2f}"))
-        else:
-            label = f"agreement, % of {teacher.get('unit', 'images')}" if name == "agreement" else name.replace("_", " ")
-            rows.append((label, f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"))
-    bits = f"weights {student['weight_bits']}, activations {student['act_bits'] or 'in float'}"
-    rows += [("bits", bits), ("protocol", student["protocol"])]
-    if parts := student.get("float_parts"):
-        rows.append(("in float", ", ".join(parts)))
-    if student.get("size_bytes"):
-        before, after = teacher.get("size_bytes") or 0, student["size_bytes"]
-        ratio = f" ({before / after:.1f} times smaller)" if before > after else ""
-        rows.append(("size", f"{size_text(before)} -> {size_text(after)}{ratio}" if before else size_text(after)))
-    cut = [f"{p['name']} at {p['steps']} of {p['total']} steps" for p in report["phases"] if p.get("steps", 0) < p.get("total", 0)]
-    seconds = duration(report["wall_s"]) + (f", cut by the budget: {', '.join(cut) or 'schedules'}" if report.get("stopped") else "")
-    rows += [("time", seconds), ("real images", str(report["images_evaluated"]) if report["images_evaluated"] else "none evaluated")]
-    if folder is not None:
-        rows.append(("saved in", str(folder)))
-    return table(rows, "", "", styles=("dim", "bold"))
-
-
-def metrics_table(student: Mapping[str, float], teacher: Mapping[str, float]) -> Table:
-    """Metrics of a saved student, with the teacher's where its report has them."""
-    rows = []
-    for name, value in student.items():
-        own = teacher.get(name)
-        rows.append((name, f"{value:.6g}", "" if own is None else f"{own:.6g}", "" if own is None else f"{own - value:.4g}"))
-    return table(rows, "metric", "student", "teacher", "drop")
-
-
 def check_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
     """Component, check, result, reason."""
     cells = [(name, check, Text(result, style=_RESULT.get(result, "")), reason) for name, check, result, reason in rows]
     return table(cells, "component", "check", "result", "reason")
 
 
-# -- progress ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def progress() -> Iterator[Any]:
-    """A listener for events: bars on a terminal, otherwise one line per phase; always on standard error."""
-    if not sys.stderr.isatty():
-        yield Lines()
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    steps = TextColumn("{task.fields[steps]:>9}")
-    columns = (TextColumn("{task.description:<20.20}"), BarColumn(10), steps, TextColumn("{task.fields[rate]:>13}"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[metrics]}", style="dim"), console=console(error=True), refresh_per_second=4) as bars:
-        yield Bars(bars)
-
-
-class Lines:
-    """One plain line per phase, for logs."""
-
-    def __init__(self) -> None:
-        self.began, self.last, self.notes = 0.0, None, 0
-        self.step: events.Stepped | None = None
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.PhaseStarted):
-            self.began, self.step = event.seconds, None
-        elif isinstance(event, events.Stepped):
-            self.step = event
-        elif isinstance(event, events.Message):
-            self.say(event.text)
-        elif isinstance(event, events.PhaseEnded):
-            spent, step = event.seconds - self.began, self.step
-            parts = [event.phase, f"{spent:.1f} s"]
-            if step is not None:
-                parts = [event.phase, f"{step.step}/{step.total}", f"{spent:.1f} s", _rate(step, spent), _metrics(step.metrics)]
-            self.say("  ".join(part for part in parts if part) + ("  (stopped early)" if event.stopped else ""))
-
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-
-class Bars:
-    """One bar per phase: step of total, images/s, time left, and as many losses as there is room for."""
-
-    #: Columns that stand before the losses.
-    width = 65
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.task: TaskID | None = None
-        self.began = self.drawn = 0.0
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.PhaseStarted):
-            self.began, self.drawn = event.seconds, 0.0
-            self.task = self.bars.add_task(event.phase, total=None, steps="", rate="", metrics="")
-        elif isinstance(event, events.Stepped) and self.task is not None:
-            now = time.monotonic()
-            if now - self.drawn >= _REFRESH or event.step == event.total:
-                self.drawn = now
-                rate = _rate(event, event.seconds - self.began)
-                metrics = _metrics(event.metrics, self.bars.console.width - self.width)
-                steps = f"{event.step}/{event.total}"
-                self.bars.update(self.task, completed=event.step, total=event.total, steps=steps, rate=rate, metrics=metrics)
-        elif isinstance(event, events.PhaseEnded) and self.task is not None:
-            bar = self.bars.tasks[self.bars.task_ids.index(self.task)]
-            if bar.total is None:
-                self.bars.update(self.task, total=1, completed=1)  # a phase without steps is a full bar
-            elif event.stopped:
-                self.bars.update(self.task, rate="stopped early")
-            self.bars.stop_task(self.task)
-        elif isinstance(event, events.Message):
-            self.bars.console.print(event.text)
-
-
-def _rate(event: events.Stepped, seconds: float) -> str:
-    return f"{event.images * event.step / seconds:.0f} images/s" if event.images and seconds > 0 else ""
-
-
-def _metrics(metrics: Mapping[str, Any], room: int = 1000) -> str:
-    """As many metrics as fit into ``room`` columns, none of them cut."""
-    text = ""
-    for name, value in metrics.items():
-        longer = f"{text}  {name} {float(value):.4g}".strip()
-        if len(longer) > room:
-            break
-        text = longer
-    return text
-
-
 # -- small texts -------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """``8.1 s``, ``4 min 05 s``."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
-def size_text(count: float) -> str:
-    """``163.0 kB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _value(value: Any) -> str:

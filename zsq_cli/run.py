@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json as json_
-import os
 import re
 import shlex
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from zsq._component import Role
 from zsq._manager import Found, Manager
 from zsq._named_recipes import find_recipe
 from zsq._recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
-from zsq.errors import FileError, ZsqError
+from zsq.errors import ZsqError
 from zsq.files import cache_folder
-from zsq.options import Options
 
 if TYPE_CHECKING:
-    from zsq import types
     from zsq._plan import Plan
-    from zsq._run.interrupt import Stop
-    from zsq.types import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +109,13 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
         from zsq_cli.push import ready
 
         ready(push, plan)
-    from zsq._run.engine import run
+    from zsq._api.quantize import start
     from zsq_cli.memory import keep_freed_memory
 
     keep_freed_memory()
     out = out or default_folder(plan)
-    with render.progress() as listener, stopping() as stop, flags.said_again(trust_code):
-        result = run(plan, out, manager=manager, listeners=(listener,), trust_code=trust_code, cache=cache_folder(), stop=stop, saved=saved)
+    with flags.said_again(trust_code):
+        result = start(plan, out, manager, saved=saved, cache=cache_folder(), trust_code=trust_code)
     if json:
         render.print_json(result.report)
     else:
@@ -134,26 +125,6 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
 
         assert result.folder is not None
         render.console(error=json).print(said(publish_finished(result.folder, push, private)), soft_wrap=True)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Inside, the first Ctrl-C asks the run to end after its present step, and the second ends it at once."""
-    from zsq._run.interrupt import Stop
-
-    stop = Stop()
-
-    def ask(_number: int, _frame: object) -> None:
-        stop.request()
-        os.write(2, b"\nzsq: finishing this step; Ctrl-C once more to leave now\n")
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, ask) if main else None
-    try:
-        yield stop
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
 
 
 def plan_flags(flags: Flags, *, json: bool = False) -> None:
@@ -183,101 +154,21 @@ def default_folder(plan: Plan) -> Path:
 
 
 def evaluate_run(
-    folder: Path, evaluators: Sequence[str], *, json: bool = False, files: Sequence[Path] = (), third_party: bool = True
+    place: Path, evaluators: Sequence[str], *, json: bool = False, files: Sequence[Path] = (), third_party: bool = True
 ) -> None:
     """``zsq eval``: the saved student on real images.
 
     Without ``evaluators`` those of the run, else the one that its teacher brings. The teacher's own figures stand beside only
     where the run measured them in the same way: no figures of different images are ever compared.
     """
-    from zsq._run.places import locate
+    from zsq._api.saved import SavedRun
     from zsq_cli import render
 
-    folder = locate(folder)
-    report, manager = read_report(folder), Manager.discover(third_party=third_party, files=files)
-    asked = [_evaluator(parse_entry("eval", text, "--eval"), manager) for text in evaluators]
-    ran = [_evaluator(entry, manager) for entry in report.get("recipe", {}).get("eval") or ()]
-    from zsq.format import load
-
-    module = load(folder)
-    ctx = saved_context(folder, module, report, manager)
-    if not (chosen := asked or [e for e in ran if not _compares(e)]):
-        ran = chosen = [_evaluator(parse_entry("eval", brought(report, manager, ctx)), manager)]
-    metrics: dict[str, float] = {}
-    for evaluator in chosen:
-        if _compares(evaluator):
-            what = f"'{evaluator[0].component.name}' compares with the teacher, which a run folder does not hold"
-            raise ZsqError(what, "--eval", "use e.g. --eval npz:PATH")
-        found, options = evaluator
-        metrics |= found.component.implementation()(options, ctx).evaluate(module, ctx)
+    run = SavedRun.open(place, manager=Manager.discover(third_party=third_party, files=files))
+    metrics, own = run.evaluate(evaluators)
     images = int(metrics.pop("images", 0))
-    same = all(e in ran for e in chosen) and images == report.get("images_evaluated")
-    own = report["teacher"]["metrics"] if same else {}
     if json:
-        teacher = {"ref": report["teacher"]["ref"], "metrics": own}
+        teacher = {"ref": run.report["teacher"]["ref"], "metrics": own}
         render.print_json({"student": {"metrics": metrics}, "teacher": teacher, "images_evaluated": images})
     else:
         render.console().print(render.metrics_table({**metrics, "images": images}, own))
-
-
-def _evaluator(entry: Mapping[str, Any], manager: Manager) -> tuple[Found, Options]:
-    """The component and options of one entry of the section ``eval``."""
-    found = manager.get(Role.EVAL, entry["name"])
-    values = {**found.values, **{key: value for key, value in entry.items() if key != "name"}}
-    return found, found.component.options.parse(values, f"evaluator '{entry['name']}'")
-
-
-def _compares(evaluator: tuple[Found, Options]) -> bool:
-    return bool(getattr(evaluator[0].component.implementation(), "compares", False))
-
-
-def saved_context(folder: Path, module: Any, report: Mapping[str, Any], manager: Manager | None = None) -> Context:
-    """What an evaluator of a saved student gets: its input spec, task and number of classes; in the teacher's place stands the student."""
-    import torch
-
-    from zsq._compose import DEFAULT_TASK, choose_task
-    from zsq._run.tasks import maker
-    from zsq.training import Precision
-    from zsq.types import Context, InputSpec, Teacher
-
-    spec = json_.loads((folder / "config.json").read_text(encoding="utf-8"))["inputs"]
-    inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
-    device, arithmetic = torch.device("cpu"), cast("types.Precision", Precision("fp32"))
-    ctx = Context(torch.Generator(device).manual_seed(0), device, arithmetic, folder, log=lambda message: print(message, file=sys.stderr))
-    make = maker(choose_task(report["teacher"].get("task", DEFAULT_TASK), manager or Manager.discover()))
-    with torch.no_grad():
-        classes = make(2).logits(module(torch.zeros((1, *inputs.shape)))).shape[1]
-    return ctx.with_(teacher=Teacher(module, inputs, make(classes), ref=report["teacher"]["ref"]))
-
-
-def brought(report: Mapping[str, Any], manager: Manager, ctx: Context) -> str:
-    """The evaluation on real images that the run's teacher brings with it."""
-    from zsq._compose import task_of
-    from zsq._run.tasks import maker
-
-    values = dict(report.get("recipe", {}).get("teacher") or {})
-    source, _, ref = str(values.pop("ref", "")).partition(":")
-    found = manager.get(Role.TEACHER, source)
-    options = found.component.options.parse(values)
-    task = maker(task_of(found.component, options, ref, manager))
-    teacher = found.component.implementation()(options, ctx.with_(task=task)).load(ref)
-    if not teacher.evaluation:
-        raise ZsqError("the run names no real images", "report.json", "say which: --eval npz:PATH or --eval folder:PATH")
-    return str(teacher.evaluation)
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """``report.json`` of a run folder.
-
-    Raises:
-        FileError: When the folder is not a run, or the report is damaged.
-    """
-    try:
-        report = json_.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"'{folder}' is not a run", "", "give a folder that `zsq run` wrote") from None
-    except (OSError, ValueError) as error:
-        raise FileError(f"the report cannot be read: {error}", str(folder / "report.json")) from None
-    if not isinstance(report, dict) or not {"teacher", "student"} <= report.keys():
-        raise FileError("the report is not one of a run", str(folder / "report.json"))
-    return report

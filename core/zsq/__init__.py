@@ -1,7 +1,9 @@
-"""zsq: zero-shot quantization from chains of plugins.
+"""zsq: zero-shot quantization. A trained network and no data in, a small integer network out.
 
-This module is the light door: it imports neither torch, pluggy nor yaml. ``hookimpl`` and
-``load`` are resolved on first use; a run is started with ``zsq._run.engine.run``.
+For a network in memory: ``zsq.quantize(network, bits=8, ...)`` gives a :class:`Result`; ``zsq.load(folder)`` gives a saved student back.
+For plugin authors: :class:`Component`, :class:`Options`, :func:`opt` and ``hookimpl``, and the modules that docs/api.md lists.
+
+This module is light: it imports neither torch, pluggy nor yaml; what needs them is imported on first use.
 """
 
 from __future__ import annotations
@@ -11,15 +13,27 @@ from typing import TYPE_CHECKING, Any
 from zsq._component import Component
 from zsq.errors import ZsqError
 from zsq.options import Options, opt
+from zsq.types import InputSpec
 
 if TYPE_CHECKING:
-    from zsq._hookspecs import hookimpl
-    from zsq.format import load
+    from zsq._api.quantize import quantize as quantize
+    from zsq._api.result import Result as Result
+    from zsq._api.saved import SavedRun as SavedRun
+    from zsq._api.saved import load as load
+    from zsq._hookspecs import hookimpl as hookimpl
+    from zsq._recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
-__all__ = ["Component", "Options", "ZsqError", "hookimpl", "load", "opt"]
+__all__ = ["Component", "InputSpec", "Options", "Recipe", "Result", "SavedRun", "ZsqError", "hookimpl", "load", "opt", "quantize"]
 
-_LAZY = {"hookimpl": "zsq._hookspecs", "load": "zsq.format._saved"}
+_LAZY = {
+    "Recipe": "zsq._recipe",
+    "Result": "zsq._api.result",
+    "SavedRun": "zsq._api.saved",
+    "hookimpl": "zsq._hookspecs",
+    "load": "zsq._api.saved",
+    "quantize": "zsq._api.quantize",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -28,3 +42,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'zsq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -138,6 +138,10 @@ class Component:
         """The name of the task that ``tasks`` has for a reference, without the source's name."""
         return next((task for pattern, task in self.tasks.items() if fnmatchcase(ref, pattern)), None)
 
+    def has(self, protocol: type) -> bool:
+        """Whether what it builds has all methods of an optional protocol, see :mod:`zsq.protocols`. Imports its class."""
+        return issubclass(self.implementation(), protocol)
+
     def implementation(self) -> Any:
         """Import and return the class that ``target`` names."""
         from importlib import import_module

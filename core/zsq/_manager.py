@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zsq.events import Event
 
 Status = Literal["found", "ok", "broken", "blocked"]
+#: What components in memory are called by, in the place of a distribution: ``memory/NAME``.
+MEMORY = "memory"
 #: The hook that yields components of every role.
 ANY_ROLE = "zsq_components"
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
@@ -128,8 +130,8 @@ class Plugin:
 class Manager:
     """All plugins of this environment. Made by :meth:`discover`."""
 
-    def __init__(self, builtin: Plugin, plugins: Iterable[Plugin]) -> None:
-        self._builtin, self._plugins = builtin, list(plugins)
+    def __init__(self, builtin: Plugin, plugins: Iterable[Plugin], memory: Plugin | None = None) -> None:
+        self._builtin, self._plugins, self._memory = builtin, list(plugins), memory
         self._reported: set[int] = set()
 
     @classmethod
@@ -169,6 +171,10 @@ class Manager:
         builtin = Plugin("builtin", "zsq", __version__, load=lambda: import_module("zsq._builtin"))
         return cls(builtin, [*plugins, *map(_one_off, files)])
 
+    def with_memory(self, plugin: Plugin | None) -> Manager:
+        """The same plugins, and before them the components that somebody holds in memory."""
+        return Manager(self._builtin, self._plugins, plugin)
+
     def plugins(self) -> list[Plugin]:
         """Every plugin but the built-ins, activated."""
         for plugin in self._plugins:
@@ -195,7 +201,9 @@ class Manager:
         """
         role = Role(role)
         distribution, _, plain = name.rpartition("/")
-        if distribution:
+        if self._memory is not None and (distribution == MEMORY or name == MEMORY):
+            stages = [[self._memory], [self._builtin]]
+        elif distribution:
             stages = [[p for p in (self._builtin, *self._plugins) if _normal(p.distribution) == _normal(distribution)]]
         else:
             stages = [[self._builtin], [p for p in self._plugins if p.name == plain], self._plugins]
@@ -252,6 +260,9 @@ class Manager:
     def _missing(self, role: Role, name: str, plain: str, searched: Iterable[Plugin]) -> ComponentError:
         """The most helpful thing to say about a name that was not found."""
         assert self._builtin.status != "broken", self._builtin.trace
+        if name.startswith(f"{MEMORY}/"):
+            what = f"{role.words} '{plain}' was an object in memory, which no recipe holds"
+            return ComponentError(what, "", f"give it again in Python: zsq.quantize(..., {role}=...), or choose another one")
         registry = known_plugins()
         givers = {key for key, entry in registry.items() if plain in entry.get("provides", {}).get(role.plural, ())}
         for plugin in searched:

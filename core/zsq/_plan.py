@@ -61,7 +61,7 @@ class Choice:
     @property
     def alternates(self) -> bool:
         """Whether a synthesizer learns while the student does. Imports its class."""
-        return issubclass(self.component.implementation(), Alternating)
+        return self.component.has(Alternating)
 
     def __str__(self) -> str:
         return f"{self.role.words} '{self.name}'"

@@ -194,6 +194,23 @@ class Store(Protocol):
         """
 
 
+# -- optional: objects in memory, which have no descriptor -------------------------------------------------------------
+
+
+@runtime_checkable
+class SaysNeeds(Protocol):
+    """An object given to ``zsq.quantize`` that says what it needs, from the vocabulary of docs/options.md."""
+
+    needs: frozenset[str] | set[str] | tuple[str, ...]
+
+
+@runtime_checkable
+class SaysProvides(Protocol):
+    """One that says what it provides."""
+
+    provides: frozenset[str] | set[str] | tuple[str, ...]
+
+
 # -- optional: components ----------------------------------------------------------------------------------------------
 
 

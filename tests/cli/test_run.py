@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zsq import events
-from zsq_cli.render import Bars, Lines
+from zsq._api.progress import Bars, Lines
 
 TINY = (
     "py:zsq.testing.teachers:tiny", "--set", "teacher.shape=3,8,8", "--set", "teacher.mean=0,0,0", "--set", "teacher.std=1,1,1",

@@ -13,7 +13,7 @@ from typing import Any
 import zsq._run.resume as resume
 from zsq import events
 from zsq._manager import Manager
-from zsq._run.engine import Result, run
+from zsq._run.engine import Finished, run
 from zsq.testing._chains import tiny_run
 
 TUNE = {"name": "finetune", "steps": 6, "lr": 0.01}
@@ -21,7 +21,7 @@ TUNE = {"name": "finetune", "steps": 6, "lr": 0.01}
 PLAIN: dict[str, Any] = {"calib": ["minmax"], "tune": TUNE}
 
 
-def start(chain: Mapping[str, Any], folder: Path, **named: Any) -> Result:
+def start(chain: Mapping[str, Any], folder: Path, **named: Any) -> Finished:
     """Run a chain with a checkpoint at every step."""
     return tiny_run({**chain, "run": {"checkpoint": 0, **chain.get("run", {})}}, folder=folder, **named)
 

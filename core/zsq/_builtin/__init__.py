@@ -21,6 +21,13 @@ def zsq_teachers() -> Iterator[Component]:
         "A local factory: py:package.module:callable or py:path/to/file.py:callable.",
         provides={"teacher.output", "teacher.features"},
     )
+    yield Component(
+        "memory",
+        "zsq._builtin.teachers:Memory",
+        o.MemoryOptions,
+        "A network that somebody holds in Python: zsq.quantize(network, ...); no command can bring it back.",
+        provides={"teacher.output", "teacher.features"},
+    )
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zsq.options import Options, opt
+from zsq.options import InputOptions, Options, opt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,13 @@ class PyOptions(Options):
     task: str | None = opt(
         None, "What the network's output means, one of the tasks in `zsq plugins list`; by default classify.", means="task"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(InputOptions):
+    classes: int | None = opt(None, "Number of classes; else from the network's output.", ge=2)
+    task: str | None = opt(None, "What the network's output means; by default classify.", means="task")
+    fingerprint: str = opt("", "SHA-256 of the network's tensors: a recipe is of this network only.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsq._builtin.options import PyOptions
+from zsq._builtin.options import MemoryOptions, PyOptions
 from zsq.errors import FileError, ZsqError, first_line, nearest
 from zsq.teachers import announced, load_into, read_sidecar, read_weights, teacher_from
 from zsq.types import Context, Teacher
@@ -45,6 +45,22 @@ class Py:
         spec = {key: getattr(o, key) or sidecar.get("input", {}).get(key) for key in ("shape", "mean", "std")}
         spec |= announced(module, [key for key, value in spec.items() if not value], where)
         return teacher_from(module, f"py:{ref}", spec, classes, where=where, task=self.ctx.task)
+
+
+class Memory:
+    """``memory:CLASS`` where nobody gave the network: what a recipe or a report names is gone with the process that held it."""
+
+    def __init__(self, options: MemoryOptions, ctx: Context) -> None:
+        pass
+
+    def load(self, ref: str) -> Teacher:
+        """Refused.
+
+        Raises:
+            ZsqError: Always.
+        """
+        what = f"the teacher was a network in memory (memory:{ref}), which no file holds"
+        raise ZsqError(what, f"teacher memory:{ref}", "give it again in Python: zsq.quantize(network, ...), or teacher= of the call")
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:

@@ -49,17 +49,18 @@ _RESERVE = 0.1
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run leaves: its report, its student, and the folder it was written to (None when nothing was asked to be written)."""
+class Finished:
+    """What a run leaves: its report, student and teacher, and the folder it was written to (None when nothing was asked to be written)."""
 
     report: Mapping[str, Any]
     student: Student
+    teacher: Teacher
     folder: Path | None
 
 
 def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manager | None = None, listeners: Sequence[Listener] = (),
         trust_code: bool = False, cache: Path | None = None, stop: Stop | None = None,
-        saved: Mapping[str, Any] | None = None) -> Result:  # fmt: skip
+        saved: Mapping[str, Any] | None = None, notes: Sequence[str] = ()) -> Finished:  # fmt: skip
     """Run a plan (or compose a recipe first) and write its run folder.
 
     While it runs, checkpoints are kept in ``FOLDER.checkpoint``. To go on from there, with the same bits in the end as if the run
@@ -74,6 +75,7 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
         cache: Where pools and the like are kept for later runs; None keeps nothing.
         stop: Asked between two steps whether to stop.
         saved: The checkpoint to go on from.
+        notes: Said at the beginning.
 
     Raises:
         ZsqError: With what, where and a hint; ``folder`` is then as it was before.
@@ -83,7 +85,7 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
         plan = compose(plan, manager)
     target = Path(folder) if folder is not None else None
     with RunFolder(target, adopt=saved["scratch"] if saved else "") as out:
-        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache, stop, saved).run()
+        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache, stop, saved).run(notes)
 
 
 def _discover() -> Manager:
@@ -143,10 +145,10 @@ class _Engine:
         ctx = self.ctx.with_(rng=rng, **fields)
         return choice.component.implementation()(choice.options, ctx)
 
-    def run(self) -> Result:
+    def run(self, notes: Sequence[str] = ()) -> Finished:
         """All of it; whatever ends it early is put in words."""
         try:
-            return self.work()
+            return self.work(notes)
         except Interrupted:
             raise
         except NotFinite as fault:
@@ -180,11 +182,13 @@ class _Engine:
         self.out.left = True
         return Interrupted(what, "", f"{self.command} goes on with it")
 
-    def work(self) -> Result:
+    def work(self, notes: Sequence[str] = ()) -> Finished:
         """All phases in their order."""
         plan = self.plan
         self.logs = Logs(plan.logs, self.ctx, self.out.target)
         self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
+        for note in notes:
+            self.ctx.log(note)
         self.journal.begin()
         teacher = self.phase("teacher", self.load_teacher)
         self.check_teacher(teacher)
@@ -234,7 +238,7 @@ class _Engine:
             self.out.publish()
             self.journal.checkpoints.clear()
         self.emit(events.RunEnded(self.seconds, report))
-        return Result(report, student, self.out.target)
+        return Finished(report, student, teacher, self.out.target)
 
     def load_teacher(self) -> Teacher:
         teacher: Teacher = self.build(self.plan.teacher, "teacher", task=maker(self.plan.task)).load(self.plan.ref)

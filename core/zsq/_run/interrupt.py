@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,3 +46,21 @@ class Stop:
             yield
         finally:
             self._stepping = False
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Inside, the first Ctrl-C asks the run to end after its present step, and the second ends it at once."""
+    stop = Stop()
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.request()
+        os.write(2, b"\nzsq: finishing this step; Ctrl-C once more to leave now\n")
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, ask) if main else None
+    try:
+        yield stop
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)

@@ -12,7 +12,7 @@ from zsq._component import Component, Role
 if TYPE_CHECKING:
     from zsq._manager import Manager
     from zsq._recipe import Recipe
-    from zsq._run.engine import Result
+    from zsq._run.engine import Finished
 
 #: A word of an integer option's name, and the value that makes it small.
 _SMALL = {"images": 8, "pool": 8, "steps": 2, "iters": 2, "iterations": 2, "epochs": 1, "batches": 2, "warmup": 1, "batch": 4}
@@ -86,7 +86,7 @@ def tiny_recipe(sections: Mapping[str, Any] | None = None, steps: int = 2, manag
 
 
 def tiny_run(sections: Mapping[str, Any] | None = None, steps: int = 2, *, folder: Path | None = None, manager: Manager | None = None,
-             **named: Any) -> Result:  # fmt: skip
+             **named: Any) -> Finished:  # fmt: skip
     """Compose and run :func:`tiny_recipe`; further keywords go to the engine.
 
     Raises:

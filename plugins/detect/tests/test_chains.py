@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 import zsq
+from zsq._api.tables import report_table
 from zsq._recipe import Recipe
 from zsq._run.engine import run
-from zsq_cli.render import report_table
 
 HEIGHT, WIDTH = 32, 48
 NETWORK = """
