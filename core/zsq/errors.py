@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
+__all__ = ["ComponentError", "FileError", "OptionError", "PlanError", "ZsqError", "first_line", "library", "nearest"]
+
 
 class ZsqError(Exception):
     """An error that the user can mend.

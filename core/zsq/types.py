@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 
     from zsq.protocols import Objective, Task
 
+__all__ = [
+    "Batch",
+    "Beat",
+    "BnStats",
+    "Box",
+    "Cadence",
+    "Context",
+    "Drawing",
+    "InputSpec",
+    "Precision",
+    "Probe",
+    "QuantPoint",
+    "Say",
+    "Student",
+    "Teacher",
+    "Trace",
+    "Update",
+    "View",
+]
+
 
 @dataclass(frozen=True)
 class InputSpec:

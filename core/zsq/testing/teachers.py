@@ -8,8 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["BLOCKS", "CLASSES", "HEAD", "SHAPE", "TAPS", "Block", "Plain", "Tiny", "plain", "settled", "tiny", "tiny32"]
+
+#: Classes that the tiny teacher tells apart.
 CLASSES = 4
+#: Its images.
 SHAPE = (3, 8, 8)
+#: Its taps, blocks and last layer.
 TAPS = ("bn1", "block.bn3")
 BLOCKS = ("block",)
 HEAD = "linear"

@@ -18,13 +18,12 @@ from zsq_lrq.attention import LongRangeStack
 from zsq_lrq.distill import AmaDistiller, AmaPool
 from zsq_lrq.synth import Lrq
 
-from zsq._run.stream import Stream
 from zsq.errors import OptionError
 from zsq.files import Cache
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
-from zsq.testing.world import make_context, make_teacher
+from zsq.testing.world import Stream, make_context, make_teacher
 from zsq.training import Precision, Probe
 from zsq.types import Context
 
