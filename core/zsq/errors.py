@@ -59,7 +59,7 @@ def first_line(error: BaseException, most: int = 160) -> str:
 
 
 def library(name: str, extra: str, where: str) -> ModuleType:
-    """The module ``name``.
+    """The module ``name``; where it cannot be had, an error that says what to install.
 
     Args:
         name: What to import.

@@ -263,7 +263,7 @@ class Student:
 
 
 class Probe(Protocol):
-    """Runs teacher and student on a batch, only as far as the needs say; see ``zsq.training._probe``."""
+    """Runs teacher and student on a batch, only as far as the needs say; see :class:`zsq.training.Probe`."""
 
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from zsq.errors import FileError
 
+#: Names of the two files of a student.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: Version of both files together; a reader takes no other.
 FORMAT = 2
@@ -19,6 +20,7 @@ _HEAD = b'{"checksum":"'
 _KEYS = {"checksum", "format", "sha256", "protocol", "integers", "inputs", "modules", "tensors", "graph", "manifest"}
 #: Bytes of a configuration: a network of a thousand operations takes a fifth of a megabyte.
 _LONGEST = 2**25
+#: The next step where a file is damaged.
 AGAIN = "it is damaged: copy the run again"
 
 

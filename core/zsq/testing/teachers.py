@@ -14,9 +14,11 @@ __all__ = ["BLOCKS", "CLASSES", "HEAD", "SHAPE", "TAPS", "Block", "Plain", "Tiny
 CLASSES = 4
 #: Its images.
 SHAPE = (3, 8, 8)
-#: Its taps, blocks and last layer.
+#: Paths of its taps.
 TAPS = ("bn1", "block.bn3")
+#: Paths of its blocks.
 BLOCKS = ("block",)
+#: Path of its last layer.
 HEAD = "linear"
 
 
