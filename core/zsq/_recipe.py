@@ -1,4 +1,4 @@
-"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; the pins that a run leaves behind."""
+"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; its pins against what is installed."""
 
 from __future__ import annotations
 
