@@ -10,8 +10,8 @@ import pytest
 
 from zsq._compose import DEFAULTS, choose_evaluator, compose
 from zsq._manager import Manager
-from zsq._plan import Plan
-from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe, pins
+from zsq._plan import Plan, pins
+from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError
 from zsq.testing import FakeDist
 
