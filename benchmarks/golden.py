@@ -11,8 +11,8 @@ The same bits are promised on the same machine only. A record says on which mach
 set differ, make one of the older commit here, in a worktree of its own, and compare with that:
 
     git worktree add ../old COMMIT
-    (cd ../old && make setup && .venv/bin/python benchmarks/golden.py --record --against /tmp/old.json)
-    python benchmarks/golden.py --against /tmp/old.json
+    (cd ../old && make setup && .venv/bin/python benchmarks/golden.py --record --against ../old.json)
+    python benchmarks/golden.py --against ../old.json
 
 A commit that has not this file, or an older one, takes a copy of it; what it imports of zsq stands in one place.
 
