@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from zsq.builtin.uniform.recording import record
-from zsq.component import Role
-from zsq.compose import compose
+from zsq._component import Role
+from zsq._compose import compose
 from zsq._manager import Manager
-from zsq.plan import Plan
+from zsq._plan import Plan
 from zsq._recipe import Recipe
+from zsq.graph._recording import record
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"

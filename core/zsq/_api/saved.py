@@ -183,7 +183,7 @@ class SavedRun:
             Plain values; ``verified`` is the outcome: at least 99.9 % of the answers are the same, and no convolution of a student for
             deployment calculates in float.
         """
-        exporter = self._able(to, Verifying, "verify")
+        exporter = self.exporter(to, Verifying)
         spec = self.context.teacher.inputs
         if not isinstance(images, int):
             shown, source = images.float(), "given in memory"
@@ -207,7 +207,7 @@ class SavedRun:
             batch: Images at once, for throughput.
             teacher: By default the run's own, loaded again.
         """
-        exporter = self._able(to, Timing, "bench")
+        exporter = self.exporter(to, Timing)
         result: dict[str, Any] = exporter.bench(teacher or self.load_teacher(), self.folder, threads, batch)
         return {**result, "exported": to, "protocol": self.saved_student.protocol, "below_8_bits": self.below_8_bits}
 
@@ -280,10 +280,11 @@ class SavedRun:
         values = {**found.values, **{key: value for key, value in entry.items() if key != "name"}}
         return found, found.component.options.parse(values, f"evaluator '{entry['name']}'")
 
-    def _able(self, to: str, protocol: type, what: str) -> Any:
-        """The exporter ``to``, which has to be able to ``verify`` or ``bench``."""
+    def exporter(self, to: str, protocol: type) -> Any:
+        """The exporter ``to``, which has to have all of ``protocol``: :class:`~zsq.protocols.Verifying`, :class:`~zsq.protocols.Timing`."""
         found = self.manager.get(Role.EXPORT, to)
         if not found.component.has(protocol):
+            what = "verify" if protocol is Verifying else "bench"
             raise ZsqError(f"exporter '{to}' cannot {what} its files", found.provider, "choose another exporter, e.g. onnx")
         return found.component.implementation()(found.component.options.parse(found.values), self.context)
 
