@@ -401,15 +401,21 @@ class LearnsRange(Protocol):
 
 
 @runtime_checkable
-class Roundable(Protocol):
-    """A weight point whose codes can be chosen: what methods that round with care, or learn the rounding, work on.
-
-    ``grid`` is the present grid, shaped to broadcast against the weight; ``codes`` the integers (int32) that the weight has on it;
-    ``fix(codes, scale, zero_point)`` freezes the point at given codes and overwrites the weight with their values.
-    """
+class Gridded(Protocol):
+    """A point that shows its present ``grid``: an activation's of one element, a weight's shaped to broadcast against it."""
 
     @property
     def grid(self) -> Grid: ...
+
+
+@runtime_checkable
+class Roundable(Gridded, Protocol):
+    """A weight point whose codes can be chosen: what methods that round with care, or learn the rounding, work on.
+
+    ``codes`` are the integers (int32) that the weight has on its grid; ``fix(codes, scale, zero_point)`` freezes the point at given
+    codes and overwrites the weight with their values.
+    """
+
     @property
     def codes(self) -> Tensor: ...
     def fix(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> None: ...

@@ -176,7 +176,8 @@ class QuantPoint(Protocol):
 
     ``ranged`` says whether a range was set: an activation without one passes on unchanged, a weight without one is live (minimum and
     maximum follow it). ``freeze()`` ends all changes, ``frozen`` from then on. What a point may have beyond this stands in
-    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Roundable`, :class:`~zsq.protocols.KeepsState`.
+    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Gridded`, :class:`~zsq.protocols.Roundable`,
+    :class:`~zsq.protocols.KeepsState`.
     """
 
     kind: Literal["weight", "act"]

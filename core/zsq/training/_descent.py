@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Progress:
 
 def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective, steps: int,
             moved: Sequence[Moved], ranges: Sequence[LearnsRange], rate: Callable[[float], float],
-            progress: Progress) -> Iterator[Beat]:  # fmt: skip
+            progress: Progress) -> Generator[Beat, None, None]:  # fmt: skip
     """``steps`` steps of every optimizer on the objective; whatever ends it, the student is left in eval mode, without gradients.
 
     Args:

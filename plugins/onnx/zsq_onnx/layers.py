@@ -37,13 +37,13 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
     if not isinstance(called, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)):
         hint = "use --quant uniform, or another --export"
         raise ZsqError(f"a {type(called).__name__} has no translation to ONNX", f"layer '{node.target}'", hint)
-    name, source = e.path(node), node.args[0]
+    name, source = e.path(node), node.all_input_nodes[0]
     bias = None if called.bias is None else _numbers(called.bias)
-    codes: Codes | None = e.codes.get(source)  # type: ignore[arg-type]
-    if not isinstance(getattr(called, "weight_point", None), WeightPoint):
+    codes: Codes | None = e.codes.get(source)
+    point = getattr(called, "weight_point", None)
+    if not isinstance(point, WeightPoint):
         weight = e.writer.constant(_kernel(called, _numbers(called.weight)), name=f"{name}.weight")
         return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
-    point: WeightPoint = called.weight_point
     if point.bits > 8:
         hint = "export with at most 8 bits: int8 is what integer kernels take"
         raise ZsqError(f"weights of {point.bits} bits have no integer kernel", f"layer '{name}'", hint)
@@ -71,7 +71,7 @@ def norm(e: Emitter, node: fx.Node, called: Any) -> str:
     ]
     name = e.path(node)
     constants = [e.writer.constant(v, name=f"{name}.{k}") for k, v in zip(("weight", "bias", "mean", "var"), values, strict=True)]
-    return str(e.writer.node("BatchNormalization", [e.value(node.args[0]), *constants], name, epsilon=called.eps))
+    return e.writer.node("BatchNormalization", [e.value(node.args[0]), *constants], name, epsilon=called.eps)
 
 
 def _weight(point: WeightPoint, called: Any) -> Weight:
@@ -103,7 +103,7 @@ def _fold(weight: Weight, bias: Any, norm: Any, point: WeightPoint) -> tuple[Wei
 def _integer_bias(e: Emitter, name: str, numbers: Any, step: Any) -> str:
     inputs = [e.writer.constant(numbers, np.int32, f"{name}.bias"), e.writer.constant(step)]
     inputs.append(e.writer.constant(np.zeros_like(numbers), np.int32))
-    return str(e.writer.node("DequantizeLinear", inputs, axis=0))
+    return e.writer.node("DequantizeLinear", inputs, axis=0)
 
 
 def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
@@ -118,28 +118,28 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
     kernel = np.ascontiguousarray(_kernel(called, codes.astype(np.int8)))
     inputs = [e.writer.constant(kernel, np.int8, f"{name}.weight"), e.writer.constant(weight.scale), e.writer.constant(zero, np.int8)]
     axis = last if isinstance(called, nn.Linear) else axis
-    value = str(e.writer.node("DequantizeLinear", inputs, axis=axis))
+    value = e.writer.node("DequantizeLinear", inputs, axis=axis)
     if offset is None:
         return value
     wide = offset.reshape([-1 if d == axis else 1 for d in range(last + 1)])
-    return str(e.writer.node("Add", [value, e.writer.constant(wide)]))
+    return e.writer.node("Add", [value, e.writer.constant(wide)])
 
 
 def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None) -> str:
     source, name = node.args[0], e.path(node)
     inputs = [e.value(source), weight, *([] if bias is None else [bias])]
     if isinstance(called, nn.Linear):
-        if len(e.shape(source)) == 2:  # type: ignore[arg-type]
-            return str(e.writer.node("Gemm", inputs, name))
-        product = str(e.writer.node("MatMul", inputs[:2], name))
-        return product if bias is None else str(e.writer.node("Add", [product, bias], f"{name}.sum"))
+        if len(e.shape(source)) == 2:
+            return e.writer.node("Gemm", inputs, name)
+        product = e.writer.node("MatMul", inputs[:2], name)
+        return product if bias is None else e.writer.node("Add", [product, bias], f"{name}.sum")
     pads = e.padded(source, _pads(called))
     options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "pads": pads if any(pads) else None}
     options |= {key: list(v) if set(v) != {1} else None for key, v in (("strides", called.stride), ("dilations", called.dilation))}
     options["group"] = called.groups if called.groups > 1 else None
     if isinstance(called, nn.ConvTranspose2d):
-        return str(e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options))
-    return str(e.writer.node("Conv", inputs, name, **options))
+        return e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options)
+    return e.writer.node("Conv", inputs, name, **options)
 
 
 def _pads(called: Any) -> list[int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from zsq import grids
+from zsq.grids import ActPoint
 from zsq.protocols import Task
 from zsq_onnx.runtime import Runtime, damaged
 
@@ -48,7 +49,7 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
     tally = _Tally(names)
     with _blaming(folder, runtime.files[0], exporter):
         plan, session = runtime.optimized(model), runtime.session(model, watched=names)
-    for batch in images.split(max(1, min(_BATCH, _VALUES // max(1, images[:1].numel())))):
+    for batch in torch.split(images, max(1, min(_BATCH, _VALUES // max(1, images[:1].numel())))):
         simulated, seen = _simulate(module, points, batch)
         leaves, structure = pytree.tree_flatten(simulated)
         with _blaming(folder, runtime.files[0], exporter):
@@ -71,17 +72,17 @@ def _blaming(folder: Path, name: str, exporter: str) -> Iterator[None]:
         raise damaged(folder, name, exporter, error) from error
 
 
-def _points(module: nn.Module) -> dict[str, Any]:
+def _points(module: nn.Module) -> dict[str, ActPoint]:
     """Activation points with a range by path, in the order of execution."""
     graph = getattr(module, "graph", None)
     calls = [] if graph is None else [str(node.target) for node in graph.nodes if node.op == "call_module"]
     modules = dict(module.named_modules())
     paths = dict.fromkeys((*calls, *modules))
-    return {path: m for path in paths if getattr(m := modules[path], "kind", "") == "act" and getattr(m, "ranged", False)}
+    return {path: m for path in paths if isinstance(m := modules[path], ActPoint) and m.ranged}
 
 
 @torch.no_grad()
-def _simulate(module: nn.Module, points: Mapping[str, Any], batch: Tensor) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
+def _simulate(module: nn.Module, points: Mapping[str, ActPoint], batch: Tensor) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
     """The output, and the codes at every point."""
     seen: dict[str, Any] = {}
 
