@@ -1,4 +1,4 @@
-"""Writes what the documentation says about hooks, options, the command line and the methods from the code and registry.yaml.
+"""Writes what the documentation says about the API, hooks, options, the command line and the methods from code and registry.yaml.
 
 ``python docs/generate.py`` rewrites the files; ``--check`` only says which are stale. tests/docs/ runs the same functions.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import sys
@@ -23,6 +24,26 @@ from zsq._manager import Manager
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = yaml.safe_load((ROOT / "registry.yaml").read_text())
 _NOTE = "<!-- written by docs/generate.py; edit the code instead -->"
+#: Every public module, in the order of docs/api.md. All others are private and have a name with an underscore in it.
+PUBLIC = (
+    "zsq",
+    "zsq.types",
+    "zsq.protocols",
+    "zsq.events",
+    "zsq.options",
+    "zsq.errors",
+    "zsq.files",
+    "zsq.images",
+    "zsq.training",
+    "zsq.grids",
+    "zsq.graph",
+    "zsq.placement",
+    "zsq.format",
+    "zsq.teachers",
+    "zsq.testing",
+    "zsq.testing.world",
+    "zsq.testing.teachers",
+)
 
 
 def hook_names() -> list[str]:
@@ -47,6 +68,104 @@ def hooks() -> str:
         example = textwrap.dedent(code).strip().replace("\n\n@hookimpl", "\n\n\n@hookimpl")  # as ruff formats a module
         parts += [f"## `{signature(name)}`", text.strip().replace("``", "`"), f"```python\n{example}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def api() -> str:
+    """docs/api.md: three doors, what stays, and every public module with its names."""
+    parts = ["# The API", _NOTE, _API.strip(), "## Modules"]
+    for module in map(importlib.import_module, PUBLIC):
+        parts += [f"### `{module.__name__}`", plain((inspect.getdoc(module) or "").partition("\n\n")[0])]
+        rows = [f"| `{_call(module, name)}` | {_cell(first_sentence(described(module.__name__, name)))} |" for name in module.__all__]
+        parts.append("\n".join(["| name | what |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def described(module: str, name: str) -> str:
+    """The docstring of a public class or function; of a constant, its ``#:`` comment or the text under it, where it has one."""
+    value = getattr(importlib.import_module(module), name)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return inspect.cleandoc(value.__doc__ or "")
+    path = Path(str(importlib.import_module(module).__file__))
+    lines, tree = path.read_text().splitlines(), ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            return described(str(node.module), name)
+    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]:
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                return str(after.value.value)
+            comment, at = [], node.lineno - 2
+            while lines[at].startswith("#:"):
+                comment.insert(0, lines[at].removeprefix("#:").strip())
+                at -= 1
+            return " ".join(comment)
+    return ""
+
+
+def first_sentence(text: str) -> str:
+    """Of a docstring, as Markdown."""
+    return re.split(r"(?<=[.?!])(?<!e\.g\.)\s+(?=[A-Z`\"(])|:\n", plain(text.partition("\n\n")[0]), maxsplit=1)[0].rstrip(":")
+
+
+def plain(text: str) -> str:
+    """A docstring's text as Markdown: references to code become code."""
+    text = re.sub(r":(?:class|func|mod|meth|data|attr):`(~?)([\w.]+)`", lambda m: f"`{m[2].rpartition('.')[2] if m[1] else m[2]}`", text)
+    return " ".join(text.replace("``", "`").split())
+
+
+def _call(module: Any, name: str) -> str:
+    """A name; of a function with those of its arguments."""
+    value = getattr(module, name)
+    if not inspect.isfunction(value):
+        return name
+    given = inspect.signature(value).parameters.values()
+    shown = ["*" * (1 + (p.kind is p.VAR_KEYWORD)) + p.name if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) else p.name for p in given]
+    return f"{name}({', '.join(shown if len(shown) < 8 else [*shown[:1], '...'])})"
+
+
+_API = """
+## Three doors
+
+- **Python**, for people with a network in memory: `zsq.quantize(network, bits=8)` gives a `Result`, `zsq.SavedRun` is a finished run in a
+  folder, `zsq.load` gives its student back as a module of PyTorch.
+- **The command line**, for people with a network in a file, a library or a store: [`zsq run` and the others](cli.md).
+- **The SDK**, for authors of plugins: the modules below, and the [hooks](hooks.md) by which zsq finds what a plugin brings.
+
+The first two make a recipe of what they are given and hand it to the same engine, so a recipe, an option and the name of a component mean
+the same in both, and one gives the bits of the other. Components written with the third are chosen by name in both, or are given to
+`zsq.quantize` as objects.
+
+`zsq` itself, `zsq.types`, `zsq.protocols`, `zsq.events`, `zsq.options`, `zsq.errors`, `zsq.files` and `zsq.testing` are light: they
+import no torch, and an entry module of a plugin may use them. All others belong into the modules that descriptors name.
+
+## What stays
+
+Public are the modules below with the names in their tables, the members of their protocols and classes, the signatures of
+[hooks](hooks.md), the names of [options](options.md), of [commands and flags](cli.md), and the files that a run leaves
+([student](format.md), [report](report.md), recipe). Everything else is private: a module or a name that begins with an underscore may
+change at any time, unannounced.
+
+A minor release (0.1 to 0.2) **may**
+
+- add modules, names, hooks, roles, events, options and arguments that have a default;
+- add what a component may have, as a protocol of its own: the core asks with `isinstance`, and a component without it goes on as before;
+- add keys to reports, logs and configurations, unless their page says that no other key is allowed;
+- change the bits of a student, a default, or the words of a message; the changelog says so. A recipe that a run left holds every
+  option, so that a changed default does not touch it.
+
+It **may not**
+
+- take away or rename a public name, an argument, an option or a flag, or let it mean something else;
+- ask for more members than a protocol has, or call them with other arguments;
+- change the signature of a hook;
+- change a file format under its number. A reader refuses numbers that it does not know, and reads those of the minor release before.
+
+What is to go is **deprecated** first: for one minor release at least it works as before, warns with a `DeprecationWarning` that names
+what takes its place, and stands in the changelog with it.
+
+The entry-point group carries the version of the API: `zsq.v1`. Whatever a plugin cannot bear makes it `zsq.v2`; a plugin of another version
+is then listed with that reason and not imported, so that nothing fails half-way.
+"""
 
 
 def options() -> str:
@@ -181,6 +300,7 @@ def _faults(path: Path) -> list[tuple[str, list[str]]]:
 
 
 FILES: dict[str, Callable[[], str]] = {
+    "docs/api.md": api,
     "docs/hooks.md": hooks,
     "docs/options.md": options,
     "docs/cli.md": cli,

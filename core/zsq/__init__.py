@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zsq._component import Component
+from zsq._version import __version__ as __version__
 from zsq.errors import ZsqError
 from zsq.options import Options, opt
 from zsq.types import InputSpec
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from zsq._hookspecs import hookimpl as hookimpl
     from zsq._recipe import Recipe as Recipe
 
-__version__ = "0.1.0"
 __all__ = ["Component", "InputSpec", "Options", "Recipe", "Result", "SavedRun", "ZsqError", "hookimpl", "load", "opt", "quantize"]
 
 _LAZY = {

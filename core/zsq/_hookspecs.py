@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zsq.events import Event
 
 hookspec = pluggy.HookspecMarker("zsq")
+#: Marks a function of an entry module as an implementation of the hook of its name.
 hookimpl = pluggy.HookimplMarker("zsq")
 
 

@@ -24,6 +24,7 @@ import pluggy
 from zsq import _hookspecs as hookspecs
 from zsq._component import API_VERSION, GROUP, Component, Role
 from zsq._recipe import Recipe, RunOptions
+from zsq._version import __version__
 from zsq.errors import ComponentError, FileError, nearest
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ class Manager:
         Raises:
             FileError: When one of ``files`` does not exist.
         """
-        from zsq import __version__
-
         where = "the choice of plugins"
         if only is None and (listed := os.environ.get("ZSQ_PLUGINS")) is not None:
             only, where = [word.strip() for word in listed.split(",")], "ZSQ_PLUGINS"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zsq._component import STUDENT_NEEDS, TEACHER_NEEDS, Component, Role
-from zsq._recipe import Entry, Recipe, RunOptions
+from zsq._recipe import Entry, Recipe, RunOptions, installed
 from zsq.options import Options
 from zsq.protocols import Alternating
 
@@ -145,3 +145,10 @@ class Plan:
         """
         steps = self.needs.items()
         return {key: {"teacher": int(bool(names & TEACHER_NEEDS)), "student": int(bool(names & STUDENT_NEEDS))} for key, names in steps}
+
+
+def pins(plan: Plan) -> dict[str, str]:
+    """Versions that a run depends on: zsq, torch, numpy, python, and the distribution of each component used."""
+    used = (choice.provider.rpartition(" ") for choice in plan.choices)
+    versions = {name: version for name, _, version in used if name and version}
+    return {name: installed(name) or "unknown" for name in ("zsq", "torch", "numpy", "python")} | {k: versions[k] for k in sorted(versions)}

@@ -1,4 +1,4 @@
-"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; the pins that a run leaves behind."""
+"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; its pins against what is installed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zsq._version import __version__
 from zsq.errors import FileError, OptionError, nearest
 from zsq.options import Options, opt
 
 if TYPE_CHECKING:
-    from zsq._plan import Plan
+    pass
 
 FORMAT = 1
 #: Sections that hold one component, and sections that hold a chain of them.
@@ -246,30 +247,20 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     return replace(recipe, **singles, settings=tuple(chains))  # type: ignore[arg-type]
 
 
-def pins(plan: Plan) -> dict[str, str]:
-    """Versions that a run depends on: zsq, torch, numpy, python, and the distribution of each component used."""
-    used = (choice.provider.rpartition(" ") for choice in plan.choices)
-    versions = {name: version for name, _, version in used if name and version}
-    return {name: _installed(name) or "unknown" for name in ("zsq", "torch", "numpy", "python")} | {
-        k: versions[k] for k in sorted(versions)
-    }
-
-
 def pin_warnings(recipe: Recipe) -> list[str]:
     """One line for every pin of the recipe that differs from what is installed; a difference is no error."""
     lines = []
     for name, wanted in recipe.pins.items():
-        if name != "teacher" and (here := _installed(name)) != str(wanted):
+        if name != "teacher" and (here := installed(name)) != str(wanted):
             lines.append(f"the recipe was made with {name} {wanted}, " + (f"here is {here}" if here else "which is not installed"))
     return lines
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a distribution, of zsq or of python; None where it is not installed."""
     if name == "python":
         return platform.python_version()
     if name == "zsq":
-        from zsq import __version__
-
         return __version__
     try:
         return metadata.version(name)

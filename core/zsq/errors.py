@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
+__all__ = ["ComponentError", "FileError", "OptionError", "PlanError", "ZsqError", "first_line", "library", "nearest"]
+
 
 class ZsqError(Exception):
     """An error that the user can mend.
@@ -57,7 +59,7 @@ def first_line(error: BaseException, most: int = 160) -> str:
 
 
 def library(name: str, extra: str, where: str) -> ModuleType:
-    """The module ``name``.
+    """The module ``name``; where it cannot be had, an error that says what to install.
 
     Args:
         name: What to import.

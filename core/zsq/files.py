@@ -15,6 +15,8 @@ from zsq.errors import FileError
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Cache", "cache_folder", "inside", "scratch_folder", "write_atomic"]
+
 
 def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> Path:
     """Write beside, fsync, rename.

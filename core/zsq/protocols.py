@@ -18,6 +18,44 @@ if TYPE_CHECKING:
     from zsq.grids import Grid
     from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Student, Teacher, Trace, Update, View
 
+__all__ = [
+    "Alternating",
+    "Batched",
+    "Calibrator",
+    "Checked",
+    "Classed",
+    "Detailed",
+    "Drawn",
+    "Evaluator",
+    "Exporter",
+    "KeepsState",
+    "LearnsRange",
+    "Log",
+    "Loss",
+    "Measuring",
+    "Objective",
+    "Paced",
+    "PartlyFloat",
+    "Pooled",
+    "Published",
+    "Quantizer",
+    "Reader",
+    "Repository",
+    "Resumable",
+    "Roundable",
+    "SaysNeeds",
+    "SaysProvides",
+    "Staged",
+    "Store",
+    "Stream",
+    "Synthesizer",
+    "Task",
+    "TeacherSource",
+    "Timing",
+    "Tuner",
+    "Verifying",
+]
+
 
 # -- roles -------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 
     from zsq.protocols import Objective, Task
 
+__all__ = [
+    "Batch",
+    "Beat",
+    "BnStats",
+    "Box",
+    "Cadence",
+    "Context",
+    "Drawing",
+    "InputSpec",
+    "Precision",
+    "Probe",
+    "QuantPoint",
+    "Say",
+    "Student",
+    "Teacher",
+    "Trace",
+    "Update",
+    "View",
+]
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -244,7 +264,7 @@ class Student:
 
 
 class Probe(Protocol):
-    """Runs teacher and student on a batch, only as far as the needs say; see ``zsq.training._probe``."""
+    """Runs teacher and student on a batch, only as far as the needs say; see :class:`zsq.training.Probe`."""
 
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
 

@@ -85,7 +85,7 @@ class Network:
             raise FileError(what, where, "give the same network, or leave the recipe's teacher out")
         if self.converted:
             say(f"the teacher is calculated in float32; the network given holds {self.converted}")
-        spec = {key: getattr(options, key) or self.spec[key] for key in ("shape", "mean", "std")}
+        spec = options.over(self.spec)
         teacher = teacher_from(self.module, where, spec, options.classes, where, task)
         return replace(teacher, ref=where)
 

@@ -42,7 +42,8 @@ class Py:
         module = build(ref, where, classes)
         if weights:
             load_into(module, tensors, str(weights))
-        spec = {key: getattr(o, key) or sidecar.get("input", {}).get(key) for key in ("shape", "mean", "std")}
+        own = {"shape": o.shape, "mean": o.mean, "std": o.std}
+        spec = {key: value or sidecar.get("input", {}).get(key) for key, value in own.items()}
         spec |= announced(module, [key for key, value in spec.items() if not value], where)
         return teacher_from(module, f"py:{ref}", spec, classes, where=where, task=self.ctx.task)
 

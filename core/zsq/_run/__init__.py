@@ -1,1 +1,1 @@
-"""The torch side of a run: engine, stream, probe, objective."""
+"""The torch side of a run: engine, stream, objective, checkpoints, report."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zsq._recipe import pins
+from zsq._plan import pins
 from zsq._run import resume
 from zsq._run.report import pinned
 from zsq.errors import ZsqError

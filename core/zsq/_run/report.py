@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zsq._recipe import Recipe, dump_recipe, pins
+from zsq._plan import pins
+from zsq._recipe import Recipe, dump_recipe
 from zsq._run.evaluation import IMAGES
 from zsq.files import write_atomic
 from zsq.images import distinct, gallery

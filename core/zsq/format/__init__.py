@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from zsq.format._files import CONFIG, FORMAT, WEIGHTS, text_of
 from zsq.format._network import rebuild, save
-from zsq.format._saved import CONFIG, FORMAT, WEIGHTS, load, text_of
+from zsq.format._saved import load
 
 __all__ = ["CONFIG", "FORMAT", "WEIGHTS", "load", "rebuild", "save", "text_of"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zsq.errors import ZsqError
 from zsq.format._pack import expand, pack, squeeze, unpack
 from zsq.format._specs import Sizes, integers, only, sizes
-from zsq.grids import WeightPoint
+from zsq.grids import ActPoint, WeightPoint
 
 #: What a tensor outside of layers, BatchNorms and activations may hold, by the name that the configuration has for it.
 DTYPES: Mapping[str, torch.dtype] = {
@@ -128,7 +128,7 @@ class Parts:
                 scale = self.take("scales", size.scales)
                 point.fix(codes, scale, torch.zeros_like(scale) if point.symmetric else self.take("zero_points", size.zero_points).float())
                 _finite(module.weight, f"{path}.weight")
-            elif getattr(module, "kind", "") == "act":
+            elif isinstance(module, ActPoint):
                 self._activation(path, module)
             for name, count in size.values:
                 getattr(module, name).copy_(_finite(self.take("values", count), f"{path}.{name}"))

@@ -17,10 +17,11 @@ from torch import Tensor, fx, nn
 from zsq.errors import ZsqError
 from zsq.files import write_atomic
 from zsq.format._encoding import decode_graph, encode_graph, path_of
+from zsq.format._files import CONFIG, FORMAT, WEIGHTS, text_of
 from zsq.format._layout import Parts, describe, join
-from zsq.format._saved import CONFIG, FORMAT, WEIGHTS, text_of
 from zsq.format._specs import decode_module, encode_module, sizes
 from zsq.format._trial import try_on
+from zsq.grids import QuantLayer
 from zsq.placement import use_integers
 from zsq.types import InputSpec, Student
 
@@ -89,7 +90,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
 
 
 def computes_in_integers(module: nn.Module) -> bool:
-    return any(getattr(layer, "integers", None) is not None for layer in module.modules())
+    return any(isinstance(layer, QuantLayer) and layer.integers is not None for layer in module.modules())
 
 
 def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> dict[str, Tensor]:

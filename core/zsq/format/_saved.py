@@ -1,53 +1,34 @@
-"""``zsq.load``: a saved student as a module again, checked before anything is built from it (docs/format.md)."""
+"""A saved student as a module again, checked before anything is built from it (docs/format.md)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from zsq._run.places import locate
+import torch
+from safetensors.torch import load as tensors_of
+from torch import nn
+
 from zsq.errors import FileError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: Version of both files together; a reader takes no other.
-FORMAT = 2
-#: How ``config.json`` begins; 64 digits follow, the SHA-256 of every byte after them.
-_HEAD = b'{"checksum":"'
-_KEYS = {"checksum", "format", "sha256", "protocol", "integers", "inputs", "modules", "tensors", "graph", "manifest"}
-#: Bytes of a configuration: a network of a thousand operations takes a fifth of a megabyte.
-_LONGEST = 2**25
-_AGAIN = "it is damaged: copy the run again"
+from zsq.format._files import AGAIN, CONFIG, WEIGHTS, brief, read, read_config
+from zsq.format._network import rebuild
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: str | None = None) -> nn.Module:
+def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
     """The student saved in ``folder``, in eval mode; its outputs equal those of the student that was saved, bit for bit.
 
     It takes inputs normalised as the teacher's (``inputs`` in ``config.json``), and needs no code of the teacher.
 
     Args:
-        folder: A run folder, or a student on the Hub: ``"ORG/NAME"`` (see :func:`zsq._run.places.locate`).
+        folder: A run folder. :func:`zsq.load` also takes a student in a store.
         device: Where its tensors shall be.
-        revision: Branch, tag or commit, of a student on the Hub.
 
     Raises:
         FileError: When a file is missing, damaged, of another format, or the two do not belong together.
     """
-    import torch
-    from safetensors.torch import load as tensors_of
-
-    from zsq.format._network import rebuild
-
-    folder = locate(folder, revision)
-    config = _config(folder)
-    content = _read(folder, WEIGHTS)
+    folder = Path(folder)
+    config = read_config(folder)
+    content = read(folder, WEIGHTS)
     if hashlib.sha256(content).hexdigest() != config["sha256"]:
         raise FileError(
             f"{WEIGHTS} is not the file that {CONFIG} was written with", str(folder), "it is damaged or mixed up: copy the run again"
@@ -55,99 +36,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
     try:
         tensors = tensors_of(content)
     except Exception as error:  # the reader's own kinds, and KeyError for a type that torch lacks
-        raise FileError(f"{WEIGHTS} is no safetensors file: {_brief(error)}", str(folder), _AGAIN) from error
+        raise FileError(f"{WEIGHTS} is no safetensors file: {brief(error)}", str(folder), AGAIN) from error
     try:
         return rebuild(config, tensors, torch.device(device))
     except Exception as error:  # whatever a damaged description leads to
-        raise FileError(f"{CONFIG} does not describe a network: {_brief(error)}", str(folder), _AGAIN) from error
-
-
-def text_of(config: Mapping[str, Any]) -> bytes:
-    """What ``config.json`` holds, its checksum made anew; same configuration, same bytes."""
-    values = {key: value for key, value in config.items() if key != "checksum"}
-    rest = b'",' + json.dumps(values, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()[1:] + b"\n"
-    return _HEAD + hashlib.sha256(rest).hexdigest().encode() + rest
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The configuration, its parts of the right kind."""
-    content = _read(folder, CONFIG)
-    try:
-        config = json.loads(content, parse_constant=_refuse, object_pairs_hook=_once)
-        version = config["format"]
-        if type(version) is not int:
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FileError(f"{CONFIG} is not the configuration of a saved student", str(folder), _AGAIN) from None
-    if version != FORMAT:
-        hint = "update with `pip install -U zsq`" if version > FORMAT else "make it again with `zsq run`"
-        raise FileError(f"saved in format {str(version)[:20]}, but this zsq reads format {FORMAT}", str(folder), hint)
-    start = len(_HEAD)
-    if content[:start] != _HEAD or hashlib.sha256(content[start + 64 :]).hexdigest().encode() != content[start : start + 64]:
-        raise FileError(f"{CONFIG} has changed since it was written", str(folder), _AGAIN)
-    if config.keys() != _KEYS or not _plain(config):
-        raise FileError(f"{CONFIG} does not describe a network: a part is missing or of another kind", str(folder), _AGAIN)
-    return dict(config)
-
-
-def _plain(config: Mapping[str, Any]) -> bool:
-    """Whether the parts that build no network are of the right kind."""
-    kinds = {"sha256": str, "protocol": str, "integers": bool, "modules": dict, "tensors": dict, "manifest": dict}
-    if not all(isinstance(config[key], kind) for key, kind in kinds.items()):
-        return False
-    inputs = config["inputs"]
-    return inputs is None or (isinstance(inputs, dict) and inputs.keys() == {"shape", "mean", "std"} and _inputs(**inputs))
-
-
-def _inputs(shape: Any, mean: Any, std: Any) -> bool:
-    """Whether this is the shape of one image, and a mean and a deviation for each channel."""
-    if not all(isinstance(v, list) for v in (shape, mean, std)) or not all(type(n) is int and 0 < n < 2**31 for n in shape):
-        return False
-    numbers = all(type(n) in (int, float) and math.isfinite(n) for n in (*mean, *std))
-    return numbers and len(mean) == len(std) and all(n > 0 for n in std)
-
-
-def _read(folder: Path, name: str) -> bytes:
-    """A file's content.
-
-    Raises:
-        FileError: When it is no plain file, leads out of the folder, or is longer than anything a student needs.
-    """
-    path = folder / name
-    hint = "name the folder of a finished run"
-    try:
-        real, home = path.resolve(strict=True), folder.resolve()
-        homes = [home]
-        if home.parent.name == "snapshots":  # the Hub's client keeps content under blobs: of the repository, or of all repositories
-            homes += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
-        if not any(real.is_relative_to(place) for place in homes):
-            raise FileError(f"{name} is a link out of the folder", str(folder), "put the file itself there")
-        if not real.is_file():
-            raise FileError(f"{name} is not a file", str(folder), hint)
-        if name == CONFIG and real.stat().st_size > _LONGEST:
-            raise FileError(f"{name} is longer than any network needs", str(folder), _AGAIN)
-        return real.read_bytes()
-    except RuntimeError:  # links in a circle
-        raise FileError(f"cannot read {name}: it is a link to itself", str(folder), hint) from None
-    except MemoryError:
-        raise FileError(f"cannot read {name}: it is larger than the memory of this machine", str(folder), _AGAIN) from None
-    except OSError as error:
-        raise FileError(f"cannot read {name}: {error.strerror or error}", str(folder), hint) from error
-
-
-def _brief(error: Exception) -> str:
-    """One line of a message, whoever wrote it."""
-    lines = f"{error}{' is missing' * isinstance(error, KeyError)}".strip().splitlines() or [type(error).__name__]
-    text = "".join(c if c.isprintable() else "?" for c in lines[0])
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each of its keys there once."""
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+        raise FileError(f"{CONFIG} does not describe a network: {brief(error)}", str(folder), AGAIN) from error

@@ -20,7 +20,7 @@ from zsq.grids._affine import (
     straight_through,
     symmetric,
 )
-from zsq.grids._points import LAYERS, ActPoint, WeightPoint
+from zsq.grids._points import LAYERS, ActPoint, QuantLayer, WeightPoint
 
 __all__ = [
     "LAYERS",
@@ -28,6 +28,7 @@ __all__ = [
     "ActPoint",
     "FlatGrid",
     "Grid",
+    "QuantLayer",
     "WeightPoint",
     "asymmetric",
     "decode",

@@ -267,7 +267,7 @@ class WeightPoint(_Point):
         return self
 
 
-class _Quantized:
+class QuantLayer:
     """A layer whose forward uses its weight through ``weight_point``."""
 
     weight: Any
@@ -282,28 +282,28 @@ class _Quantized:
         self.weight_point = WeightPoint(self.weight, bits, symmetric, axis)
 
 
-class QuantConv1d(_Quantized, nn.Conv1d):
+class QuantConv1d(QuantLayer, nn.Conv1d):
     """A 1-D convolution with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
-class QuantConv2d(_Quantized, nn.Conv2d):
+class QuantConv2d(QuantLayer, nn.Conv2d):
     """A 2-D convolution, grouped, depthwise or dilated as may be, with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
-class QuantConv3d(_Quantized, nn.Conv3d):
+class QuantConv3d(QuantLayer, nn.Conv3d):
     """A 3-D convolution with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
-class QuantConvTranspose2d(_Quantized, nn.ConvTranspose2d):
+class QuantConvTranspose2d(QuantLayer, nn.ConvTranspose2d):
     """A transposed convolution with a quantized weight; with groups, output channels of the same rank share a scale."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -313,7 +313,7 @@ class QuantConvTranspose2d(_Quantized, nn.ConvTranspose2d):
         )  # fmt: skip
 
 
-class QuantLinear(_Quantized, nn.Linear):
+class QuantLinear(QuantLayer, nn.Linear):
     """A linear layer with a quantized weight."""
 
     def forward(self, x: Tensor) -> Tensor:

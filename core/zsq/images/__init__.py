@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from zsq.images._gallery import distinct, gallery, read_gallery
-from zsq.images._pixels import normalise, patterns, pixels_of
+from zsq.images._pixels import normalise, patterns, pixel_limits, pixels_of
+from zsq.images._pool import Made, Maker, PoolSynth, deal_classes
 
-__all__ = ["distinct", "gallery", "normalise", "patterns", "pixels_of", "read_gallery"]
+__all__ = [
+    "Made",
+    "Maker",
+    "PoolSynth",
+    "deal_classes",
+    "distinct",
+    "gallery",
+    "normalise",
+    "patterns",
+    "pixel_limits",
+    "pixels_of",
+    "read_gallery",
+]

@@ -24,6 +24,13 @@ def pixels_of(images: torch.Tensor, inputs: InputSpec) -> torch.Tensor:
     return ((images.float().cpu() * std + mean).clamp(0, 1) * 255).round()
 
 
+def pixel_limits(inputs: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black and white in the normalised input space, each (1, C, 1, 1)."""
+    mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
+    return (0 - mean) / std, (1 - mean) / std
+
+
 def patterns(spec: InputSpec, count: int, seed: int = 0) -> Tensor:
     """Random patterns (N, C, H, W) with the coarse and fine structure of photos, normalised: noise summed over octaves, then clipped to
     pixel values; each with a contrast and a colour of its own, so that a network gives many different answers."""

@@ -23,7 +23,18 @@ class InputOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolOptions(Options):
+    """For synthesizers that make a pool of images batch by batch, see :class:`zsq.images.PoolSynth`."""
+
+    images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
+    batch: int | None = opt(None, "Images that are made together; by default 128, for images above 64 x 64 pixels 32.", ge=1, means="batch")
+    iterations: int = opt(100, "Optimisation steps for every batch.", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class UniformOptions(Options):
+    """For quantizers on uniform grids, see :class:`zsq.placement.Uniform`."""
+
     weight_bits: int = opt(8, "Bits of every weight.", ge=2, le=16, means="bits")
     act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16, means="bits")
     first_bits: int | None = opt(None, "Weight bits of the first layer, where they differ.", ge=2, le=16)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsq.graph import clamps, producer, rectifies_only
-from zsq.grids import ActPoint, WeightPoint
+from zsq.grids import ActPoint, QuantLayer
 
 #: Outputs of fewer bits leave so much room between two codes that an exporter finds an integer without moving any code.
 ROOMY = 6
@@ -55,10 +55,9 @@ def layers_on_codes(module: fx.GraphModule) -> Iterator[OnCodes]:
     calls = Counter(str(n.target) for n in nodes)
     for node in nodes:
         layer = _called(module, node)
-        point = getattr(layer, "weight_point", None)
         if (
-            not isinstance(point, WeightPoint)
-            or not point.symmetric
+            not isinstance(layer, QuantLayer)
+            or not layer.weight_point.symmetric
             or isinstance(layer, nn.ConvTranspose2d)
             or calls[str(node.target)] > 1
         ):

@@ -24,7 +24,7 @@ from torch import fx, nn
 
 from zsq.errors import ZsqError
 from zsq.graph import INTERPOLATIONS, Lifted, answers, deploy_sites, kind_of, lift, op_name, paper_sites, unused_path
-from zsq.grids import LAYERS, ActPoint, WeightPoint
+from zsq.grids import LAYERS, ActPoint, QuantLayer
 from zsq.options import UniformOptions
 from zsq.placement._biases import round_biases
 from zsq.placement._integers import use_integers
@@ -123,7 +123,7 @@ class Uniform:
 
 def _finish(module: fx.GraphModule) -> None:
     """From now on the student computes as integer kernels do; only once."""
-    if any(getattr(layer, "integers", None) is not None for layer in module.modules()):
+    if any(isinstance(layer, QuantLayer) and layer.integers is not None for layer in module.modules()):
         return
     settle_sums(module)
     round_biases(module)
@@ -168,8 +168,8 @@ def _points(module: fx.GraphModule) -> Iterator[tuple[str, QuantPoint]]:
             called = module.get_submodule(str(node.target))
             if isinstance(called, ActPoint):
                 yield str(node.target), called
-            elif isinstance(point := getattr(called, "weight_point", None), WeightPoint):
-                yield f"{node.target}.weight_point", point
+            elif isinstance(called, QuantLayer):
+                yield f"{node.target}.weight_point", called.weight_point
 
 
 def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[dict[str, Any]]:
@@ -197,7 +197,7 @@ def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[
             row["params"] = sum(p.numel() for p in called.parameters(recurse=False))
             if path in points:
                 yield row | {"path": path, "type": "activation", "wrapped": True, "act_bits": called.bits}
-            elif hasattr(called, "weight_point"):
+            elif isinstance(called, QuantLayer):
                 yield row | {"wrapped": True, "weight_bits": called.weight_point.bits, "shape": list(called.weight.shape)}
             elif isinstance(called, nn.modules.batchnorm._BatchNorm):
                 yield row | {"shape": [called.num_features], "reason": "normalisation stays in float"}

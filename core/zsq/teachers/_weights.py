@@ -25,7 +25,7 @@ _NEW_PICKLES = (b"\x80\x04", b"\x80\x05")
 
 
 def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU.
+    """The tensors of a weights file by name, on the CPU.
 
     Args:
         path: A ``.safetensors`` file, or a torch file; a state under ``state_dict`` or ``model`` is unwrapped.

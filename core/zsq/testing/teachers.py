@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["BLOCKS", "CLASSES", "HEAD", "SHAPE", "TAPS", "Block", "Plain", "Tiny", "plain", "settled", "tiny", "tiny32"]
+
+#: Classes that the tiny teacher tells apart.
 CLASSES = 4
+#: Its images.
 SHAPE = (3, 8, 8)
+#: Paths of its taps.
 TAPS = ("bn1", "block.bn3")
+#: Paths of its blocks.
 BLOCKS = ("block",)
+#: Path of its last layer.
 HEAD = "linear"
 
 

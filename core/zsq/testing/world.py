@@ -1,4 +1,5 @@
-"""What checks are run in: a tiny teacher, contexts, snapshots of everything a component must leave alone, and test doubles."""
+"""What checks are run in: a tiny teacher, contexts, components by name, what the engine has of its own (``Stream``, ``Objective`` of
+``Term``, ``freeze``), snapshots of everything a component must leave alone, and test doubles."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import random
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,36 @@ from torch import Tensor, nn
 
 from zsq._builtin.classify import Classify
 from zsq._builtin.options import ClassifyOptions
-from zsq._run.objective import Objective
+from zsq._component import Role
+from zsq._manager import Manager
+from zsq._run.checkpoint import freeze
+from zsq._run.objective import Objective, Term
 from zsq._run.stream import Stream
 from zsq.protocols import Staged
 from zsq.testing import teachers
 from zsq.training import Precision, Probe, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
+
+__all__ = [
+    "AlternatingNoise",
+    "Objective",
+    "PlainPoint",
+    "StagedNoise",
+    "Stream",
+    "Term",
+    "changed",
+    "digest",
+    "freeze",
+    "global_state",
+    "make_batch",
+    "make_component",
+    "make_context",
+    "make_stream",
+    "make_teacher",
+    "module_state",
+    "plain_student",
+    "write_images",
+]
 
 
 def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None, student: Student | None = None, objective: Any = None,
@@ -57,6 +83,18 @@ def make_teacher(module: nn.Module | None = None, classes: int = teachers.CLASSE
         head=teachers.HEAD,
         fingerprint=digest(module.state_dict()),
     )
+
+
+def make_component(role: str, name: str, ctx: Context | None = None, **options: Any) -> Any:
+    """A component that is installed, or a preset, built as the engine builds it, e.g. ``make_component("loss", "kd", temperature=4.0)``."""
+    found = _manager().get(Role(role), name)
+    values = {**found.values, **options}
+    return found.component.implementation()(found.component.options.parse(values), ctx or make_context(Path()))
+
+
+@cache
+def _manager() -> Manager:
+    return Manager.discover()
 
 
 def make_batch(teacher: Teacher, n: int = 4, *, soft: bool = False, seed: int = 7) -> Batch:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from zsq_aac import AacOptions, AbnOptions, ImageOptions
 from zsq_aac.batchnorm import Abn
 from zsq_aac.clipping import Aac, full_precision
-from zsq_aac.images import PixelPool, pixel_limits
+from zsq_aac.images import PixelPool
 
 from zsq.errors import ZsqError
+from zsq.images import pixel_limits
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing.world import digest, make_batch, make_context, make_stream, make_teacher

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsq.types import Batch, Context, InputSpec, View
+from zsq.images import deal_classes, pixel_limits
+from zsq.types import Batch, Context, View
 from zsq_aac import ImageOptions
 
 #: Loss of a view at a step, and what to show of it.
@@ -30,7 +31,7 @@ class PixelPool:
             sizes[-2:] = [sizes[-2] + 1]
         self.sizes = sizes
         self.steps = len(sizes) * options.steps
-        self.targets = _dealt(ctx.teacher.task.classes, count, ctx.rng, ctx.device)
+        self.targets = deal_classes(count, ctx.teacher.task.classes, ctx.rng)
         self._batches: list[Tensor] = []
         self._done = 0  # steps of the present batch
         self._adam: torch.optim.Optimizer | None = None
@@ -92,16 +93,3 @@ def target_logits(view: View) -> Tensor:
     """The logit of each image's own class, (N,)."""
     assert view.teacher is not None and view.batch.targets is not None
     return view.task.logits(view.teacher.output).gather(1, view.batch.targets[:, None]).squeeze(1)
-
-
-def pixel_limits(inputs: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Black and white in the normalised input space, each (1, C, 1, 1)."""
-    mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
-    return (0 - mean) / std, (1 - mean) / std
-
-
-def _dealt(num_classes: int, count: int, rng: torch.Generator, device: torch.device) -> Tensor:
-    """``count`` labels, no class twice before every class once."""
-    rounds = -(-count // num_classes)
-    return torch.cat([torch.randperm(num_classes, generator=rng, device=device) for _ in range(rounds)])[:count]

@@ -15,12 +15,9 @@ from torch import Tensor
 from zsq_adadfq import AdadfqOptions, LogitEntropyOptions, zsq_synthesizers
 from zsq_adadfq.synth import Adadfq, agreement, mean_of, outside
 
-from zsq._builtin.options import EmaOptions
-from zsq._builtin.ranges import Ema
-from zsq._run.stream import Stream
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
-from zsq.testing.world import digest, make_context, make_teacher
+from zsq.testing.world import Stream, digest, make_component, make_context, make_teacher
 from zsq.training import MovingAverage
 from zsq.types import Context, Student, View
 
@@ -225,7 +222,7 @@ def test_wrong_9_a_calibrator_counts_each_batch_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(MovingAverage, "update", lambda self, x: (updates.append(1), count(self, x))[1])
     synth = adadfq()
     student, stream = synth.ctx.student, Stream(synth, synth.ctx.probe, synth.ctx.student, 8)
-    for _ in Ema(EmaOptions(batches=5), synth.ctx).fit(student, stream):
+    for _ in make_component("calib", "ema", synth.ctx, batches=5).fit(student, stream):
         pass
     assert len(updates) == 5 * len(student.acts) and synth.steps == 5
 

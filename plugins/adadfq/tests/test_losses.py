@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zsq_adadfq.losses import shortfall
 
-from zsq._builtin.losses import Kd
-from zsq._builtin.options import KdOptions
+from zsq.testing.world import make_component
 
 
 def test_the_loss_is_the_published_one_up_to_its_constant() -> None:
@@ -55,7 +54,7 @@ def test_half_the_variance_also_at_the_distances_that_occur() -> None:
 
 def test_the_loss_is_the_number_of_classes_times_gdfqs_divergence() -> None:
     z_p, z_q = logits(64, 10, seed=1), logits(64, 10, seed=2)
-    divergence = Kd(KdOptions(temperature=20.0, reduction="mean"), None)(view(z_p, z_q))  # type: ignore[arg-type]
+    divergence = make_component("loss", "kd", temperature=20.0, reduction="mean")(view(z_p, z_q))
     assert entropy_loss(z_p, z_q).item() == pytest.approx(10 * divergence.item(), rel=0.05)
 
 

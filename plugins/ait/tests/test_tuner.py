@@ -14,17 +14,14 @@ from zsq_ait.codes import Codes
 from zsq_ait.inundation import Inundation
 from zsq_ait.tuner import Ait
 
-from zsq._builtin.losses import Kd
-from zsq._builtin.options import KdOptions
 from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._recipe import Recipe, read_recipe
-from zsq._run.objective import Objective, Term
 from zsq.grids import WeightPoint
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import tiny_run
-from zsq.testing.world import StagedNoise, digest, make_context, make_stream, make_teacher
+from zsq.testing.world import Objective, StagedNoise, Term, digest, make_component, make_context, make_stream, make_teacher
 from zsq.types import Beat, Student, Teacher
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -40,7 +37,7 @@ def setup(bits: int = 4) -> tuple[Teacher, Student]:
 
 
 def kd() -> Objective:
-    return Objective([Term("kd", Kd(KdOptions(temperature=20.0, reduction="mean"), None), needs=BOTH)])  # type: ignore[arg-type]
+    return Objective([Term("kd", make_component("loss", "kd", temperature=20.0, reduction="mean"), needs=BOTH)])
 
 
 def fitting(teacher: Teacher, student: Student, objective: Any = None, **options: Any) -> Any:

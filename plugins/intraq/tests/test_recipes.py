@@ -9,11 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsq._builtin.losses import Kd
 from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._recipe import read_recipe
-from zsq.testing.world import make_teacher
+from zsq.testing.world import make_component, make_teacher
 from zsq.types import Batch, Trace, View
 
 AUTHORS = [path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")) if not path.stem.endswith(("short", "spectrum"))]
@@ -34,7 +33,8 @@ def test_students_half_of_the_authors_recipes(path: Path, manager: Manager) -> N
     view = View(Batch(z_q), Trace(z_p), Trace(z_q), make_teacher().task)
     divergence = F.kl_div((z_q / 20).log_softmax(1), (z_p / 20).softmax(1), reduction="batchmean")
     kd = plan.losses[0]
-    assert kd.weight * float(Kd(kd.options, None)(view)) == pytest.approx(8000 * float(divergence), rel=1e-4)
+    loss = make_component("loss", "kd", **kd.options.to_dict())
+    assert kd.weight * float(loss(view)) == pytest.approx(8000 * float(divergence), rel=1e-4)
     imagenet = "imagenet" in path.stem
     assert (tune.lr, plan.run.batch_size) == ((1e-6, 16) if imagenet else (1e-4, 256))
     assert [m // 200 + 4 for m in tune.milestones] == ([100] if imagenet else [20, 40, 60])

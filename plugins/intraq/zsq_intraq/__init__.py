@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zsq_zeroq import PoolOptions
+from zsq_zeroq import DescentOptions
 
 from zsq import Component, hookimpl, opt
 from zsq.errors import OptionError
@@ -23,7 +23,7 @@ SHORT: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntraqOptions(PoolOptions):
+class IntraqOptions(DescentOptions):
     schedule: Literal["cosine", "plateau", "constant"] = opt(
         "cosine",
         "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 50 steps, down to 0.0001.",

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from zsq_zeroq.distill import Descent
-from zsq_zeroq.synth import Made, PoolSynth
 
+from zsq.images import Made, PoolSynth
 from zsq.protocols import Classed
 from zsq.types import Batch, Context
 from zsq_intraq import IntraqOptions
@@ -18,7 +17,7 @@ from zsq_intraq.crops import crop, draw
 from zsq_intraq.distill import IntraqDistiller
 
 
-class Intraq(PoolSynth):
+class Intraq(PoolSynth[IntraqDistiller]):
     """Every batch after the first keeps its distance from the class centres of finished ones.
 
     A subclass may name another ``distiller_class``, and must then name itself and its distribution.
@@ -34,25 +33,24 @@ class Intraq(PoolSynth):
         seed = int(torch.randint(2**62, (), generator=self.generator("augment")))
         self._boxes = torch.Generator(ctx.device).manual_seed(seed)
 
-    def distiller(self) -> IntraqDistiller:
+    def maker(self) -> IntraqDistiller:
         return self.distiller_class(self.options, self.ctx)
 
     def steps(
-        self, distiller: Descent, span: tuple[int, int], begun: Made, finished: Sequence[Made]
+        self, maker: IntraqDistiller, span: tuple[int, int], begun: Made, finished: Sequence[Made]
     ) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
         """With the centres of the finished batches, ``group`` of them at a time."""
-        assert isinstance(distiller, IntraqDistiller)
         if self.options.mdc_weight:
-            distiller.remember(finished[: len(finished) // self.options.group * self.options.group])
-        distiller.begin(begun[1], self.generator(f"crops {span[0]}"))
-        return distiller.make(*begun)
+            maker.remember(finished[: len(finished) // self.options.group * self.options.group])
+        maker.begin(begun[1], self.generator(f"crops {span[0]}"))
+        return maker.make(*begun)
 
     def sample(self, n: int) -> Batch:
         """``n`` images with targets, as random crops with the option ``augment``; the images themselves where ``n`` is the whole
         pool or more.
 
         Raises:
-            ZsqError: Before anything was distilled.
+            ZsqError: Before anything was made.
         """
         batch = super().sample(n)
         if not self.options.augment or n >= len(self.pool):

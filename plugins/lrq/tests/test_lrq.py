@@ -18,13 +18,12 @@ from zsq_lrq.attention import LongRangeStack
 from zsq_lrq.distill import AmaDistiller, AmaPool
 from zsq_lrq.synth import Lrq
 
-from zsq._run.stream import Stream
 from zsq.errors import OptionError
 from zsq.files import Cache
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
-from zsq.testing.world import make_context, make_teacher
+from zsq.testing.world import Stream, make_context, make_teacher
 from zsq.training import Precision, Probe
 from zsq.types import Context
 
@@ -143,7 +142,7 @@ def test_centres_are_plain_means_of_earlier_batches_and_carry_no_gradient() -> N
     pool = synth.stage1
     for _ in pool.prepare(synth.ctx.probe):
         pass
-    distiller = pool.distiller()
+    distiller = pool.maker()
     done = [(pool.pool[i : i + 8], pool.targets[i : i + 8]) for i in (0, 8)]
     distiller.remember(done)
     x, y = pool.pool[16:].clone().requires_grad_(), pool.targets[16:]
@@ -161,7 +160,7 @@ def test_centres_are_plain_means_of_earlier_batches_and_carry_no_gradient() -> N
 def test_first_batch_sees_no_margin() -> None:
     synth = lrq()
     pool = synth.stage1
-    distiller = pool.distiller()
+    distiller = pool.maker()
     x, y = pool.begin((0, 8))
     distiller.remember([])
     distiller.begin(y, torch.Generator().manual_seed(0))

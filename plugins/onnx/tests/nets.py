@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsq._run.checkpoint import freeze
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import world
@@ -23,7 +22,7 @@ def student(teacher: Teacher, bits: int = 8, protocol: str = "deploy", **options
     made = Uniform(UniformOptions(**values), world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(images(64, seed=1))
-    freeze(made)
+    world.freeze(made)
     return made
 
 

@@ -20,8 +20,6 @@ from zsq_onnx.exporter import Onnx, build
 from zsq_onnx.runtime import OnnxRuntime
 from zsq_onnx.verify import verify as compare
 
-from zsq._builtin.classify import Classify
-from zsq._builtin.options import ClassifyOptions
 from zsq.errors import FileError, ZsqError
 from zsq.grids import ActPoint
 from zsq.options import Options
@@ -59,7 +57,7 @@ def grouped() -> Teacher:
 
 
 def verify(module: nn.Module, inputs: torch.Tensor, folder: Path) -> dict[str, Any]:
-    return compare(module, inputs, folder, OnnxRuntime(), "onnx", Classify(ClassifyOptions()))
+    return compare(module, inputs, folder, OnnxRuntime(), "onnx", world.make_component("task", "classify"))
 
 
 def exported(made: Student, of: Teacher, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from zsq._recipe import Recipe
 from zsq.grids import WeightPoint
 from zsq.placement import Uniform
 from zsq.testing import tiny_run
-from zsq.testing.world import make_context, make_teacher
+from zsq.testing.world import make_component, make_context, make_teacher
 from zsq.types import Student, Teacher
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -217,12 +217,9 @@ def resnet() -> Teacher:
 @pytest.mark.parametrize(("bits", "reached"), [(4, 91.2), (3, 89.5)])
 def test_weights_only_accuracy(resnet: Teacher, bits: int, reached: float) -> None:
     """Rounding to nearest gives 90.4 and 83.4; the float network 91.5."""
-    from zsq._builtin.evaluators import Top1
-    from zsq._builtin.options import Top1Options
-
     student = squant(resnet, weight_bits=bits, act_bits=None)
     ctx = make_context(Path(), teacher=resnet)
-    evaluator = Top1(Top1Options(ref=str(SHARED / "data/cifar10-test-5k.npz")), ctx)
+    evaluator = make_component("eval", "npz", ctx, ref=str(SHARED / "data/cifar10-test-5k.npz"))
     assert evaluator.evaluate(student.module, ctx)["top1"] >= reached
 
 

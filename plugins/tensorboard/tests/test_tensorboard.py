@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from zsq.errors import ComponentError
-from zsq.testing import conformance
-from zsq.testing._chains import tiny_run
+from zsq.testing import conformance, tiny_run
 
 test_conformance = conformance("tensorboard")
 

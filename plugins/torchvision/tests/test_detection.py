@@ -16,10 +16,7 @@ from zsq_torchvision import TorchvisionOptions
 from zsq_torchvision.source import Torchvision
 
 import zsq
-from zsq._builtin.options import RangeOptions
-from zsq._builtin.ranges import MinMax
-from zsq._builtin.safetensors import Safetensors
-from zsq._run.checkpoint import freeze
+from zsq.format import save
 from zsq.options import Options, UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import world
@@ -54,9 +51,10 @@ def load(model: Any, name: str, folder: Path) -> Teacher:
 
 def student(of: Teacher, folder: Path) -> Student:
     made = Uniform(UniformOptions(protocol="deploy"), world.make_context(folder)).quantize(of, None)
-    for _ in MinMax(RangeOptions(batches=1), world.make_context(folder, teacher=of)).fit(made, world.make_stream(of, made)):
+    minmax = world.make_component("calib", "minmax", world.make_context(folder, teacher=of), batches=1)
+    for _ in minmax.fit(made, world.make_stream(of, made)):
         pass
-    freeze(made)
+    world.freeze(made)
     return made
 
 
@@ -89,7 +87,7 @@ def test_the_whole_way_to_the_runtime(torchvision: Any, name: str, tmp_path: Pat
     check_boxes(model, of, images[:1])
     made = student(of, tmp_path)
     ctx = world.make_context(tmp_path, teacher=of)
-    Safetensors(Options(), ctx).export(made, {}, tmp_path)
+    save(made, {}, tmp_path, of.inputs)
     loaded = zsq.load(tmp_path)
     with torch.no_grad():
         own, theirs, again = (of.task.values(m(images)) for m in (made.module, of.module, loaded))

@@ -14,10 +14,7 @@ from zsq_torchvision import TorchvisionOptions
 from zsq_torchvision.source import Torchvision
 
 import zsq
-from zsq._builtin.options import RangeOptions
-from zsq._builtin.ranges import MinMax
-from zsq._builtin.safetensors import Safetensors
-from zsq._run.checkpoint import freeze
+from zsq.format import save
 from zsq.options import Options, UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import world
@@ -44,12 +41,13 @@ def test_the_whole_way_to_the_runtime(torchvision: Any, name: str, tmp_path: Pat
     of = teacher(torchvision, name, tmp_path)
     assert of.task.name == "segment" and of.task.classes == CLASSES and len(of.taps) >= 4
     made = Uniform(UniformOptions(protocol="deploy"), world.make_context(tmp_path)).quantize(of, None)
-    for _ in MinMax(RangeOptions(batches=2), world.make_context(tmp_path, teacher=of)).fit(made, world.make_stream(of, made)):
+    minmax = world.make_component("calib", "minmax", world.make_context(tmp_path, teacher=of), batches=2)
+    for _ in minmax.fit(made, world.make_stream(of, made)):
         pass
-    freeze(made)
+    world.freeze(made)
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     ctx = world.make_context(tmp_path, teacher=of)
-    Safetensors(Options(), ctx).export(made, {}, tmp_path)
+    save(made, {}, tmp_path, of.inputs)
     loaded = zsq.load(tmp_path)
     with torch.no_grad():
         own, theirs, again = (of.task.logits(m(images)) for m in (made.module, of.module, loaded))

@@ -17,12 +17,11 @@ from zsq_zaq.synth import Zaq
 from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._recipe import read_recipe
-from zsq._run.stream import Stream
 from zsq.errors import PlanError, ZsqError
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
-from zsq.testing.world import digest, make_batch, make_context, make_teacher
+from zsq.testing.world import Stream, digest, make_batch, make_context, make_teacher
 from zsq.training import Probe, batch_norms
 from zsq.types import Batch, Context, InputSpec, Student, Teacher
 

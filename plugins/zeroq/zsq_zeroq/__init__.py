@@ -9,18 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from zsq import Component, Options, hookimpl, opt
+from zsq import Component, hookimpl, opt
+from zsq.options import PoolOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolOptions(Options):
-    """What every pool of optimised images has."""
+class DescentOptions(PoolOptions):
+    """What every pool that :class:`zsq_zeroq.distill.Descent` makes has."""
 
-    images: int | None = opt(None, "Images to make; by default 768, for images above 64 x 64 pixels 64.", ge=1)
-    batch: int | None = opt(
-        None, "Images that are distilled together; by default 128, for images above 64 x 64 pixels 32.", ge=1, means="batch"
-    )
-    iterations: int = opt(100, "Steps of Adam for every batch.", ge=1)
     lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0, means="lr")
     basis: Literal["pixels", "spectrum"] = opt(
         "pixels",
@@ -33,7 +29,7 @@ class PoolOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroqOptions(PoolOptions):
+class ZeroqOptions(DescentOptions):
     statistics: Literal["batch", "image"] = opt(
         "batch", "What is compared with BatchNorm's statistics. batch: those of the whole batch; image: those of every single image."
     )

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsq.images import pixel_limits
 from zsq.protocols import Classed
-from zsq.types import Context, InputSpec
-from zsq_zeroq import PoolOptions, ZeroqOptions
+from zsq.types import Context
+from zsq_zeroq import DescentOptions, ZeroqOptions
 from zsq_zeroq.distance import Distance, input_distance
 from zsq_zeroq.fused import Watched
 from zsq_zeroq.spectrum import Spectrum
@@ -36,7 +37,7 @@ class Descent:
     #: Smallest and largest value of pixels, each (1, C, 1, 1), or None.
     limits: tuple[Tensor, Tensor] | None = None
 
-    def __init__(self, options: PoolOptions, ctx: Context) -> None:
+    def __init__(self, options: DescentOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     def make(self, x: Tensor, targets: Tensor) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
@@ -205,10 +206,3 @@ def start(init: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     if init == "uniform":
         return (torch.rand(shape, generator=rng) * 2 - 1) * math.sqrt(3)
     return torch.randn(shape, generator=rng)
-
-
-def pixel_limits(inputs: InputSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Black and white in the normalised input space, each (1, C, 1, 1)."""
-    mean = torch.tensor(inputs.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(inputs.std, device=device).view(1, -1, 1, 1)
-    return (0 - mean) / std, (1 - mean) / std

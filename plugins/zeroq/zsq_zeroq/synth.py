@@ -1,214 +1,16 @@
-"""The synthesizer ``zeroq``, and what synthesizers of its kind share: a pool made batch by batch, kept for later runs, handed out."""
+"""The synthesizer ``zeroq``: a pool of images distilled one batch after another."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from zsq.errors import ZsqError
-from zsq.files import Cache
-from zsq.protocols import Classed
-from zsq.types import Batch, Beat, Context, Probe
-from zsq_zeroq import PoolOptions, ZeroqOptions
-from zsq_zeroq.distill import Descent, Distiller, start
-
-#: Images (N, C, H, W) and targets (N,) of a batch.
-Made = tuple[Tensor, Tensor]
+from zsq.images import Made, PoolSynth
+from zsq_zeroq import ZeroqOptions
+from zsq_zeroq.distill import Distiller, start
 
 
-class PoolSynth:
-    """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` only deals them out.
-    Where the task gives images no class, ``classed`` is False, and batches have no targets.
-
-    Every batch starts from a generator of its own, and classes are dealt in one sequence that does not end, so a pool of twice
-    as many batches begins with the same images. A subclass names itself and its distribution, whose version is part of what
-    the cache goes by, makes what optimises a batch (``distiller``) and may change where batches begin and how they end.
-    """
-
-    name: str
-    distribution: str
-    #: Options that make no difference to the images of a batch, given its first and last.
-    free: tuple[str, ...] = ("images", "batch")
-    #: What images start from, see :func:`zsq_zeroq.distill.start`.
-    init: str = "normal"
-
-    def __init__(self, options: PoolOptions, ctx: Context) -> None:
-        self.options, self.ctx = options, ctx
-        self.seed = int(torch.randint(2**62, (), generator=ctx.rng, device=ctx.rng.device))
-        self.classed = isinstance(ctx.teacher.task, Classed)
-        self.pool = torch.empty((0, *ctx.teacher.inputs.shape), device=ctx.device)
-        self.targets = torch.empty(0, dtype=torch.int64, device=ctx.device)
-        self._order = self.generator("order")
-        self._left = torch.empty(0, dtype=torch.int64)
-        self._finished: list[Made] = []
-        self._unfinished: Made | None = None
-        self._distiller: Descent | None = None
-        self._whole = False
-        self._begun: Mapping[str, Any] | None = None
-        small = ctx.teacher.inputs.shape[-1] * ctx.teacher.inputs.shape[-2] <= 64 * 64
-        self.images = options.images or (768 if small else 64)
-        self.batch = options.batch or (128 if small else 32)
-
-    def prepare(self, probe: Probe) -> Iterator[Beat]:
-        """Distil what is not in the cache. Closed early, it leaves the finished batches or, of the first one, its images so far."""
-        spans = self._spans()
-        if self._whole:  # taken up behind it
-            yield Beat(len(spans) * self.options.iterations, len(spans) * self.options.iterations)
-            return
-        cache = Cache(self.ctx.cache if self.ctx.teacher.fingerprint else None, "pools")
-        finished = self._finished
-        kept = {span: found for span in spans[len(finished) :] if (found := self._kept(cache, span)) is not None}
-        if kept:
-            self.ctx.log(f"{len(kept)} of {len(spans)} batches of images from the cache")
-        distiller, each = self.distiller(), self.options.iterations
-        self._distiller = distiller
-        try:
-            for number, span in list(enumerate(spans))[len(finished) :]:
-                if span in kept:
-                    finished.append(kept[span])
-                    yield Beat((number + 1) * each, len(spans) * each)
-                    continue
-                x, targets = self._unfinished = self.begin(span)
-                done = self._take_up(distiller, x)
-                for step, (last, metrics) in enumerate(self.steps(distiller, span, (x, targets), finished), done + 1):
-                    if last:
-                        finished.append(self.finish(distiller, x, targets))
-                        self._unfinished = None
-                        cache.save(self.key(span), {"images": finished[-1][0], "targets": finished[-1][1]})
-                    yield Beat(number * each + (each if last else step), len(spans) * each, metrics)
-        finally:
-            if not finished and self._unfinished is not None:
-                finished.append(self.finish(distiller, *self._unfinished))
-            self._finished, self._unfinished, self._distiller = [], None, None
-            if finished:
-                pool = torch.cat([images for images, _ in finished])
-                self.pool = pool.contiguous(memory_format=torch.channels_last)
-                self.targets = torch.cat([targets for _, targets in finished])
-
-    def state_dict(self) -> dict[str, Any]:
-        """While the pool is made, its finished batches and how far the present one is; then the pool, and what is left to deal."""
-        begun = self._unfinished is not None and self._distiller is not None
-        return {
-            "finished": self._finished,
-            "images": self._unfinished[0] if begun and self._unfinished else None,
-            "distiller": self._distiller.state_dict() if begun and self._distiller else None,
-            "pool": self.pool,
-            "targets": self.targets,
-            "order": self._order.get_state(),
-            "left": self._left,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        device = self.ctx.device
-        self._finished = [(images.to(device), targets.to(device)) for images, targets in state["finished"]]
-        self._begun = state if state["images"] is not None else None
-        self.pool, self.targets, self._left = state["pool"].to(device), state["targets"].to(device), state["left"]
-        self._order.set_state(state["order"])
-        self._whole = len(self.pool) > 0
-
-    def _take_up(self, distiller: Descent, x: Tensor) -> int:
-        """Put a batch where it was, if the work was taken up in the middle of it; how many steps it has behind it."""
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return 0
-        with torch.no_grad():
-            x.copy_(begun["images"])
-        distiller.load_state_dict(begun["distiller"])
-        return int(begun["distiller"]["done"])
-
-    def sample(self, n: int) -> Batch:
-        """``n`` images with targets. Epochs are shuffled anew; one that has fewer than ``n`` images left is cut short, so that no
-        image comes twice in a batch that fits into the pool.
-
-        Raises:
-            ZsqError: Before anything was distilled.
-        """
-        if not len(self.pool):
-            raise ZsqError("there are no images yet", f"synthesizer '{self.name}'", "run its prepare first")
-        if len(self._left) < n:
-            epochs = -(-n // len(self.pool))
-            self._left = torch.cat([torch.randperm(len(self.pool), generator=self._order) for _ in range(epochs)])
-        taken, self._left = self._left[:n].to(self.pool.device), self._left[n:]
-        images = self.pool[taken].contiguous(memory_format=torch.channels_last)
-        return Batch(images, self.targets[taken] if self.classed else None)
-
-    def _spans(self) -> list[tuple[int, int]]:
-        """First image of each batch, and the one after its last."""
-        starts = range(0, self.images, self.batch)
-        return [(first, min(first + self.batch, self.images)) for first in starts]
-
-    # What a subclass may change
-
-    def distiller(self) -> Descent:
-        """What optimises the batches."""
-        raise NotImplementedError
-
-    def begin(self, span: tuple[int, int]) -> Made:
-        """Noise, and the classes that it is to be driven to."""
-        first, end = span
-        x = start(self.init, (end - first, *self.ctx.teacher.inputs.shape), self.generator(f"images {first}")).to(self.ctx.device)
-        return x.contiguous(memory_format=torch.channels_last).requires_grad_(), self.labels(span).to(self.ctx.device)
-
-    def steps(
-        self, distiller: Descent, span: tuple[int, int], begun: Made, finished: Sequence[Made]
-    ) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
-        """Take a batch from its beginning to its end, knowing the batches that are ``finished``."""
-        return distiller.make(*begun)
-
-    def finish(self, distiller: Descent, x: Tensor, targets: Tensor) -> Made:
-        """What goes into the pool of an optimised batch."""
-        return x.detach(), targets
-
-    def labels(self, span: tuple[int, int]) -> Tensor:
-        """Classes of a batch."""
-        return self._dealt(span[1])[span[0] :]
-
-    def _dealt(self, count: int) -> Tensor:
-        """The first ``count`` labels: no class twice before every class once."""
-        rng, classes = self.generator("classes"), self.ctx.teacher.task.classes
-        return torch.cat([torch.randperm(classes, generator=rng) for _ in range(-(-count // classes))])[:count]
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """On the CPU, whatever the device, so that everything starts from the same noise."""
-        digest = hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-    # The cache
-
-    def key(self, span: tuple[int, int]) -> dict[str, Any]:
-        """Everything that the images of a batch depend on; that leaves out how many there are in all."""
-        inputs = self.ctx.teacher.inputs
-        options = {name: value for name, value in self.options.to_dict().items() if name not in self.free}
-        return {
-            "synth": f"{self.name} {version(self.distribution)}",
-            "teacher": self.ctx.teacher.fingerprint,
-            "inputs": [list(inputs.shape), list(inputs.mean), list(inputs.std)],
-            "classes": self.ctx.teacher.task.classes,
-            "options": options,
-            "span": list(span),
-            "seed": self.seed,
-            "precision": self.ctx.precision.name,
-            "device": self.ctx.device.type,
-            "torch": torch.__version__,
-        }
-
-    def _kept(self, cache: Cache, span: tuple[int, int]) -> Made | None:
-        """Images and targets of a batch from the cache, where they are whole."""
-        found = cache.load(self.key(span)) or {}
-        images, targets = found.get("images"), found.get("targets")
-        count = span[1] - span[0]
-        if images is None or targets is None or images.shape != (count, *self.ctx.teacher.inputs.shape) or targets.shape != (count,):
-            return None
-        return images.to(self.ctx.device).contiguous(memory_format=torch.channels_last), targets.to(self.ctx.device)
-
-
-class Zeroq(PoolSynth):
+class Zeroq(PoolSynth[Distiller]):
     """ZeroQ: images from the teacher's BatchNorm statistics.
 
     Targets are the classes that images were driven to, without a class term the teacher's own answers. Where the task gives
@@ -218,13 +20,12 @@ class Zeroq(PoolSynth):
     name, distribution = "zeroq", "zsq-zeroq"
     options: ZeroqOptions
 
-    def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
-        super().__init__(options, ctx)
-        self.init = options.init
-
-    def distiller(self) -> Distiller:
+    def maker(self) -> Distiller:
         return Distiller(self.options, self.ctx)
 
-    def finish(self, distiller: Descent, x: Tensor, targets: Tensor) -> Made:
+    def noise(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        return start(self.options.init, shape, rng)
+
+    def finish(self, maker: Distiller, x: Tensor, targets: Tensor) -> Made:
         images = x.detach()
-        return images, targets if self.options.class_weight or not self.classed else distiller.answers(images)
+        return images, targets if self.options.class_weight or not self.classed else maker.answers(images)

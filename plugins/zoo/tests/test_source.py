@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 from zsq_zoo import ZooOptions, resnet
 from zsq_zoo.source import ARCHITECTURES, ASSETS, EMBEDDED, LABELS, Zoo
 
-from zsq._builtin.evaluators import Top1
-from zsq._builtin.options import Top1Options
 from zsq.errors import FileError, OptionError, ZsqError
 from zsq.testing import conformance
+from zsq.testing.world import make_component
 from zsq.types import Teacher
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -31,7 +30,7 @@ def load(ref: str, **options: Any) -> Teacher:
 
 def top1(teacher: Teacher, path: str) -> dict[str, float]:
     ctx: Any = SimpleNamespace(teacher=teacher, device=torch.device("cpu"))
-    return Top1(Top1Options(ref=path), ctx).evaluate(teacher.module, ctx)
+    return make_component("eval", "npz", ctx, ref=path).evaluate(teacher.module, ctx)
 
 
 @pytest.mark.accuracy
