@@ -1,4 +1,4 @@
-"""``zsq push``: a run folder to the Hub, through the plugin ``hub``."""
+"""``zsq push``: a run folder to a store, the Hub where none is named."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsq._component import Role
 from zsq._manager import Manager
 from zsq.errors import PlanError, ZsqError
 
 if TYPE_CHECKING:
     from zsq._plan import Plan
+    from zsq.protocols import Published
 
 #: Exporters whose files have to verify, the one that the card tells of last.
 _EXPORTED = {"openvino": "model.xml", "onnx": "model.onnx"}
@@ -40,12 +40,14 @@ def push_run(
         render.console().print(said(done), soft_wrap=True)
 
 
-def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = True, **options: Any) -> Any:
-    """What became of it: ``url``, ``commit`` and ``files``; see ``zsq_hub.push.push``.
+def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = True, **options: Any) -> Published:
+    """What became of it; ``options`` as ``push`` of :class:`zsq.protocols.Store` has them.
 
     Raises:
         ZsqError: When the run holds an exported file which does not compute what was evaluated, unless ``verify`` is off.
     """
+    from zsq._run.places import store
+    from zsq._run.proof import proven
     from zsq_cli.run import read_report
 
     for to, file in _EXPORTED.items() if verify and (run / "model.safetensors").is_file() else ():
@@ -53,12 +55,15 @@ def publish(run: Path, repo: str, *, dataset: str | None = None, verify: bool = 
             raise ZsqError(
                 f"{file} does not verify, so nothing was published", str(run), f"see `zsq verify --to {to}`, or push with --no-verify"
             )
-    return hub().push(run, repo, dataset=dataset or measured_on(run, read_report(run)), **options)
+    found, place = store(repo)
+    return found.push(run, place, dataset=dataset or measured_on(run, read_report(run)), proof=proven(run), **options)
 
 
 def _verifies(run: Path, to: str) -> bool:
     """By what `zsq verify` found before, where that is about this very file; else it is done now."""
-    proof = hub().proven(run) or {}
+    from zsq._run.proof import proven
+
+    proof = proven(run) or {}
     if proof.get("exported") == to and proof.get("verified"):
         return True
     from zsq_cli.verify import verified
@@ -77,10 +82,13 @@ def ready(repo: str, plan: Plan) -> None:
         raise PlanError(
             "a run without model.safetensors cannot be pushed: nobody could load it from the Hub", asked, "add --export safetensors"
         )
-    hub().ready(repo)
+    from zsq._run.places import store
+
+    found, place = store(repo)
+    found.ready(place)
 
 
-def publish_finished(run: Path, repo: str, private: bool | None = None) -> Any:
+def publish_finished(run: Path, repo: str, private: bool | None = None) -> Published:
     """The same at the end of a run, which stays where it is when this fails: the way on is to push it, not to run again."""
     try:
         return publish(run, repo, private=private)
@@ -89,18 +97,9 @@ def publish_finished(run: Path, repo: str, private: bool | None = None) -> Any:
         raise type(error)(what, error.where, f"when that is mended: zsq push {shlex.quote(str(run))} {repo}") from error
 
 
-def said(done: Any) -> str:
+def said(done: Published) -> str:
     """The same as a line."""
     return f"{done.url} at {done.commit}" if done.commit else f"{done.url}: {len(done.files)} files, nothing was published"
-
-
-def hub() -> Any:
-    """What the plugin ``hub`` offers.
-
-    Raises:
-        ComponentError: When it is not installed or broken.
-    """
-    return Manager.discover().get(Role.TEACHER, "hub").component.implementation()
 
 
 def measured_on(run: Path, report: Mapping[str, Any]) -> str | None:

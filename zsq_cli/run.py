@@ -7,13 +7,12 @@ import os
 import re
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zsq._component import Role
 from zsq._manager import Found, Manager
@@ -24,7 +23,6 @@ from zsq.files import cache_folder
 from zsq.options import Options
 
 if TYPE_CHECKING:
-    from zsq import types
     from zsq._plan import Plan
     from zsq._run.interrupt import Stop
     from zsq.types import Context
@@ -236,15 +234,15 @@ def saved_context(folder: Path, module: Any, report: Mapping[str, Any], manager:
     import torch
 
     from zsq._compose import DEFAULT_TASK, choose_task
+    from zsq._run.finding import plain_context
     from zsq._run.tasks import maker
-    from zsq.training import Precision
-    from zsq.types import Context, InputSpec, Teacher
+    from zsq.types import InputSpec, Teacher
 
     spec = json_.loads((folder / "config.json").read_text(encoding="utf-8"))["inputs"]
     inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
-    device, arithmetic = torch.device("cpu"), cast("types.Precision", Precision("fp32"))
-    ctx = Context(torch.Generator(device).manual_seed(0), device, arithmetic, folder, log=lambda message: print(message, file=sys.stderr))
-    make = maker(choose_task(report["teacher"].get("task", DEFAULT_TASK), manager or Manager.discover()))
+    manager = manager or Manager.discover()
+    ctx = plain_context(manager, folder)
+    make = maker(choose_task(report["teacher"].get("task", DEFAULT_TASK), manager))
     with torch.no_grad():
         classes = make(2).logits(module(torch.zeros((1, *inputs.shape)))).shape[1]
     return ctx.with_(teacher=Teacher(module, inputs, make(classes), ref=report["teacher"]["ref"]))

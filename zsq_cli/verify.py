@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsq.errors import FileError
-from zsq.files import write_atomic
 from zsq_cli.export import BELOW_8_BITS, able, saved_student
 from zsq_cli.run import read_report
 
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
     from zsq.types import InputSpec
 
-#: The outcome, beside the exported file.
-FILE = "verify.json"
 #: Percent of answers that have to be the same.
 ENOUGH = 99.9
 
@@ -47,6 +43,8 @@ def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = 
         count: Images at most.
         file: An ``.npz`` with ``images`` (N, H, W, C) uint8 instead of synthetic ones.
     """
+    from zsq._run.proof import keep
+
     make = able(to, "verify")
     student, ctx, _ = saved_student(run, read_report(run))
     spec = ctx.teacher.inputs
@@ -55,9 +53,7 @@ def verified(run: Path, to: str = "onnx", count: int = 256, file: Path | None = 
     integer = not result["floating"] or student.protocol != "deploy"
     bits = [point.bits for point in student.points.values()]
     told = {"protocol": student.protocol, "source": source, "unit": ctx.teacher.task.unit, "below_8_bits": min(bits, default=8) < 8}
-    result = {**result, **told, "verified": result["argmax_agreement"] >= ENOUGH and integer}
-    write_atomic(run / FILE, json_.dumps(result, indent=1) + "\n")
-    return result
+    return keep(run, {**result, **told, "verified": result["argmax_agreement"] >= ENOUGH and integer})
 
 
 def synthetic(run: Path, spec: InputSpec, count: int) -> tuple[Tensor, str]:

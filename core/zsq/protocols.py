@@ -314,8 +314,9 @@ class Verifying(Protocol):
         """Compare the exported file in ``run`` with the student on ``images`` (N, C, H, W), normalised.
 
         Returns:
-            ``exported``, ``runtime``, ``images``, ``argmax_agreement`` (percent), ``max_abs_diff``, ``spread``, ``first`` (the first
-            layer that differs, or None), ``integer`` and ``floating`` (paths of layers).
+            ``exported`` (name of the exporter), ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement``
+            (percent), ``max_abs_diff``, ``spread``, ``first`` (the first layer that differs, or None), ``integer`` and ``floating``
+            (paths of layers).
         """
 
 
