@@ -335,6 +335,8 @@ def template_values(name: str, role: Role) -> dict[str, str]:
     usage = {
         Role.TEACHER: f"zsq run {name}:tiny",
         Role.TASK: f"zsq show {name}",
+        Role.READER: f"zsq show {name}",
+        Role.STORE: f"zsq push RUN {name}:PLACE",
     }.get(role, f"zsq run --{role.value} {name}")
     return {
         "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook, "group": GROUP,

@@ -365,12 +365,16 @@ class Detailed(Protocol):
 class Verifying(Protocol):
     """An exporter that can prove what its file computes."""
 
+    def exported(self, run: Path) -> bool:
+        """Whether its file lies in the folder of a run."""
+
     def verify(self, student: nn.Module, images: Tensor, run: Path) -> dict[str, Any]:
         """Compare the exported file in ``run`` with the student on ``images`` (N, C, H, W), normalised.
 
         Returns:
-            ``exported``, ``runtime``, ``images``, ``argmax_agreement`` (percent), ``max_abs_diff``, ``spread``, ``first`` (the first
-            layer that differs, or None), ``integer`` and ``floating`` (paths of layers).
+            ``exported`` (name of the exporter), ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement``
+            (percent), ``max_abs_diff``, ``spread``, ``first`` (the first layer that differs, or None), ``integer`` and ``floating``
+            (paths of layers).
         """
 
 

@@ -22,6 +22,7 @@ from zsq._run import checkpoint, resume
 from zsq._run import report as reporting
 from zsq._run.diversity import diversity
 from zsq._run.evaluation import Evaluation
+from zsq._run.finding import finder
 from zsq._run.folder import RunFolder
 from zsq._run.guard import LastGood, NotFinite, Watch
 from zsq._run.interrupt import Interrupted, Stop
@@ -124,6 +125,7 @@ class _Engine:
             batch_size=options.batch_size,
             trust_code=trust_code,
             cache=cache,
+            finder=finder(manager),
         )
         folder = checkpoint.beside(out.target) if out.target is not None else None
         self.journal = Journal(self, resume.Checkpoints(folder, options.checkpoint, self.ctx.log), saved)

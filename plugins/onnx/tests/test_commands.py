@@ -33,7 +33,7 @@ def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert "100.00 % of 64 images" in said and "float layers: 0" in said and said.rstrip().endswith("verified")
     kept = json.loads((folder / "verify.json").read_text())
     assert kept["exported"] == "onnx" and kept["images"] == 64 and kept["argmax_agreement"] == 100 and kept["verified"]
-    assert kept["sha256"] == hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    assert kept["files"] == {"model.onnx": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()}
     assert kept["runtime"].startswith("onnxruntime ") and kept["max_abs_diff"] >= 0
 
 

@@ -37,6 +37,10 @@ class Exporter(ABC):
     def runtime(self) -> Runtime:
         """What runs its files; imported here, since writing them does not need it."""
 
+    def exported(self, run: Path) -> bool:
+        """Whether all of its files lie in the folder of a run."""
+        return all((run / name).is_file() for name in self.runtime().files)
+
     def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
         """See ``zsq_onnx.verify.verify``."""
         from zsq_onnx.verify import verify

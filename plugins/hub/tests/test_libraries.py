@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,28 @@ import torch
 from huggingface_hub import constants
 from loopback import Loopback
 from random_nets import CLASSES, SPEC, publish, timm_files, transformers_files
-from zsq_hub.readers import library_of
+from zsq_hub.repository import library_of
 from zsq_hub.source import Hub
 
-from zsq.errors import ComponentError, FileError
+from zsq._manager import Manager
+from zsq.errors import ComponentError, FileError, OptionError
 from zsq.options import InputOptions
-from zsq.testing import world
+from zsq.testing import FakeDist, world
 from zsq.types import Teacher
+
+LAB = """
+from zsq import Component, hookimpl
+
+@hookimpl
+def zsq_readers():
+    yield Component("lab", "zsq_lab:Lab", summary="Networks of our lab.")
+
+class Lab:
+    def __init__(self, options, ctx):
+        pass
+    def read(self, repository):
+        return f"lab reads {repository.name}"
+"""
 
 
 def load(ref: str, trust_code: bool = False, **options: Any) -> Teacher:
@@ -103,6 +120,23 @@ def test_a_configuration_cannot_make_the_library_load_something(hub: Loopback, n
         load("org/args")
 
 
+def test_a_reader_that_is_not_installed_is_named(hub: Loopback) -> None:
+    publish(hub, "org/net", {"config.json": {"architecture": "resnet18"}})
+    manager = Manager.discover(distributions=[found for found in distributions() if found.name != "zsq-timm"])
+    with pytest.raises(ComponentError, match="reader 'timm' not found") as refused:
+        Hub(InputOptions(), world.make_context(Path(), manager=manager)).load("org/net")
+    assert refused.value.hint == "known but not installed: zsq plugins install timm"
+
+
+def test_an_option_that_the_reader_does_not_have_is_refused(hub: Loopback, fake_dist: Callable[..., FakeDist]) -> None:
+    publish(hub, "org/lab", {"config.json": {"library_name": "lab"}})
+    fake = fake_dist("zsq-lab", LAB)
+    ctx = world.make_context(Path(), manager=Manager.discover(distributions=[fake.distribution]))
+    assert Hub(InputOptions(), ctx).load("org/lab") == "lab reads org/lab"
+    with pytest.raises(OptionError, match="unknown option 'shape'"):
+        Hub(InputOptions(shape=(3, 8, 8)), ctx).load("org/lab")
+
+
 def test_weights_have_to_fit(hub: Loopback, network: torch.nn.Module) -> None:
     publish(hub, "org/misfit", timm_files(network, "resnet18", 64))
     with pytest.raises(FileError, match="do not fit"):
@@ -111,8 +145,12 @@ def test_weights_have_to_fit(hub: Loopback, network: torch.nn.Module) -> None:
 
 def test_a_library_that_is_not_there_is_named(hub: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(hub, "org/lab", {"config.json": {"library_name": "lab"}})
-    with pytest.raises(ComponentError, match="no plugin here reads networks of 'lab'"):
+    with pytest.raises(ComponentError, match="reader 'lab' not found") as unknown:
         load("org/lab")
+    assert unknown.value.where.startswith("hub:org/lab@") and "timm" in unknown.value.hint
+    publish(hub, "org/silent", {"config.json": {"hidden": 3}})
+    with pytest.raises(ComponentError, match="does not say what network"):
+        load("org/silent")
     publish(hub, "org/nothing", {"README.md": b"hello"})
     with pytest.raises(FileError, match=r"has no config\.json"):
         load("org/nothing")

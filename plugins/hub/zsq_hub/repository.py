@@ -1,38 +1,24 @@
-"""Networks of other libraries on the Hub: which library a repository is of, and who reads it.
-
-A plugin reads the repositories of a library by an entry point in the group ``zsq_hub.v1``, called as the library, that names a
-function ``read(repository, options, ctx) -> Teacher``.
-"""
+"""Repositories on the Hub as readers get them, and which library one is of."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 from torch import Tensor
 
-from zsq.errors import ComponentError, FileError
-from zsq.options import InputOptions
+from zsq.errors import FileError
 from zsq.teachers import read_weights
-from zsq.types import Context, Teacher
 from zsq_hub.fetch import download
 
 if TYPE_CHECKING:
     from typing import Self
 
-GROUP = "zsq_hub.v1"
 _CONFIG, _WEIGHTS, _PICKLE, _CARD = "config.json", "model.safetensors", "pytorch_model.bin", "README.md"
-
-
-class Reader(Protocol):
-    """What an entry point names."""
-
-    def __call__(self, repository: Repository, options: InputOptions, ctx: Context) -> Teacher: ...
 
 
 @dataclass(frozen=True)
@@ -83,9 +69,10 @@ class Repository:
     def license(self) -> str:
         """The licence that the model card names; empty where it names none that can be read."""
         try:
-            found = ModelCard((self.folder(_CARD) / _CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license
+            card = ModelCard((self.folder(_CARD) / _CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
         except (OSError, ValueError):
             return ""
+        found = card.data.get("license")
         return found if isinstance(found, str) else ""
 
     def weights(self, trust_code: bool) -> dict[str, Tensor]:
@@ -112,21 +99,3 @@ def library_of(config: Mapping[str, Any]) -> str:
     if isinstance(config.get("architecture"), str):
         return "timm"
     return "transformers" if isinstance(config.get("model_type"), str) or isinstance(config.get("architectures"), list) else ""
-
-
-def reader(library: str, where: str) -> Reader:
-    """The function that reads the repositories of ``library``.
-
-    Raises:
-        ComponentError: When no installed plugin does, or it cannot be loaded.
-    """
-    known = {point.name: point for point in metadata.entry_points(group=GROUP)}
-    if library not in known:
-        what = f"no plugin here reads networks of '{library}'" if library else "config.json does not say what network it describes"
-        hint = f"zsq plugins install {library}" if library in ("timm", "transformers") else f"read here: zsq, {', '.join(sorted(known))}"
-        raise ComponentError(what, where, hint)
-    try:
-        found: Reader = known[library].load()
-    except Exception as error:  # whatever importing a plugin raises
-        raise ComponentError(f"the plugin that reads networks of '{library}' is broken: {error}", where, "`zsq plugins list`") from error
-    return found
