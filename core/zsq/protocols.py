@@ -73,6 +73,8 @@ class Task(Protocol):
 
     ``name`` is the task's name; ``classes`` the number of classes it tells apart; ``unit`` what has an answer of its own, in the
     plural: images, or their places. See :class:`Classed`, :class:`Drawn` and :class:`PartlyFloat` for what a task may have.
+
+    A subclass of it has to say ``logits`` and ``distance`` only: the others have defaults, for outputs that are logits and nothing else.
     """
 
     name: str
@@ -88,15 +90,19 @@ class Task(Protocol):
 
     def probabilities(self, output: Any) -> Tensor | None:
         """Probabilities of the classes, shaped as the logits; None where classes do not exclude each other at every place."""
+        return self.logits(output).float().softmax(1)
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
         """Everything in which a student is to be like its teacher: the logits, then what else there is, each (N, ...)."""
+        return (self.logits(output),)
 
     def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
         """How far an output is from the teacher's, a scalar; zero at equality."""
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
         """What keeps an output from being one for these inputs (N, C, H, W), in words; empty when nothing does."""
+        shape, n = tuple(self.logits(output).shape), len(inputs)
+        return "" if len(shape) > 1 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes, ...)"
 
 
 @runtime_checkable

@@ -141,7 +141,9 @@ class Case:
 
 def checks_for(found: Found) -> dict[str, Check]:
     """Name to check, for every check that the component's role and declared needs call for. Imports no torch."""
-    modules = [_COMMON, f"zsq.testing._checks.{_OF_ROLE[found.role]}"]
+    modules = [_COMMON]
+    if found.role in _OF_ROLE:
+        modules.append(f"zsq.testing._checks.{_OF_ROLE[found.role]}")
     if found.role in _IN_PHASES:
         modules.append(_RESUME)
     if found.role in _IN_CHAINS:
