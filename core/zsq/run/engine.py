@@ -238,8 +238,10 @@ class _Engine:
         return Result(report, student, self.out.target)
 
     def load_teacher(self) -> Teacher:
+        from zsq.builtin.teachers import to_channels_last
+
         teacher: Teacher = self.build(self.plan.teacher, "teacher", task=maker(self.plan.task)).load(self.plan.ref)
-        teacher.module.eval().requires_grad_(False).to(self.ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(teacher.module.eval().requires_grad_(False), self.ctx.device)
         return teacher
 
     def check_teacher(self, teacher: Teacher) -> None:

@@ -15,8 +15,9 @@ import onnxruntime
 from zsq.errors import FileError, first_line
 from zsq_onnx.exporter import FILE
 
-#: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names.
-_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+#: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names. Transposed
+#: convolutions, which have none, count with the other operations in float.
+_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger")
 #: Operations that only move values; whatever else reads a dequantized value calculates in float.
 _MOVES = frozenset(("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"))
@@ -114,7 +115,13 @@ class OnnxRuntime:
         layers = [_name(n) for n in nodes if n.op_type in _FLOAT]
         integer = [_name(n) for n in nodes if n.op_type in _INTEGER]
         islands = []
+        scaling = {n.output[0] for n in nodes if n.op_type == "ConvInteger"}  # what makes floats of their sums
+        constants = {value.name for value in graph.initializer}
         for node in nodes:  # in the order of execution
+            if not scaling.isdisjoint(node.input) and (node.op_type == "Cast" or constants & {*node.input}):
+                (scaling if node.op_type == "Cast" else floats).add(node.output[0])
+                scaling |= {*node.output} if node.op_type == "Mul" else set()
+                continue
             if floats.isdisjoint(node.input) or node.op_type in ("QuantizeLinear", "Shape"):
                 continue
             if node.op_type not in (*_MOVES, *_FLOAT) and outputs.isdisjoint(node.output):
