@@ -26,9 +26,8 @@ class Network:
         shape: Of one input image, (C, H, W).
         task: What its output means.
         onnx: Whether the ONNX exporter translates it.
-        reason: Why it does not.
-        floats: Paths of layers with weights that stay in float, beside BatchNorm.
-        integer: Whether every layer of its deployed file runs in integers; where not, ``reason`` says why.
+        reason: Why it does not, as its error says it.
+        floats: Paths of what has weights and stays in float, beside BatchNorm.
     """
 
     name: str
@@ -36,9 +35,8 @@ class Network:
     shape: tuple[int, int, int] = (3, 16, 16)
     task: str = "classify"
     onnx: bool = True
-    integer: bool = True
-    floats: tuple[str, ...] = ()
     reason: str = ""
+    floats: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """The module, always with the same values; in train mode where its maker leaves it so."""
@@ -56,7 +54,7 @@ def images(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
 
 
 def _settled(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """BatchNorm as after training on images; every mode as it was."""
+    """BatchNorm as after training on images, logits of mean 0 and deviation 1 where a linear layer gives them; every mode as it was."""
     modes = [(m, m.training) for m in module.modules()]
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -67,6 +65,15 @@ def _settled(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     module.train()(images(shape, 64, 0))
     for norm in norms:
         norm.momentum = 0.1
+    heads = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
+    seen: list[Tensor] = []
+    handles = [head.register_forward_hook(lambda _m, _i, out: seen.append(out)) for head in heads]
+    module.eval()(images(shape, 64, 0))
+    for head, handle, out in zip(heads, handles, seen, strict=True):
+        handle.remove()
+        head.weight.div_(out.std(0).mean())
+        if len(heads) == 1:
+            head.bias.sub_(out.mean(0)).div_(out.std(0).mean())
     for m, training in modes:
         m.training = training
     return module
@@ -165,7 +172,7 @@ class Grouped(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Dilated, grouped, depthwise, strided, padded by name, wider than high."""
+    """Dilated, grouped, depthwise and strided ones, padding by name, kernels that are not square."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -477,7 +484,7 @@ NETWORKS: tuple[Network, ...] = (
     Network("squeeze-excite", Excited),
     Network("branches", Branches),
     Network("transposed", Upsampler),
-    Network("group-norm", Grouped),
+    Network("group-norm", Grouped, floats=("gn.group_norm",)),
     Network("convolutions", Convolutions),
     Network("repeated", Repeated),
     Network("two-names", TwoNames),
@@ -490,12 +497,18 @@ NETWORKS: tuple[Network, ...] = (
     Network("segment", Segmenter, task="segment"),
     Network("segment-interpolated", Interpolated, task="segment"),
     Network("view", Viewed),
-    Network("curves", Curves),
+    Network("curves", Curves, floats=("acts.5.prelu",)),
     Network("in-place", InPlace),
     Network("conv-head", ConvHead),
     Network("squeezed", Squeezed),
     Network("linear-norms", LinearNorms),
     Network("hooks", Hooked),
-    Network("attention", Attention),
-    Network("weight-norm", Normed),
+    Network("attention", Attention, floats=("norm.layer_norm", "last.layer_norm")),
+    Network(
+        "weight-norm",
+        Normed,
+        onnx=False,
+        reason="'_weight_norm' has no translation to ONNX",
+        floats=("conv2.parametrizations.weight.0._weight_norm", "conv2.conv2d"),
+    ),
 )

@@ -61,6 +61,9 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
         assert codes is not None
         return _summed(e, node, called, found, bias, codes)
     weight = _dequantized(e, name, called, found)
+    if codes is not None and bias is not None and isinstance(called, nn.ConvTranspose2d):  # ONNX Runtime rounds the bias of such a layer
+        wide = e.writer.constant(bias.reshape(-1, 1, 1), name=f"{name}.bias")
+        return str(e.writer.node("Add", [_apply(e, node, called, weight, None), wide], f"{name}.sum"))
     return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
 
 

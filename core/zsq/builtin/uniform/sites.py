@@ -116,7 +116,7 @@ def _floats(node: fx.Node) -> bool:
 def _holds_floats(node: fx.Node) -> bool:
     """Whether a node gives out activations: not a size, a constant or a parameter."""
     if _picks(node):  # of several results the first are values, such as maxima; others may be their places
-        return node.args[1] == 0 and isinstance(node.args[0].target, torch._ops.OpOverload)  # type: ignore[union-attr]
+        return bool(node.args[1] == 0) and isinstance(node.args[0].target, torch._ops.OpOverload)  # type: ignore[union-attr]
     if node.op == "call_function":
         returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
         return len(returns) == 1 and op_name(node) not in _CONSTANTS
