@@ -44,10 +44,11 @@ class Emitter:
     Args:
         module: A student's graph (frozen, eval mode), or a lifted teacher's.
         shape: Of one input image, (C, H, W).
+        sums: Whether convolutions whose output stays in float are written as integer sums.
     """
 
-    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...]) -> None:
-        self.module = module
+    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...], sums: bool = True) -> None:
+        self.module, self.sums = module, sums
         self.writer: Writer = Writer()
         self.graph = without_identities(module)
         self.shapes = _shapes(module, shape)

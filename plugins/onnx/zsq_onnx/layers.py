@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from torch import fx, nn
 
 from zsq.errors import ZsqError
@@ -56,7 +57,13 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
         assert codes is not None
         found, numbers, step = with_integer_bias(found, bias, codes, after)
         return _apply(e, node, called, _dequantized(e, name, called, found), _integer_bias(e, name, numbers, step))
+    if runs and after is None and e.sums and not isinstance(called, nn.Linear):
+        assert codes is not None
+        return _summed(e, node, called, found, bias, codes)
     weight = _dequantized(e, name, called, found)
+    if codes is not None and bias is not None and isinstance(called, nn.ConvTranspose2d):  # ONNX Runtime rounds the bias of such a layer
+        wide = e.writer.constant(bias.reshape(-1, 1, 1), name=f"{name}.bias")
+        return str(e.writer.node("Add", [_apply(e, node, called, weight, None), wide], f"{name}.sum"))
     return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
 
 
@@ -125,6 +132,16 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
     return e.writer.node("Add", [value, e.writer.constant(wide)])
 
 
+def _summed(e: Emitter, node: fx.Node, called: Any, weight: Weight, bias: Any, codes: Codes) -> str:
+    """A convolution of codes whose output stays in float, as integer sums that are scaled: runtimes have no other integer form of it."""
+    name, wide = e.path(node), (-1, *(1,) * (weight.codes.ndim - 2))
+    kernel = e.writer.constant(np.ascontiguousarray(weight.codes.astype(np.int8)), np.int8, f"{name}.weight")
+    inputs = [codes.name, kernel, e.writer.constant(codes.zero_point, codes.dtype)]
+    sums = e.writer.node("Cast", [e.writer.node("ConvInteger", inputs, name, **_options(e, node, called))], to=onnx.TensorProto.FLOAT)
+    scaled = e.writer.node("Mul", [sums, e.writer.constant((codes.scale * weight.scale).reshape(wide))])
+    return scaled if bias is None else e.writer.node("Add", [scaled, e.writer.constant(bias.reshape(wide), name=f"{name}.bias")])
+
+
 def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None) -> str:
     source, name = node.args[0], e.path(node)
     inputs = [e.value(source), weight, *([] if bias is None else [bias])]
@@ -133,13 +150,18 @@ def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None
             return e.writer.node("Gemm", inputs, name)
         product = e.writer.node("MatMul", inputs[:2], name)
         return product if bias is None else e.writer.node("Add", [product, bias], f"{name}.sum")
-    pads = e.padded(source, _pads(called))
-    options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "pads": pads if any(pads) else None}
-    options |= {key: list(v) if set(v) != {1} else None for key, v in (("strides", called.stride), ("dilations", called.dilation))}
-    options["group"] = called.groups if called.groups > 1 else None
+    options = _options(e, node, called)
     if isinstance(called, nn.ConvTranspose2d):
         return e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options)
     return e.writer.node("Conv", inputs, name, **options)
+
+
+def _options(e: Emitter, node: fx.Node, called: Any) -> dict[str, Any]:
+    """The attributes of a convolution."""
+    pads = e.padded(node.args[0], _pads(called))
+    options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "pads": pads if any(pads) else None}
+    options |= {key: list(v) if set(v) != {1} else None for key, v in (("strides", called.stride), ("dilations", called.dilation))}
+    return {**options, "group": called.groups if called.groups > 1 else None}
 
 
 def _pads(called: Any) -> list[int]:

@@ -291,6 +291,50 @@ def _softmax(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
     return e.writer.node("Softmax", [e.value(n.args[0])], n.name, axis=a["dim"])
 
 
+def _mish(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    x = e.value(n.args[0])
+    return str(e.writer.node("Mul", [x, e.writer.node("Tanh", [e.writer.node("Softplus", [x])])], n.name))
+
+
+def _prelu(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    slopes, rank = e.shape(a["weight"])[0], len(e.shape(n))
+    shape = [slopes, *(1,) * (rank - 2)] if slopes > 1 else [1]
+    return str(e.writer.node("PRelu", [e.value(a["self"]), e.writer.node("Reshape", [e.value(a["weight"]), e.sizes(shape)])], n.name))
+
+
+def _matmul(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    return str(e.writer.node("MatMul", [e.value(v) for v in n.args], n.name))
+
+
+def _layer_norm(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    sizes = a["normalized_shape"]
+    weight = e.writer.constant(np.ones(sizes)) if a["weight"] is None else e.value(a["weight"])
+    inputs = [e.value(a["input"]), weight, *([] if a["bias"] is None else [e.value(a["bias"])])]
+    return str(e.writer.node("LayerNormalization", inputs, n.name, axis=-len(sizes), epsilon=float(a["eps"])))
+
+
+def _group_norm(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    """Groups in the place of channels, whose mean and variance over the image are taken, then scale and shift of each channel."""
+    w, (_, channels, *image), groups = e.writer, e.shape(n), a["num_groups"]
+    ones = w.constant(np.ones(groups))
+    split = w.node("Reshape", [e.value(a["input"]), e.sizes([0, groups, -1])])
+    normed = w.node("InstanceNormalization", [split, ones, w.constant(np.zeros(groups))], epsilon=float(a["eps"]))
+    found = w.node("Reshape", [normed, e.sizes([0, channels, *image])], n.name)
+    for op, values in (("Mul", a["weight"]), ("Add", a["bias"])):
+        if values is not None:
+            found = w.node(op, [found, w.node("Reshape", [e.value(values), e.sizes([channels, *(1,) * len(image)])])])
+    return str(found)
+
+
+def _instance_norm(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
+    if not a["use_input_stats"]:
+        return _unsupported(n, "only statistics of the image are translated")
+    channels = e.shape(n)[1]
+    scale = e.writer.constant(np.ones(channels)) if a["weight"] is None else e.value(a["weight"])
+    shift = e.writer.constant(np.zeros(channels)) if a["bias"] is None else e.value(a["bias"])
+    return str(e.writer.node("InstanceNormalization", [e.value(a["input"]), scale, shift], n.name, epsilon=float(a["eps"])))
+
+
 FUNCTIONS: Mapping[str, Function] = {
     **dict.fromkeys(("relu", "relu6", "hardtanh", "clamp", "clamp_min"), _clamp),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _avg_pool),
@@ -314,6 +358,15 @@ FUNCTIONS: Mapping[str, Function] = {
     "hardswish": _gated("HardSigmoid", alpha=1 / 6, beta=0.5),
     "hardsigmoid": lambda e, n, a: e.writer.node("HardSigmoid", [e.value(n.args[0])], n.name, alpha=1 / 6, beta=0.5),
     "gelu": _gelu,
+    "mish": _mish,
+    "selu": _unary("Selu"),
+    "celu": _unary("Celu", alpha="alpha"),
+    "prelu": _prelu,
+    "matmul": _matmul,
+    "bmm": _matmul,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
     "softmax": _softmax,
     "upsample_bilinear2d": _interpolate("linear"),
     "upsample_bicubic2d": _interpolate("cubic"),

@@ -15,7 +15,7 @@ _IR_VERSION = 8
 #: Constants up to this many elements, and all zeros, are written once and shared.
 _SHARED = 16
 #: Operations whose nodes have a name, which optimizers keep; all others are known by their output.
-_NAMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_NAMED = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Writer:
