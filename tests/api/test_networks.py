@@ -136,7 +136,9 @@ def test_a_network_in_memory_goes_all_the_way(
     assert told["verified"] and told["max_abs_diff"] < 0.02 * told["spread"]
     assert protocol == "paper" or (told["integer"] and not told["floating"])
     with torch.no_grad():
-        assert world.digest(zsq.load(result.folder)(inputs)) == world.digest(result.student(inputs))
+        loaded, kept = (network(inputs) for network in (zsq.load(result.folder), result.student))
+        pairs = [(loaded[key], kept[key]) for key in {*loaded, *kept}] if isinstance(kept, dict) else [(loaded, kept)]
+        assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def first(output: Any) -> Tensor:
