@@ -56,17 +56,16 @@ def measure(run: Path, to: str, reference: str, count: int) -> Iterator[dict[str
         reference: Real images, as ``--eval`` names them.
         count: Synthetic images.
     """
-    from zsq_cli.export import able, saved_student
-    from zsq_cli.run import read_report
+    from zsq import SavedRun
+    from zsq.protocols import Verifying
 
-    report = read_report(run)
-    student, ctx, manifest = saved_student(run, report)
-    exporter = able(to, "verify")(ctx)
-    files = exporter.export(student, manifest, run)
+    saved = SavedRun(run)
+    report, student, ctx, exporter = saved.report, saved.saved_student, saved.context, saved.exporter(to, Verifying)
+    files = saved.export(to)
     size, own = sum(path.stat().st_size for path in files), report["teacher"]["size_bytes"]
     bits = [report["student"][key] for key in ("weight_bits", "act_bits")]
     shared = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "protocol": student.protocol, "size_ratio": size / own}
-    synthetic, source = _synthetic(run, ctx.teacher.inputs, count)
+    synthetic, source = _synthetic(run, count)
     real, labels = _real(reference, ctx)
     for images, name, truth in ((synthetic, source, None), (real, Path(reference.partition(":")[2]).stem, labels)):
         found = exporter.verify(student.module, images, run)
@@ -80,14 +79,14 @@ def measure(run: Path, to: str, reference: str, count: int) -> Iterator[dict[str
         yield row
 
 
-def _synthetic(run: Path, spec: Any, count: int) -> tuple[Any, str]:
+def _synthetic(run: Path, count: int) -> tuple[Any, str]:
     from safetensors.torch import load_file
 
-    from zsq_cli.verify import synthetic
+    from zsq import SavedRun
 
     if (run / IMAGES).is_file():
         return load_file(run / IMAGES)["images"][:count], "synthetic images"
-    return synthetic(run, spec, count)
+    return SavedRun(run).images(count)
 
 
 def _real(reference: str, ctx: Any) -> tuple[Any, Any]:

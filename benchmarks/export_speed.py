@@ -16,19 +16,15 @@ from typing import Any
 
 from records import keep
 
-from zsq_cli.bench import measured
-from zsq_cli.export import saved_student
-from zsq_cli.run import read_report
+from zsq import SavedRun
 
 
 def measure(run: Path, to: str, threads: int, batch: int, repeats: int) -> dict[str, Any]:
     """Medians over the repetitions; the file is written anew."""
-    from zsq_cli.export import able
-
-    report = read_report(run)
-    student, ctx, manifest = saved_student(run, report)
-    able(to, "bench")(ctx).export(student, manifest, run)
-    results = [measured(run, to, threads, batch) for _ in range(repeats)]
+    saved = SavedRun(run)
+    report, student = saved.report, saved.saved_student
+    saved.export(to)
+    results = [saved.bench(to, threads, batch) for _ in range(repeats)]
     last = results[-1]
     bits = [report["student"][key] for key in ("weight_bits", "act_bits")]
     row = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "protocol": student.protocol}

@@ -11,8 +11,10 @@ The same bits are promised on the same machine only. A record says on which mach
 set differ, make one of the older commit here, in a worktree of its own, and compare with that:
 
     git worktree add ../old COMMIT
-    (cd ../old && PYTHONPATH=core:. python benchmarks/golden.py --record --against /tmp/old.json)    # and plugins/* on the path
-    python benchmarks/golden.py --against /tmp/old.json
+    (cd ../old && make setup && .venv/bin/python benchmarks/golden.py --record --against ../old.json)
+    python benchmarks/golden.py --against ../old.json
+
+A commit that has not this file, or an older one, takes a copy of it; what it imports of zsq stands in one place.
 
 A recipe that is added or changed is recorded by its name; a new component needs a recipe (``tests/benchmarks/test_golden.py``).
 """
@@ -78,7 +80,7 @@ RECIPES: dict[str, Sections] = {
         "synth": "noise",
         "quant": {"name": "uniform2", "first_bits": 8, "last_bits": 8},
         "calib": [{"name": "percentile", "batches": 2}],
-        "loss": ["mse", {"name": "bns", "weight": 0.1}],
+        "loss": ["mse", {"name": "bns", "weight": 0.1}],  # bns reads the teacher alone: it has to run, and to change nothing
         "tune": {**STEPS, "batch_norm": "train"},
     },
     "weights-only": {
@@ -177,17 +179,13 @@ RECIPES: dict[str, Sections] = {
         "loss": ["ce", "mse"],
         "tune": STEPS,
     },
-    "pareto": {"synth": {"name": "zeroq", **POOL}, "quant": {"name": "pareto", "candidates": [2, 4, 8], "mean_bits": 4, "images": 8}},
+    "pareto": {
+        "synth": {"name": "zeroq", **POOL},
+        "quant": {"name": "pareto", "candidates": [2, 4, 8], "mean_bits": 4, "images": 4, "protocol": "deploy"},
+    },
     "pareto-paper": {
         "synth": {"name": "zeroq-spectrum", **POOL},
-        "quant": {
-            "name": "pareto-paper",
-            "candidates": [2, 4, 8],
-            "act_candidates": [4, 8],
-            "bops": 1.5e9,
-            "images": 4,
-            "protocol": "deploy",
-        },
+        "quant": {"name": "pareto-paper", "candidates": [2, 4, 8], "act_candidates": [4, 8], "bops": 1e9, "images": 4},
         "loss": ["kd"],
         "tune": STEPS,
     },

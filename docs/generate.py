@@ -251,7 +251,7 @@ def methods() -> str:
     """The README's table of methods, from registry.yaml."""
     lines = ["| plugin | what it brings | paper | status |", "|---|---|---|---|"]
     for name, entry in REGISTRY["plugins"].items():
-        names = ", ".join(f"`{item}`" for items in entry["provides"].values() for item in items)
+        names = ", ".join(dict.fromkeys(f"`{item}`" for items in entry["provides"].values() for item in items))
         where = f"[{name}]({entry.get('path') or entry['source']})"
         paper = entry.get("paper", {})
         cite = f"[{paper['venue']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper.get("venue", "")

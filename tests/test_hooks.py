@@ -13,7 +13,7 @@ from zsq._manager import Manager
 from zsq.events import Message
 from zsq.testing import FakeDist
 
-#: Hook to role and name of the component in its example.
+#: Hook to role and name of the first component in its example.
 EXAMPLES = {
     "zsq_teachers": ("teacher", "lab"),
     "zsq_tasks": ("task", "depth"),
@@ -25,6 +25,9 @@ EXAMPLES = {
     "zsq_evaluators": ("eval", "top5"),
     "zsq_exporters": ("export", "npz"),
     "zsq_logs": ("log", "syslog"),
+    "zsq_readers": ("reader", "kerasio"),
+    "zsq_stores": ("store", "bucket"),
+    "zsq_components": ("synth", "flat"),
 }
 
 
@@ -44,6 +47,14 @@ def test_example_yields_its_component(hook: str, fake_dist: Callable[..., FakeDi
     fake = fake_dist("zsq-example", _example(hook))
     found = Manager.discover(distributions=[fake.distribution]).get(role, name)
     assert (found.role, found.component.name, found.provider) == (role, name, "zsq-example 0.1.0")
+
+
+def test_one_hook_yields_components_of_several_roles(fake_dist: Callable[..., FakeDist]) -> None:
+    fake = fake_dist("zsq-example", _example("zsq_components"))
+    manager = Manager.discover(distributions=[fake.distribution])
+    ours = [found for found in manager.components() if found.provider == "zsq-example 0.1.0"]
+    assert {found.role: found.component.name for found in ours} == {"synth": "flat", "loss": "hinge"}
+    assert manager.get("loss", "hinge").component.needs == {"targets", "student.output"}
 
 
 def test_zsq_event_example_hears_events(fake_dist: Callable[..., FakeDist], capsys: pytest.CaptureFixture[str]) -> None:

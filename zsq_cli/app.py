@@ -98,7 +98,9 @@ def run(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the run in this folder, from its last checkpoint.", metavar="DIR")
     ] = None,
-    push: Annotated[str | None, typer.Option("--push", help="Publish the run there, on the Hugging Face Hub.", metavar="ORG/NAME")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", help="Publish the run there: ORG/NAME on the Hub, or STORE:REST.", metavar="PLACE")
+    ] = None,
     private: PrivateFlag = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
@@ -290,7 +292,7 @@ def bench(
 @app.command()
 def push(
     run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
-    repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face Hub.", metavar="ORG/NAME")],
+    repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face Hub, or STORE:REST.", metavar="PLACE")],
     private: PrivateFlag = None,
     dry_run: Annotated[
         Path | None, typer.Option("--dry-run", help="Write what would be published to this new folder, offline.", metavar="DIR")
@@ -305,9 +307,9 @@ def push(
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Refuse exported files that `zsq verify` refuses.")] = True,
     json: JsonFlag = False,
 ) -> None:
-    """Publish a student on the Hub.
+    """Publish a student in a store.
 
-    One commit with a model card; needs the plugin hub.
+    That of the plugin hub is the Hugging Face Hub: one commit with a model card.
     """
     from zsq_cli.push import push_run
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,13 +51,47 @@ def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[
     for name in names:
         plugin = next((p for p in manager.plugins() if p.name == name), None)
         if Path(name).is_dir() and ("/" in name or not plugin):
-            yield Path(name)
+            yield from [Path(name)] if _tests(Path(name)) else _installed(manager, Path(name))
         elif plugin is not None and plugin.status != "ok":
             raise ComponentError(f"plugin '{name}' is {plugin.status}", plugin.distribution, plugin.reason)
         elif plugin is not None:
             yield from plugin.components
         else:
             yield find(manager, name)
+
+
+def _tests(folder: Path) -> Path | None:
+    """Where a folder has its tests; None where it has none."""
+    tests = folder / "tests" if (folder / "tests").is_dir() else folder
+    return tests if any(tests.rglob("test_*.py")) else None
+
+
+def _installed(manager: Manager, folder: Path) -> Iterator[Found]:
+    """What the plugin in a folder without tests provides, where it is installed."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        distribution = str(project["name"])
+    except FileNotFoundError:
+        raise FileError(f"'{folder}' is not a plugin's folder", "", "it has no pyproject.toml") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"'{folder}/pyproject.toml' names no project: {error}", "", "it has a table [project] with a `name`") from error
+    plugins = [plugin for plugin in manager.plugins() if _plain(plugin.distribution) == _plain(distribution)]
+    if not plugins:
+        raise FileError(f"'{folder}' holds no tests, and {distribution} is not installed", "", f"zsq plugins install {_as_folder(folder)}")
+    render.console(error=True).print(f"'{folder}' holds no tests: checking what {distribution} provides, as it is installed")
+    for plugin in plugins:
+        if plugin.status != "ok":
+            raise ComponentError(f"plugin '{plugin.name}' is {plugin.status}", plugin.distribution, plugin.reason)
+        yield from plugin.components
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as they are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _as_folder(folder: Path) -> str:
+    return str(folder) if folder.is_absolute() else f"./{folder}"
 
 
 def _check(manager: Manager, job: Job) -> Iterator[Row]:
@@ -77,9 +113,7 @@ def _check_component(manager: Manager, found: Found) -> Iterator[Row]:
 
 def _check_folder(folder: Path) -> Iterator[Row]:
     """The folder's own tests, in a process of their own."""
-    tests = folder / "tests" if (folder / "tests").is_dir() else folder
-    if not any(tests.rglob("test_*.py")):
-        raise FileError(f"'{folder}' holds no tests", "", 'a plugin has tests/test_NAME.py with `test_NAME = conformance("NAME")`')
+    tests = _tests(folder)
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         flags = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--junitxml={report}"]

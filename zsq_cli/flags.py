@@ -30,6 +30,8 @@ class RoleName(StrEnum):
     eval = "eval"
     export = "export"
     log = "log"
+    reader = "reader"
+    store = "store"
 
 
 TeacherArg = Annotated[

@@ -289,29 +289,43 @@ def _call(command: list[str], dry_run: bool) -> int:
 # -- making -----------------------------------------------------------------------------------------------------------
 
 
+#: What uses a new plugin of a role, as it is.
+_USAGE = {
+    Role.TEACHER: "zsq run $name:tiny --tune none --out $out",
+    Role.TASK: "zsq run py:zsq.testing.teachers:tiny32 --set teacher.task=$name --tune none --out $out",
+    Role.SYNTH: "zsq run --synth $name --quant uniform8 --tune none --out $out",
+    Role.LOSS: "zsq run --loss $name --set tune.steps=20 --out $out",
+    Role.TUNE: "zsq run --tune $name --set tune.steps=20 --out $out",
+    Role.READER: "zsq run hub:OWNER/NAME --tune none --out $out",
+    Role.STORE: "zsq run --tune none --out $out --push $name:published/$name",
+}
+
+
 def new_plugin(name: str, role: str, parent: Path) -> None:
-    """Write the folder ``zsq-NAME`` from the templates: a plugin that works, with its test."""
-    names = template_values(name, Role(role))
+    """Write the folder ``zsq-NAME`` from the templates: a plugin that works, in two files."""
+    values = template_values(name, Role(role))
     target = parent / f"zsq-{name}"
     if target.exists():
         raise FileError(f"'{target}' exists", "--dir", "choose another name or folder, or remove it yourself")
     if not parent.is_dir():
         raise FileError(f"there is no folder '{parent}'", "--dir", "make it first")
     try:
-        write_plugin(target, names)
+        write_plugin(target, values)
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise FileError(f"cannot write the plugin: {error.strerror or error}", str(target), "choose another --dir") from error
-    package = f"zsq_{names['module']}"
-    rows = [
-        (f"edit {target / package}", f"{role}.py is the method, __init__.py its options"),
-        (f"pip install -e {target}", "into this environment"),
-        (f"zsq plugins check {name}", "the conformance kit"),
-        (names["usage"], "a run with it"),
-    ]
     out = render.console()
-    out.print(f"made {target}", style="bold")
-    out.print(render.indented(render.table(rows, "", "")))
+    module = target / f"zsq_{values['module']}.py"
+    out.print(f"made {module} and its pyproject.toml; next, with no edit:", style="bold", soft_wrap=True)
+    for command in next_commands(target, name, Role(role)):
+        out.print(f"  {command}", soft_wrap=True)
+
+
+def next_commands(target: Path, name: str, role: Role) -> list[str]:
+    """What installs, checks and uses the new plugin in ``target``."""
+    usage = Template(_USAGE.get(role, f"zsq run --{role} $name --tune none --out $out"))
+    folder = target if target.is_absolute() or target.parts[0] == ".." else f"./{target}"
+    return [f"zsq plugins install {folder}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
 
 
 def template_values(name: str, role: Role) -> dict[str, str]:
@@ -332,37 +346,24 @@ def template_values(name: str, role: Role) -> dict[str, str]:
     if taken or any(name == key for key in known_plugins()):
         owner = taken[0].provider if taken else "the registry"
         raise OptionError(f"the name '{name}' is taken by {owner}", "NAME", f"e.g. my-{name}")
-    usage = {
-        Role.TEACHER: f"zsq run {name}:tiny",
-        Role.TASK: f"zsq show {name}",
-    }.get(role, f"zsq run --{role.value} {name}")
-    return {
-        "name": name, "module": module, "role": role.value, "words": role.words, "hook": role.hook, "group": GROUP,
-        "Class": _class_name(name, role), "usage": usage,
-    }  # fmt: skip
+    return {"name": name, "module": module, "role": role.value, "group": GROUP, "Class": _class_name(name, role)}
 
 
 def _class_name(name: str, role: Role) -> str:
     """``my-noise`` as ``MyNoise``; with the role after it where the template itself uses that word (Batch, F) or Python does."""
     plain = "".join(part.capitalize() for part in name.split("-"))
-    text = "".join((_TEMPLATES / role.value / f"{file}.py.tmpl").read_text(encoding="utf-8") for file in ("__init__", "impl"))
-    words = set(re.findall(r"(?<![$\w])\w+", text))
+    words = set(re.findall(r"(?<![$\w])\w+", _template(f"{role}.py")))
     return plain + role.value.capitalize() if keyword.iskeyword(plain) or {plain, f"{plain}Options"} & words else plain
 
 
+def _template(stem: str) -> str:
+    return (_TEMPLATES / f"{stem}.tmpl").read_text(encoding="utf-8")
+
+
 def write_plugin(target: Path, values: dict[str, str]) -> None:
-    """Fill the common templates and those of the role."""
-    package = target / f"zsq_{values['module']}"
-    files = {
-        target / "pyproject.toml": "pyproject.toml",
-        target / "README.md": "README.md",
-        package / "__init__.py": f"{values['role']}/__init__.py",
-        package / f"{values['role']}.py": f"{values['role']}/impl.py",
-        target / "tests" / f"test_{values['module']}.py": "test.py",
-    }
-    texts = {
-        path: Template((_TEMPLATES / f"{source}.tmpl").read_text(encoding="utf-8")).substitute(values) for path, source in files.items()
-    }
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    """The project file and the one module."""
+    files = {"pyproject.toml": "pyproject.toml", f"zsq_{values['module']}.py": f"{values['role']}.py"}
+    texts = {name: Template(_template(source)).substitute(values) for name, source in files.items()}
+    target.mkdir(parents=True)
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8")

@@ -289,7 +289,7 @@ class Manager:
         own = sorted({f.component.name for f in everything if f.role is role})
         broken = sum(p.status == "broken" for p in self._plugins)
         more = f"; {broken} plugin(s) broken, see `zsq plugins list`" if broken else ""
-        return ComponentError(what, "", f"there are: {', '.join(own)}{more}")
+        return ComponentError(what, "", f"there are: {', '.join(own) or 'none'}{more}")
 
 
 def known_plugins() -> dict[str, Any]:

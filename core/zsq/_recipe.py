@@ -214,7 +214,7 @@ def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> 
             changes[key] = [{**before.get(entry["name"], {}), **entry} for entry in entries]
         elif key in SINGLE or key == "teacher":
             entry, old, name = parse_entry(key, value, f"--{key}"), getattr(recipe, key) or {}, "ref" if key == "teacher" else "name"
-            changes[key] = {**old, **entry} if old.get(name, entry[name]) == entry[name] else entry
+            changes[key] = {**old, **entry} if old.get(name, entry.get(name)) == entry.get(name, old.get(name)) else entry
         else:
             changes["run"][key] = value
     if weights is not None:

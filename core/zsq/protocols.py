@@ -73,6 +73,8 @@ class Task(Protocol):
 
     ``name`` is the task's name; ``classes`` the number of classes it tells apart; ``unit`` what has an answer of its own, in the
     plural: images, or their places. See :class:`Classed`, :class:`Drawn` and :class:`PartlyFloat` for what a task may have.
+
+    A subclass of it has to say ``logits`` and ``distance`` only: the others have defaults, for outputs that are logits and nothing else.
     """
 
     name: str
@@ -88,15 +90,19 @@ class Task(Protocol):
 
     def probabilities(self, output: Any) -> Tensor | None:
         """Probabilities of the classes, shaped as the logits; None where classes do not exclude each other at every place."""
+        return self.logits(output).float().softmax(1)
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
         """Everything in which a student is to be like its teacher: the logits, then what else there is, each (N, ...)."""
+        return (self.logits(output),)
 
     def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
         """How far an output is from the teacher's, a scalar; zero at equality."""
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
         """What keeps an output from being one for these inputs (N, C, H, W), in words; empty when nothing does."""
+        shape, n = tuple(self.logits(output).shape), len(inputs)
+        return "" if len(shape) > 1 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes, ...)"
 
 
 @runtime_checkable
@@ -365,12 +371,16 @@ class Detailed(Protocol):
 class Verifying(Protocol):
     """An exporter that can prove what its file computes."""
 
+    def exported(self, run: Path) -> bool:
+        """Whether its file lies in the folder of a run."""
+
     def verify(self, student: nn.Module, images: Tensor, run: Path) -> dict[str, Any]:
         """Compare the exported file in ``run`` with the student on ``images`` (N, C, H, W), normalised.
 
         Returns:
-            ``exported``, ``runtime``, ``images``, ``argmax_agreement`` (percent), ``max_abs_diff``, ``spread``, ``first`` (the first
-            layer that differs, or None), ``integer`` and ``floating`` (paths of layers).
+            ``exported`` (name of the exporter), ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement``
+            (percent), ``max_abs_diff``, ``spread``, ``first`` (the first layer that differs, or None), ``integer`` and ``floating``
+            (paths of layers).
         """
 
 
@@ -439,15 +449,21 @@ class LearnsRange(Protocol):
 
 
 @runtime_checkable
-class Roundable(Protocol):
-    """A weight point whose codes can be chosen: what methods that round with care, or learn the rounding, work on.
-
-    ``grid`` is the present grid, shaped to broadcast against the weight; ``codes`` the integers (int32) that the weight has on it;
-    ``fix(codes, scale, zero_point)`` freezes the point at given codes and overwrites the weight with their values.
-    """
+class Gridded(Protocol):
+    """A point that shows its present ``grid``: an activation's of one element, a weight's shaped to broadcast against it."""
 
     @property
     def grid(self) -> Grid: ...
+
+
+@runtime_checkable
+class Roundable(Gridded, Protocol):
+    """A weight point whose codes can be chosen: what methods that round with care, or learn the rounding, work on.
+
+    ``codes`` are the integers (int32) that the weight has on its grid; ``fix(codes, scale, zero_point)`` freezes the point at given
+    codes and overwrites the weight with their values.
+    """
+
     @property
     def codes(self) -> Tensor: ...
     def fix(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> None: ...

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from zsq.errors import ComponentError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -196,7 +198,8 @@ class QuantPoint(Protocol):
 
     ``ranged`` says whether a range was set: an activation without one passes on unchanged, a weight without one is live (minimum and
     maximum follow it). ``freeze()`` ends all changes, ``frozen`` from then on. What a point may have beyond this stands in
-    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Roundable`, :class:`~zsq.protocols.KeepsState`.
+    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Gridded`, :class:`~zsq.protocols.Roundable`,
+    :class:`~zsq.protocols.KeepsState`.
     """
 
     kind: Literal["weight", "act"]
@@ -280,6 +283,12 @@ class Precision(Protocol):
     def autocast(self) -> AbstractContextManager[Any]: ...
 
 
+class Finder(Protocol):
+    """Builds a component for whoever has the context ``ctx``: what stands behind ``Context.find``."""
+
+    def __call__(self, ctx: Context, role: str, name: str, options: Mapping[str, Any]) -> Any: ...
+
+
 def _steady(step: int, steps: int) -> float:
     return step
 
@@ -289,9 +298,9 @@ class Context:
     """What a component may use besides its options. One object, so that it may grow without changing signatures.
 
     ``teacher`` is None for teacher sources and tasks; ``task(classes)`` gives a teacher source the task that the plan has for its
-    teacher, None standing for the default; ``find(role, name)`` builds another component, with its default options, such as the reader of a
-    library (None where there are none to be had); ``student`` is None before quantization; ``objective`` is None
-    where no losses were built; ``sampler(n)`` draws images from the finished synthesizer, for evaluators.
+    teacher, None standing for the default; :meth:`find` builds another component, such as the reader of a library, by means of
+    ``finder``; ``student`` is None before quantization; ``objective`` is None where no losses were built; ``sampler(n)`` draws images
+    from the finished synthesizer, for evaluators.
     ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
     component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
     nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
@@ -308,7 +317,7 @@ class Context:
     trust_code: bool = False
     cache: Path | None = None
     task: Callable[[int], Task] | None = None
-    find: Callable[[str, str], Any] | None = None
+    finder: Finder | None = None
     teacher: Teacher = None  # type: ignore[assignment]
     student: Student | None = None
     objective: Objective | None = None
@@ -319,6 +328,24 @@ class Context:
     def with_(self, **changes: Any) -> Context:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+    def find(self, role: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
+        """Another component, chosen by name among all that are installed, and built with this context.
+
+        It shares everything in the context, the random generator too.
+
+        Args:
+            role: Its role, e.g. ``"reader"``.
+            name: Its name, or that of a preset, as in a recipe.
+            options: Values of its options by name; the others have their defaults.
+
+        Raises:
+            ComponentError: When there is none; the hint says which plugin to install, where one is known.
+            OptionError: When it has no such option, or refuses a value.
+        """
+        if self.finder is None:
+            raise ComponentError(f"no {role} '{name}' can be had here", "", "a context that a run gives knows all components")
+        return self.finder(self, role, name, options or {})
 
 
 def _detached(value: Any) -> Any:

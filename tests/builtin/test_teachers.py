@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsq._builtin.options import PyOptions
 from zsq._builtin.teachers import Py
 from zsq.errors import FileError, ZsqError
-from zsq.teachers import teacher_from
+from zsq.teachers import teacher_from, to_channels_last
 from zsq.testing import teachers
 from zsq.types import InputSpec, Teacher
 
@@ -301,3 +301,28 @@ class Called(nn.Module):
 def test_fields_win_over_what_is_found() -> None:
     teacher = teacher_from(teachers.tiny(), "zoo:x", SPEC, 4, taps=("bn1",), labels=("a", "b", "c", "d"), evaluation="npz:x")
     assert teacher.taps == ("bn1",) and teacher.blocks == ("block",) and teacher.labels[0] == "a" and teacher.evaluation == "npz:x"
+
+
+class Viewing(nn.Module):
+    """A forward that needs plain tensors: ``view`` refuses those in channels_last."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.conv, self.fc, self.first = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(192 if first else 256, 5), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.first else self.conv(x)
+        return self.fc(x.view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_network_that_needs_plain_tensors_gets_them(first: bool) -> None:
+    torch.manual_seed(0)
+    module = Viewing(first).eval()
+    x = torch.randn(3, 3, 8, 8)
+    expected = module(x)
+    teacher = teacher_from(module, "py:x", {"shape": (3, 8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3}, None)
+    to_channels_last(teacher.module, torch.device("cpu"))
+    assert teacher.module.conv.weight.is_contiguous()  # type: ignore[union-attr]
+    for inputs in (x, x.contiguous(memory_format=torch.channels_last)):
+        assert torch.equal(teacher.module(inputs), expected)

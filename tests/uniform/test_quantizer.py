@@ -268,3 +268,95 @@ def test_resnet20_has_the_published_number_of_points(quantize):
     assert {p.bits for p in student.points.values()} == {4}
     assert student.names["layer1"] == "layer1.2.relu_point_1" and student.names["layer3.2.bn2"] == "layer3.2.bn2"
     assert sum(isinstance(m, nn.BatchNorm2d) for m in student.module.modules()) == 19
+
+
+class Tied(nn.Module):
+    """One weight in three layers: with two biases, and another stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = conv(3, 3), conv(3, 3), conv(3, 3, stride=2)
+        self.two.weight = self.one.weight
+        self.three.weight, self.three.bias = self.one.weight, self.one.bias
+
+    def forward(self, x):
+        return self.three(F.relu(self.two(F.relu(self.one(x)))))
+
+
+class Twice(nn.Module):
+    """One module's weight used by it and by functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = conv(3, 3)
+
+    def forward(self, x):
+        x = F.conv2d(x, self.c.weight, stride=2) + self.c(x)[..., 1:, 1:][..., ::2, ::2][..., :3, :3]
+        return self.c(F.relu(F.conv2d(x, self.c.weight, dilation=1)))
+
+
+@pytest.mark.parametrize(("make", "paths"), [(Tied, ["one", "two", "three"]), (Twice, ["c", "c_1", "c_2"])])
+def test_layers_of_different_settings_that_share_a_weight_get_a_copy_each(make, paths, quantize, watch):
+    net, x = make().eval(), torch.randn(5, 3, 8, 8)
+    student = quantize(net, weight_bits=4, act_bits=16, protocol="deploy")
+    assert sorted(student.weights) == sorted(f"{path}.weight_point" for path in paths) and len(student.acts) >= len(paths)
+    assert all(row["wrapped"] for row in student.layers)
+    codes = [point.codes for point in student.weights.values()]
+    assert all(torch.equal(code, codes[0]) for code in codes)
+    fine = quantize(net, weight_bits=16, act_bits=16, protocol="deploy")
+    torch.testing.assert_close(watch(fine, x), net(x), rtol=1e-3, atol=2e-3)
+
+
+def test_a_weight_that_is_used_otherwise_too_stays_in_float(quantize):
+    class Penalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.d = conv(3, 3), conv(3, 3)
+
+        def forward(self, x):
+            return self.d(self.c(x)) + self.c.weight.mean()
+
+    rows = {row["path"]: row for row in quantize(Penalized()).layers}
+    assert rows["c.conv2d"]["reason"] == "its weight is also used elsewhere" and rows["d"]["wrapped"]
+
+
+PARTS = {
+    "split by sizes": lambda x: torch.split(x, [3, 5], 1),
+    "split": lambda x: torch.split(x, 4, 1),
+    "chunk": lambda x: x.chunk(2, 1),
+    "unbind": lambda x: x.unflatten(1, (2, 4)).unbind(1),
+    "maxima": lambda x: [x.unflatten(1, (2, 4)).max(1)[0]],
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_a_value_are_read_from_its_grid(part, quantize, watch):
+    class Parted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = conv(3, 8)
+            self.convs = nn.ModuleList(conv(y.shape[1], 4) for y in PARTS[part](torch.zeros(1, 8, 2, 2)))
+
+        def forward(self, x):
+            x = torch.cat((x, x), 1)[:, :3]
+            y = torch.cat((F.relu(self.stem(x)), x), 1)[:, :8]
+            return sum(c(p) for c, p in zip(self.convs, PARTS[part](y), strict=True)) * 2
+
+    net, x = Parted().eval(), torch.randn(4, 3, 8, 8)
+    student = quantize(net, weight_bits=16, act_bits=16, protocol="deploy")
+    torch.testing.assert_close(watch(student, x), net(x), rtol=1e-3, atol=3e-3)
+
+
+def test_what_is_given_out_and_read_by_a_layer_has_a_point_of_eight_bits(quantize):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.fc = conv(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            features = F.relu(self.c(x)).mean((2, 3))
+            logits = self.fc(features)
+            return {"logits": logits, "features": features, "probabilities": logits.softmax(1)}
+
+    student = quantize(Named(), weight_bits=4, act_bits=4, protocol="deploy")
+    assert {path: point.bits for path, point in student.acts.items()} == {"input_point": 4, "relu_point": 4, "mean_point": 8}

@@ -212,10 +212,10 @@ def _folders(place: str) -> Iterator[Path]:
     Raises:
         ZsqError, OSError: When there is none.
     """
-    path = Path(place)
-    if str(place).startswith("hub:"):
-        from zsq._run.places import locate
+    from zsq._run.places import locate, named
 
+    path = Path(place)
+    if named(str(place)) and not path.exists():
         yield locate(str(place))
     elif path.name == _REPORT and path.is_file():
         yield path.parent

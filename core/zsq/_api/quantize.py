@@ -19,9 +19,10 @@ from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._named_recipes import find_recipe
 from zsq._recipe import Recipe, apply_flags, apply_settings, pin_warnings, read_recipe
+from zsq._run.checkpoint import beside
 from zsq._run.engine import Finished, Listener, run
 from zsq._run.interrupt import stopping
-from zsq._run.resume import reopen
+from zsq._run.resume import read, recipe_of, reopen
 from zsq.errors import OptionError
 from zsq.files import cache_folder
 
@@ -112,7 +113,15 @@ def quantize(
     Raises:
         ZsqError: With what is wrong, where, and the next step. Nothing half-written is left, and ``out`` is as it was before.
     """
-    memory = Memory()
+    memory, plugins = Memory(), Manager.discover()
+    saved: dict[str, Any] | None = None
+    if resume:
+        if out is None:
+            raise OptionError("resume= needs the folder of the run", "zsq.quantize", "give out=, as in the call that was stopped")
+        saved = read(beside(Path(out)))
+        base = recipe_of(saved, Path(out))
+    else:
+        base = _recipe(recipe, plugins)
     parts = {"synth": synth, "quant": quant, "calib": calib, "loss": loss, "tune": tune, "eval": evaluate, "export": export, "log": log}
     flags: dict[str, Any] = {}
     if bits is not None and quant is not None:
@@ -125,24 +134,23 @@ def quantize(
         if value is not None:
             flags[section] = _entry(memory, section, value)
     if isinstance(teacher, nn.Module):
-        network = Network(teacher, spec_of(inputs, input_shape, mean, std), task, classes)
+        known = base.teacher or {}
+        spec = {key: known.get(key) for key in ("shape", "mean", "std")} | spec_of(inputs, input_shape, mean, std)
+        network = Network(teacher, spec, task or known.get("task"), classes or known.get("classes"))
         flags["teacher"] = memory.network(network)
         device = device or _device(teacher)
     elif teacher is not None or input_shape is not None or inputs is not None or weights is not None or task is not None:
         flags["teacher"] = _reference(teacher, spec_of(inputs, input_shape, mean, std), task, classes)
-    manager = Manager.discover().with_memory(memory.plugin())
+    manager = plugins.with_memory(memory.plugin())
     run_options = {"budget": None if budget is None else str(budget), "seed": seed, "batch_size": batch_size, "precision": precision}
     notes = list(memory.notes)
-    if resume:
-        if out is None:
-            raise OptionError("resume= needs the folder of the run", "zsq.quantize", "give out=, as in the call that was stopped")
-        plan, saved = reopen(Path(out), manager)
+    if saved is not None:
+        plan, saved = reopen(Path(str(out)), manager, saved)
     else:
-        base = _recipe(recipe, manager)
         notes += pin_warnings(base)
-        ref = {"weights": str(weights)} if weights is not None else {}
-        laid = apply_flags(base, **ref, **flags, **run_options, device=device)  # type: ignore[arg-type]
-        plan, saved = compose(apply_settings(laid, _lines(settings)), manager), None
+        ref = None if weights is None else str(weights)
+        laid = apply_flags(base, weights=ref, **flags, **run_options, device=device)
+        plan = compose(apply_settings(laid, _lines(settings)), manager)
     listeners = [on_event] if on_event is not None else []
     kept = cache_folder() if cache is True else Path(cache) if cache else None
     with ExitStack() as stack:

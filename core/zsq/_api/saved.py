@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from zsq._component import Role
 from zsq._manager import Found, Manager
 from zsq._recipe import parse_entry
-from zsq._run.places import locate
+from zsq._run.finding import plain_context
+from zsq._run.places import locate, store
+from zsq._run.proof import keep, proven
 from zsq.errors import FileError, ZsqError
-from zsq.files import write_atomic
 from zsq.options import Options
 from zsq.protocols import Timing, Verifying
 
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from zsq.protocols import Published
     from zsq.types import Context, InputSpec, Say, Student, Teacher
 
-#: The outcome of ``verify``, beside the exported file.
-PROOF = "verify.json"
 #: Percent of answers that have to be the same.
 ENOUGH = 99.9
 
@@ -69,7 +69,7 @@ class SavedRun:
         Raises:
             FileError: When there is none.
         """
-        return cls(locate(place, revision, exported=exported), manager)
+        return cls(locate(place, revision, exported=exported, manager=manager), manager)
 
     @cached_property
     def manager(self) -> Manager:
@@ -117,13 +117,11 @@ class SavedRun:
 
         from zsq._compose import DEFAULT_TASK, choose_task
         from zsq._run.tasks import maker
-        from zsq.training import Precision
-        from zsq.types import Context, InputSpec, Teacher
+        from zsq.types import InputSpec, Teacher
 
         spec = self.config["inputs"]
         inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
-        device = torch.device("cpu")
-        ctx = Context(torch.Generator(device).manual_seed(0), device, Precision("fp32"), self.folder, log=self._say)
+        ctx = plain_context(self.manager, self.folder, self._say)
         make = maker(choose_task(self.report["teacher"].get("task", DEFAULT_TASK), self.manager))
         with torch.no_grad():
             classes = make(2).logits(self.module(torch.zeros((1, *inputs.shape)))).shape[1]
@@ -183,7 +181,7 @@ class SavedRun:
             Plain values; ``verified`` is the outcome: at least 99.9 % of the answers are the same, and no convolution of a student for
             deployment calculates in float.
         """
-        exporter = self._able(to, Verifying, "verify")
+        exporter = self.exporter(to, Verifying)
         spec = self.context.teacher.inputs
         if not isinstance(images, int):
             shown, source = images.float(), "given in memory"
@@ -194,9 +192,8 @@ class SavedRun:
         result: dict[str, Any] = exporter.verify(self.module, shown, self.folder)
         integer = not result["floating"] or self.saved_student.protocol != "deploy"
         told = {"protocol": self.saved_student.protocol, "source": source, "unit": self.context.teacher.task.unit}
-        result = {**result, **told, "below_8_bits": self.below_8_bits, "verified": result["argmax_agreement"] >= ENOUGH and integer}
-        write_atomic(self.folder / PROOF, json.dumps(result, indent=1) + "\n")
-        return result
+        verified = result["argmax_agreement"] >= ENOUGH and integer
+        return keep(self.folder, {**result, **told, "below_8_bits": self.below_8_bits, "verified": verified})
 
     def bench(self, to: str = "onnx", threads: int = 1, batch: int = 32, teacher: Teacher | None = None) -> dict[str, Any]:
         """Time teacher and student in the same runtime, as plain values; ``speedup`` is None where the student calculates in float.
@@ -207,9 +204,55 @@ class SavedRun:
             batch: Images at once, for throughput.
             teacher: By default the run's own, loaded again.
         """
-        exporter = self._able(to, Timing, "bench")
+        exporter = self.exporter(to, Timing)
         result: dict[str, Any] = exporter.bench(teacher or self.load_teacher(), self.folder, threads, batch)
         return {**result, "exported": to, "protocol": self.saved_student.protocol, "below_8_bits": self.below_8_bits}
+
+    def push(self, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
+             license: str | None = None, dataset: str | None = None, verify: bool = True) -> Published:  # fmt: skip
+        """Publish the run in a store: one version with a model card that tells figures, proof, recipe and limits.
+
+        Args:
+            place: ``STORE:REST``; ``ORG/NAME`` means the Hub.
+            private: Who may see it; None leaves that to the store.
+            dry_run: Write what would be published to this new folder instead; the network is not touched.
+            base_model: The teacher in the store; by default the one that its reference names.
+            license: Default: that of ``base_model``.
+            dataset: What accuracy was measured on; by default the name of its file.
+            verify: Refuse exported files that :meth:`verify` refuses.
+
+        Raises:
+            ZsqError: When the run holds an exported file which does not compute what was evaluated, or the store refuses.
+        """
+        if verify and (self.folder / "model.safetensors").is_file():
+            for name in self.unproven():
+                if not self.verify(name)["verified"]:
+                    hint = f"see `zsq verify --to {name}`, or push with --no-verify"
+                    raise ZsqError(f"the file of exporter '{name}' does not verify, so nothing was published", str(self.folder), hint)
+        found, rest = store(place, self._given)
+        return found.push(
+            self.folder, rest, private=private, dry_run=dry_run, base_model=base_model, license=license,
+            dataset=dataset or self.measured_on(), proof=proven(self.folder),
+        )  # fmt: skip
+
+    def unproven(self) -> list[str]:
+        """The exporters whose files lie in the folder, and were not verified as they lie there."""
+        proof = proven(self.folder) or {}
+        done = proof.get("exported") if proof.get("verified") else None
+        able = [f.component for f in self.manager.components(Role.EXPORT) if f.component.has(Verifying)]
+        made = [c.name for c in able if c.implementation()(c.options(), self.context).exported(self.folder)]
+        return [name for name in made if name != done]
+
+    def measured_on(self) -> str | None:
+        """The name of the images that the run measured accuracy on: that of their file, or None where they cannot be told."""
+        refs = [str(entry.get("ref") or "") for entry in self.report.get("recipe", {}).get("eval") or ()]
+        if not any(refs) and self.report.get("images_evaluated"):  # those that the teacher brought
+            try:
+                refs = [self.brought().partition(":")[2]]
+            except ZsqError:
+                return None
+        named = [Path(ref).stem for ref in refs if ref]
+        return named[0] if len(named) == 1 else None
 
     def save(self, folder: Path | str) -> SavedRun:
         """Copy the run to another folder, whole or not at all; a run that stood there is replaced.
@@ -280,10 +323,11 @@ class SavedRun:
         values = {**found.values, **{key: value for key, value in entry.items() if key != "name"}}
         return found, found.component.options.parse(values, f"evaluator '{entry['name']}'")
 
-    def _able(self, to: str, protocol: type, what: str) -> Any:
-        """The exporter ``to``, which has to be able to ``verify`` or ``bench``."""
+    def exporter(self, to: str, protocol: type) -> Any:
+        """The exporter ``to``, which has to have all of ``protocol``: :class:`~zsq.protocols.Verifying`, :class:`~zsq.protocols.Timing`."""
         found = self.manager.get(Role.EXPORT, to)
         if not found.component.has(protocol):
+            what = "verify" if protocol is Verifying else "bench"
             raise ZsqError(f"exporter '{to}' cannot {what} its files", found.provider, "choose another exporter, e.g. onnx")
         return found.component.implementation()(found.component.options.parse(found.values), self.context)
 

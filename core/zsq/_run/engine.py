@@ -22,6 +22,7 @@ from zsq._run import checkpoint, resume
 from zsq._run import report as reporting
 from zsq._run.diversity import diversity
 from zsq._run.evaluation import Evaluation
+from zsq._run.finding import finder
 from zsq._run.folder import RunFolder
 from zsq._run.guard import LastGood, NotFinite, Watch
 from zsq._run.interrupt import Interrupted, Stop
@@ -34,6 +35,7 @@ from zsq._run.stream import Stream
 from zsq._run.tasks import maker
 from zsq.errors import PlanError, ZsqError
 from zsq.protocols import Checked, Measuring, Staged
+from zsq.teachers import to_channels_last
 from zsq.training import Probe, batch_norms, choose_precision
 from zsq.types import Batch, Beat, Context, Student, Teacher
 
@@ -124,6 +126,7 @@ class _Engine:
             batch_size=options.batch_size,
             trust_code=trust_code,
             cache=cache,
+            finder=finder(manager),
         )
         folder = checkpoint.beside(out.target) if out.target is not None else None
         self.journal = Journal(self, resume.Checkpoints(folder, options.checkpoint, self.ctx.log), saved)
@@ -242,7 +245,7 @@ class _Engine:
 
     def load_teacher(self) -> Teacher:
         teacher: Teacher = self.build(self.plan.teacher, "teacher", task=maker(self.plan.task)).load(self.plan.ref)
-        teacher.module.eval().requires_grad_(False).to(self.ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(teacher.module.eval().requires_grad_(False), self.ctx.device)
         return teacher
 
     def check_teacher(self, teacher: Teacher) -> None:

@@ -106,16 +106,21 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for path in paths if (match := _NAME.fullmatch(path.name))), reverse=True)
 
 
-def reopen(folder: Path, manager: Manager) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a run in ``folder`` that was stopped, killed or cut off, and its last checkpoint.
+def reopen(folder: Path, manager: Manager, saved: dict[str, Any] | None = None) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a run in ``folder`` that was stopped, killed or cut off, and its last checkpoint (``saved``, where it is read already).
 
     Raises:
         ZsqError: When there is no checkpoint that is whole, or what the run is made of is here no more.
     """
     from zsq._compose import compose
 
-    saved = read(beside(folder))
-    return compose(Recipe.from_dict(saved["recipe"], str(beside(folder))), manager), saved
+    saved = saved or read(beside(folder))
+    return compose(recipe_of(saved, folder), manager), saved
+
+
+def recipe_of(saved: Mapping[str, Any], folder: Path) -> Recipe:
+    """The recipe in a checkpoint of a run in ``folder``."""
+    return Recipe.from_dict(saved["recipe"], str(beside(folder)))
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -116,6 +116,7 @@ class _Lifting:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.reasons: dict[fx.Node, str] = {}
+        self.shared: list[tuple[fx.Node, dict[str, Any], str]] = []
         self.tensors = program.tensors
 
     def __call__(self) -> Lifted:
@@ -221,9 +222,23 @@ class _Lifting:
         if node.target not in LAYER_OPS or self._why_float(node):
             return None
         a = arguments(node)
-        name, weight = self.tensors[a["weight"]]
-        path = name.removesuffix(".weight")
-        return self._place(path, self._build(LAYER_OPS[node.target], weight, a), a["input"], node)
+        layer = self._build(LAYER_OPS[node.target], self.tensors[a["weight"]][1], a)
+        return self._place(self._home(node, a["weight"]), layer, a["input"], node)
+
+    def _home(self, node: fx.Node, weight: fx.Node) -> str:
+        """The path of a layer: its weight's. Layers of different settings that share a weight get a copy each, at their own paths."""
+        name, settings = self.tensors[weight][0], _settings(node)
+        if all(_settings(user) == settings for user in weight.users):
+            return name.removesuffix(".weight")
+        found = next((path for shared, known, path in self.shared if shared is weight and known == settings), "")
+        if not found:
+            found, taken = str(node.meta["path"]), {path for _, _, path in self.shared}
+            if found in taken or not _holds(self.teacher, found, name):
+                found = name.removesuffix(".weight")
+            if found in taken or self._placed(found):
+                found = unused_path((self.teacher, self.root), found)
+            self.shared.append((weight, settings, found))
+        return found
 
     def _why_float(self, node: fx.Node) -> str:
         """Why a layer cannot be lifted, or nothing."""
@@ -234,10 +249,15 @@ class _Lifting:
             return "its weight is computed in the forward"
         if a["bias"] is not None and a["bias"] not in self.tensors:
             return "its bias is computed in the forward"
-        same = [u for u in a["weight"].users if u.target is node.target and _settings(u) == _settings(node)]
-        if len(same) != len(a["weight"].users):
+        if not all(self._is_layer_of(user, a["weight"]) for user in a["weight"].users):
             return "its weight is also used elsewhere"
         return ""
+
+    def _is_layer_of(self, node: fx.Node, weight: fx.Node) -> bool:
+        """Whether ``node`` is a layer that can be lifted, and ``weight`` its weight and nothing else."""
+        a = arguments(node) if node.target in LAYER_OPS else {}
+        known = a.get("bias") is None or a["bias"] in self.tensors
+        return known and a.get("weight") is weight and weight not in (a["input"], a["bias"])
 
     def _build(self, kind: type[nn.Module], weight: Tensor, a: dict[str, Any]) -> nn.Module:
         bias = a["bias"]
@@ -289,8 +309,21 @@ def _takes_everything(node: fx.Node) -> bool:
     return a["start"] in (None, 0) and a["end"] in (None, sys.maxsize) and a["step"] == 1
 
 
+def _holds(root: nn.Module, path: str, name: str) -> bool:
+    """Whether the tensor ``name`` is the weight of the module at ``path`` too."""
+    weight = f"{path}.weight" if path else "weight"
+    return _has(root, path) and _has(root, weight) and _value(root, weight) is _value(root, name)
+
+
+def _value(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
+
+
 def _settings(node: fx.Node) -> dict[str, Any]:
-    return {k: v for k, v in arguments(node).items() if k != "input"} if isinstance(node.target, torch._ops.OpOverload) else {}
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    return {"operation": node.target, **{k: v for k, v in arguments(node).items() if k != "input"}}
 
 
 def _each(value: Any, size: int) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ _UPPER = {"hardtanh": "max_val", "clamp": "max"}
 _MOVES = frozenset({
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat",
-    "flip", "roll", "slice", "select", "index_select", "narrow", "chunk", "split", "contiguous", "clone", "alias", "detach", "to",
+    "flip", "roll", "slice", "select", "index_select", "narrow", "chunk", "split", "split_with_sizes", "unbind", "contiguous", "clone",
+    "alias", "detach", "to",
 })
 # fmt: on
 #: Calculated in float under every protocol.
@@ -39,8 +40,10 @@ def paper_sites(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
-    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out; not the output."""
+    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out; not the output, unless a
+    layer reads it too."""
     wanted: set[fx.Node] = set()
+    read = {producer(node.args[0]) for node in module.graph.nodes if _is_layer(module, node)}
     for node in module.graph.nodes:
         if _is_layer(module, node) or (op_name(node) in _CURVES and _is_layer(module, _before_norm(module, producer(node.args[0])))):
             wanted.add(producer(node.args[0]))
@@ -48,7 +51,8 @@ def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
             wanted |= {producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
             wanted.add(producer(node))
     output = next(n for n in module.graph.nodes if n.op == "output")
-    settled = {_settled(node) for node in wanted if _holds_floats(node)} - {producer(n) for n in output.all_input_nodes}
+    given = {producer(n) for n in output.all_input_nodes} - read
+    settled = {_settled(node) for node in wanted if _holds_floats(node)} - given
     return [n for n in module.graph.nodes if n in settled and not (rectifies_only(n) and producer(n.args[0]) in settled)]
 
 
@@ -105,14 +109,17 @@ def _rectifies(node: fx.Node) -> bool:
 
 def _floats(node: fx.Node) -> bool:
     """Whether a combining operation combines activations, not sizes or an activation with a number."""
-    operands = [v for v in node.all_input_nodes if _holds_floats(v)]
+    operands = [v for v in node.all_input_nodes if _holds_floats(v) and not _picks(v)]
     return bool(operands) and (len(operands) > 1 or op_name(node) not in ("add", "sub", "mul"))
 
 
 def _holds_floats(node: fx.Node) -> bool:
     """Whether a node gives out activations: not a size, a constant or a parameter."""
+    if _picks(node):  # of several results the first are values, such as maxima; others may be their places
+        return bool(node.args[1] == 0) and isinstance(node.args[0].target, torch._ops.OpOverload)  # type: ignore[union-attr]
     if node.op == "call_function":
-        return isinstance(node.target, torch._ops.OpOverload) and op_name(node) not in _CONSTANTS
+        returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
+        return len(returns) == 1 and op_name(node) not in _CONSTANTS
     return node.op in ("call_module", "placeholder")
 
 
@@ -129,6 +136,11 @@ def _pads_with_zeros(node: fx.Node) -> bool:
 
 
 def _is_item(node: fx.Node) -> bool:
+    """Whether a node is one of the parts that values were taken apart into."""
+    return _picks(node) and op_name(node.args[0]) in _MOVES  # type: ignore[arg-type]
+
+
+def _picks(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 

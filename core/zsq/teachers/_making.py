@@ -47,16 +47,15 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
             number of classes.
     """
     inputs = _input_spec(spec, where)
-    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     make = task or _classify
     reading = make(classes or 2)
-    noise = torch.randn((2, *inputs.shape), generator=torch.Generator().manual_seed(0))
+    module = to_channels_last(module.eval().requires_grad_(False))
+    noise = torch.randn((2, *inputs.shape), generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     stages, blocks = _stages(module)
     shape = "x".join(map(str, inputs.shape))
     try:
-        with torch.no_grad(), _noting_calls(module, {*stages, *blocks}) as called:
-            output = module(noise)
-            logits, wrong = reading.logits(output), reading.wrong(output, noise)
+        output, called = _run(module, noise, {*stages, *blocks})
+        logits, wrong = reading.logits(output), reading.wrong(output, noise)
     except ZsqError:
         raise
     except Exception as error:  # whatever a network of the user's raises
@@ -77,6 +76,38 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
         "fingerprint": fingerprint(module),
     }
     return Teacher(module, inputs, make(logits.shape[1]), ref=ref, **{**found, **fields})
+
+
+def to_channels_last(module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """``module`` in channels_last where it runs so, on ``device`` where one is given."""
+    if _plain_inputs in module._forward_pre_hooks.values():
+        return module.to(device)
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _run(module: nn.Module, inputs: Tensor, paths: set[str]) -> tuple[Any, set[str]]:
+    """The network's output, and those of ``paths`` that can be tapped.
+
+    A network that fails in channels_last but runs on plain tensors, as ``x.view(len(x), -1)`` may, is plain from then on.
+    """
+    try:
+        with torch.no_grad(), _noting_calls(module, paths) as called:
+            return module(inputs), called
+    except Exception:  # whatever a network of the user's raises
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+        module.register_forward_pre_hook(_plain_inputs, prepend=True)
+    with torch.no_grad(), _noting_calls(module, paths) as called:
+        return module(inputs), called
+
+
+def _plain_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Inputs in channels_last as plain ones."""
+    x = inputs[0] if inputs else None
+    if not isinstance(x, Tensor) or x.dim() != 4 or x.stride()[1:] == (x.shape[2] * x.shape[3], x.shape[3], 1):
+        return None
+    return (x.clone(memory_format=torch.contiguous_format), *inputs[1:])
 
 
 def _classify(classes: int) -> Task:

@@ -20,6 +20,8 @@ STEPS = 2
 
 def run(case: Case, teacher: Teacher, seed: int = 0) -> Any:
     """Build the component with ``seed`` and use it; tensors, networks and numbers that came of it."""
+    if case.role not in _EXERCISES:
+        raise Skip(f"a {case.role.words} is not used in a run")
     return _EXERCISES[case.role](case, teacher, seed)
 
 
@@ -157,6 +159,43 @@ def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = 
     return sorted({"file" if path.is_file() else "folder" for path in folder.rglob("*")})
 
 
+#: What no repository of any library says in its ``config.json``.
+NONSENSE: tuple[dict[str, Any], ...] = (
+    {},
+    {"architecture": 3, "architectures": "none", "model_type": {"a": []}, "num_classes": "many", "pretrained_cfg": 7, "auto_map": 0},
+    {"architecture": "no such network", "architectures": ["NoSuchNetwork"], "model_type": "no-such-network", "num_classes": 4},
+)
+#: What is no place in any store.
+NO_PLACES = ("", " ")
+
+
+def refused(what: str, use: Callable[..., Any], *given: Any, **more: Any) -> str:
+    """What the ``ZsqError`` says that ``use(*given, **more)`` ends with."""
+    try:
+        use(*given, **more)
+    except ZsqError as error:
+        return error.what
+    raise AssertionError(f"{what} was accepted")
+
+
+def refusal(case: Case, config: dict[str, Any], seed: int = 0) -> str:
+    """What a reader says of a repository that holds this ``config.json`` only."""
+    from zsq.testing.world import FolderRepository
+
+    (folder := case.folder / "repository").mkdir(exist_ok=True)
+    repository = FolderRepository(folder, config)
+    return refused(f"a repository with the configuration {config}", case.build(case.context(seed=seed)).read, repository)
+
+
+def reader(case: Case, teacher: Teacher, seed: int) -> list[str]:
+    return [refusal(case, config, seed) for config in NONSENSE]
+
+
+def store(case: Case, teacher: Teacher, seed: int) -> list[str]:
+    built = case.build(case.context(seed=seed))
+    return [refused(f"fetch({place!r})", built.fetch, place) for place in NO_PLACES]
+
+
 def _open_ref(case: Case) -> bool:
     """Whether it takes a ``ref``, as after ``NAME:`` on the command line, and none was given."""
     return case.options().to_dict().get("ref") == ""
@@ -189,4 +228,6 @@ _EXERCISES: dict[Role, Callable[[Case, Any, int], Any]] = {
     Role.EVAL: evaluate,
     Role.EXPORT: export,
     Role.LOG: log,
+    Role.READER: reader,
+    Role.STORE: store,
 }

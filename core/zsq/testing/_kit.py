@@ -34,6 +34,8 @@ _OF_ROLE = {
     Role.EVAL: "eval",
     Role.EXPORT: "export",
     Role.LOG: "log",
+    Role.READER: "reader",
+    Role.STORE: "store",
 }
 _IN_PHASES = (Role.SYNTH, Role.CALIB, Role.TUNE)
 _IN_CHAINS = (Role.SYNTH, Role.QUANT, Role.CALIB, Role.LOSS, Role.TUNE)
@@ -69,7 +71,7 @@ class Case:
         manager: Gives the components of other roles.
         folder: An empty folder to write into.
         settings: Option values beyond tiny defaults and preset.
-        ref: Given to ``load`` of a teacher source.
+        ref: Given to ``load`` of a teacher source; of a store, a place that students can be published to.
     """
 
     found: Found
@@ -110,7 +112,8 @@ class Case:
             kd = self.manager.get(Role.LOSS, "kd").component
             loss = kd.implementation()(kd.options(), make_context(self.folder))
             objective = Objective([Term("kd", loss, 1.0, frozenset(kd.needs))])
-        return make_context(self.folder, seed=seed, teacher=teacher, student=student, objective=objective)
+        given: dict[str, Any] = {"teacher": teacher, "student": student, "objective": objective, "manager": self.manager}
+        return make_context(self.folder, seed=seed, **given)
 
     def build(self, ctx: Context, **values: Any) -> Any:
         """The implementation under check."""
@@ -138,7 +141,9 @@ class Case:
 
 def checks_for(found: Found) -> dict[str, Check]:
     """Name to check, for every check that the component's role and declared needs call for. Imports no torch."""
-    modules = [_COMMON, f"zsq.testing._checks.{_OF_ROLE[found.role]}"]
+    modules = [_COMMON]
+    if found.role in _OF_ROLE:
+        modules.append(f"zsq.testing._checks.{_OF_ROLE[found.role]}")
     if found.role in _IN_PHASES:
         modules.append(_RESUME)
     if found.role in _IN_CHAINS:
@@ -191,7 +196,7 @@ def conformance(name: str, options: Mapping[str, Any] | None = None, xfail: Mapp
         options: Values for its options, where the tiny defaults do not do.
         xfail: Check name to the reason why it is known to fail; it then has to fail.
         role: Where several roles have that name.
-        ref: What ``load`` of a teacher source is called with.
+        ref: What ``load`` of a teacher source is called with; of a store, a place that students can be published to.
 
     Raises:
         ComponentError: When there is no such component.

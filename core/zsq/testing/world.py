@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -21,9 +22,12 @@ from zsq._builtin.options import ClassifyOptions
 from zsq._component import Role
 from zsq._manager import Manager
 from zsq._run.checkpoint import freeze
+from zsq._run.finding import finder
 from zsq._run.objective import Objective, Term
 from zsq._run.stream import Stream
+from zsq.errors import FileError
 from zsq.protocols import Staged
+from zsq.teachers import read_weights
 from zsq.testing import teachers
 from zsq.training import Precision, Probe, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
@@ -51,8 +55,8 @@ __all__ = [
 
 
 def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None, student: Student | None = None, objective: Any = None,
-                 batch_size: int = 4) -> Context:  # fmt: skip
-    """A context as the engine gives it: float32, CPU, a generator of its own, a silent log."""
+                 batch_size: int = 4, manager: Manager | None = None) -> Context:  # fmt: skip
+    """A context as the engine gives it: float32, CPU, a generator of its own, a silent log; ``find`` knows what ``manager`` knows."""
     precision = Precision("fp32")
     ctx = Context(
         rng=torch.Generator().manual_seed(seed),
@@ -64,6 +68,7 @@ def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None,
         batch_size=batch_size,
         student=student,
         objective=objective or Objective([]),
+        finder=finder(manager),
     )
     return ctx if teacher is None else ctx.with_(teacher=teacher, probe=Probe(teacher, precision, student))
 
@@ -271,3 +276,29 @@ def plain_student(teacher: Teacher, bits: int = 8) -> Student:
         points[f"{path}.point"] = point
     names = {path: path for path in (*teacher.taps, *teacher.blocks, *batch_norms(teacher.module))}
     return Student(module, points, names, protocol="plain")  # type: ignore[arg-type]
+
+
+class FolderRepository:
+    """A repository of a store that is a folder on this machine, for readers: whatever lies there is all that was published.
+
+    Args:
+        path: The folder.
+        config: What its ``config.json`` says.
+    """
+
+    name, commit, ref = "testing/folder", "0" * 40, f"testing:testing/folder@{'0' * 40}"
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path, self.config = path, config
+        (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def folder(self, *patterns: str) -> Path:
+        return self.path
+
+    def license(self) -> str:
+        return ""
+
+    def weights(self, trust_code: bool) -> dict[str, Tensor]:
+        if not (file := self.path / "model.safetensors").is_file():
+            raise FileError(f"'{self.name}' has no {file.name}", self.ref, "name another repository")
+        return read_weights(file, trust_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ class Progress:
 
 
 def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective, steps: int,
-            moved: Sequence[Moved], ranges: Sequence[LearnsRange], rate: Callable[[float], float],
-            progress: Progress) -> Iterator[Beat]:  # fmt: skip
+            moved: Sequence[Moved], ranges: Sequence[LearnsRange] = (), rate: Callable[[float], float] | None = None,
+            progress: Progress | None = None) -> Generator[Beat, None, None]:  # fmt: skip
     """``steps`` steps of every optimizer on the objective; whatever ends it, the student is left in eval mode, without gradients.
 
     Args:
@@ -54,13 +54,14 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
         steps: At most.
         moved: What moves.
         ranges: Activation points with a learned range, see :func:`learn_ranges`.
-        rate: Of the learning rates at the start, by step.
-        progress: Steps before ``progress.done`` are not done again.
+        rate: Of the learning rates at the start, by step; by default they stay as they are.
+        progress: Steps before ``progress.done`` are not done again; for tuners that are ``Resumable``.
     """
+    progress = progress or Progress()
     try:
         for step in range(progress.take_up([optimizer for optimizer, _ in moved]), steps):
             batch, trace = next(stream)
-            share = rate(ctx.pace(step, steps))
+            share = rate(ctx.pace(step, steps)) if rate is not None else 1.0
             for optimizer, lr in moved:
                 optimizer.param_groups[0]["lr"] = lr * share
                 optimizer.zero_grad(set_to_none=True)

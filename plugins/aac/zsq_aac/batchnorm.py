@@ -70,7 +70,7 @@ class Abn:
             total = pool.steps + passes * len(pool.sizes)
             for metrics in pool.make():
                 yield Beat(pool.done, total, metrics)
-            step, parts = pool.done, list(pool.inputs.split(pool.sizes))
+            step, parts = pool.done, list(torch.split(pool.inputs, pool.sizes))
         else:
             parts, count = self._parts, -(-o.images // (stream.batch_size if isinstance(stream, Stream) else o.batch))
             total = count + passes * count

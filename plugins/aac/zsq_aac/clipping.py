@@ -63,6 +63,7 @@ class Aac:
         else:
             if o.target is None and step == o.steps // 3:
                 self.level = shown["target_logit"]
+            assert self.level is not None, "a third of the steps has set it"
             term = (own - self.level).abs().mean()
         if o.bn_weight:
             bns = self.bns_distance(view.teacher.bn)
@@ -74,7 +75,7 @@ class Aac:
         """One pass of ``inputs`` through the student without grids, in float32; what arrives at each activation point sets its range."""
         trackers = {path: self._tracker() for path in student.acts}
         with full_precision(student), watching_inputs(act_modules(student), lambda path, _point, x: trackers[path].update(x)):
-            for part in inputs.split(self.options.batch):
+            for part in torch.split(inputs, self.options.batch):
                 student.module(part)
         for path, point in student.acts.items():
             if not point.frozen:

@@ -64,7 +64,7 @@ class PixelPool:
         """Optimise; gives what ``loss`` shows after every step. May be closed at any of them."""
         o, ctx = self.options, self.ctx
         limits = pixel_limits(ctx.teacher.inputs, ctx.device) if o.clamp else None
-        for targets in self.targets.split(self.sizes)[max(0, len(self._batches) - 1) :]:
+        for targets in torch.split(self.targets, self.sizes)[max(0, len(self._batches) - 1) :]:
             if self._loaded is None:
                 x = torch.randn((len(targets), *ctx.teacher.inputs.shape), generator=ctx.rng, device=ctx.device)
                 self._batches.append(x.contiguous(memory_format=torch.channels_last).requires_grad_())
@@ -73,13 +73,13 @@ class PixelPool:
             batch = Batch(x, targets)
             adam = self._adam = torch.optim.Adam([x], o.lr, fused=True)
             if self._loaded is not None:
-                adam.load_state_dict(self._loaded)  # type: ignore[arg-type]
+                adam.load_state_dict(dict(self._loaded))
                 self._loaded = None
             for step in range(self._done, o.steps):
                 adam.param_groups[0]["lr"] = 0.5 * o.lr * (1 + math.cos(math.pi * step / o.steps))
                 with torch.enable_grad():
                     loss, metrics = self.loss(ctx.probe(batch, {"teacher.output", "teacher.bn"}, step=step), step)
-                    loss.backward(inputs=[x])
+                    loss.backward(inputs=[x])  # type: ignore[no-untyped-call]
                 adam.step()
                 x.grad = None
                 if limits is not None:

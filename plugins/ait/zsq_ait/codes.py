@@ -67,7 +67,7 @@ class Codes:
         """
         parts, start = [], 0
         for weight, point in self._layers:
-            order = sorted(range(weight.dim()), key=lambda i: (i != (point.axis or 0), -weight.stride(i)))
+            order = sorted(range(weight.dim()), key=lambda i: (i != (point.axis or 0), -weight.stride()[i]))
             part = vector[start : start + weight.numel()].view([weight.shape[i] for i in order])
             parts.append(part.permute([order.index(i) for i in range(weight.dim())]))
             start += weight.numel()

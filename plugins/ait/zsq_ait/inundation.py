@@ -27,7 +27,7 @@ class Inundation(torch.optim.Optimizer):
         super().__init__([weight for weight, _ in layers], {"lr": options.lr})
         self.options, self.codes = options, Codes(layers)
         self.kappa = torch.ones_like(self.codes.numel)
-        self._weights = [layers[i][0] for i in self.codes.order]
+        self._weights: list[Tensor] = [layers[i][0] for i in self.codes.order]
         self._gradient, self._momentum = torch.zeros_like(self.codes.at), torch.zeros_like(self.codes.at)
         self._values, self._gradients = self.codes.parts(self.codes.at), self.codes.parts(self._gradient)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from zsq.grids import WeightPoint
+from zsq.protocols import Objective
 from zsq.training import Progress, cosine, descend, learn_ranges
 from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_ait import AitOptions
@@ -25,7 +25,7 @@ class Ait(Progress):
     def __init__(self, options: AitOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
-    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Any) -> Iterator[Beat]:
+    def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective) -> Iterator[Beat]:
         o = self.options
         layers, others = _split(student.module.eval())
         ranges, moved = learn_ranges(student, o.range_lr)
@@ -34,7 +34,7 @@ class Ait(Progress):
             moved.append((inundation, o.lr))
         if others:
             moved.append((torch.optim.SGD(others, o.lr, o.momentum, nesterov=o.momentum > 0, fused=True), o.lr))
-        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)) as beats:  # type: ignore[type-var]
+        with closing(descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)) as beats:
             for beat in beats:
                 shown = {"kappa": inundation.kappa.median()} if inundation is not None else {}
                 yield replace(beat, metrics={**beat.metrics, **shown})
@@ -48,7 +48,11 @@ class Ait(Progress):
 
 def _split(module: nn.Module) -> tuple[list[Layer], list[nn.Parameter]]:
     """Weights with the point they go through, and the other parameters, all made to take gradients; but for final weights."""
-    points = {m.weight: m.weight_point for m in module.modules() if isinstance(getattr(m, "weight_point", None), WeightPoint)}
+    points = {
+        weight: point
+        for m in module.modules()
+        if isinstance(point := getattr(m, "weight_point", None), WeightPoint) and isinstance(weight := m.weight, nn.Parameter)
+    }
     layers = [(weight, point) for weight, point in points.items() if not point.frozen]
     others = [p for p in module.parameters() if p.is_floating_point() and p not in points]
     for parameter in [*(weight for weight, _ in layers), *others]:

@@ -110,9 +110,8 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
         ours, saved = result.student.module(images), zsq.load(tmp_path / "run")(images)
     assert ours[0].shape == (5, 120, 2) and ours[1].shape == (5, 120, 4)
     assert all(torch.equal(a, b) for a, b in zip(ours, saved, strict=True))
-    from zsq_cli.verify import verified
 
-    found = verified(tmp_path / "run", count=6)
+    found = zsq.SavedRun(tmp_path / "run").verify(images=6)
     assert (
         found["verified"]
         and found["unit"] == "priors"

@@ -52,8 +52,9 @@ class Detect:
 
         decoding = decoding_of(teacher, "task detect")
         names = teacher.labels[decoding.background :] or tuple(f"class {i}" for i in range(self.classes - decoding.background))
+        height, width = teacher.inputs.shape[1:]
         made = []
-        for found in decoding(output, teacher.inputs.shape[1:]):
+        for found in decoding(output, (height, width)):
             best = zip(found.boxes[:_DRAWN].tolist(), found.classes.tolist(), found.scores.tolist(), strict=False)
             boxes = tuple(Box(tuple(corners), label, score) for corners, label, score in best)
             made.append(Drawing(_said(boxes, len(found.scores), names), names, boxes=boxes))

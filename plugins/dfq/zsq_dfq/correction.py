@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from zsq.training import full_precision
 from zsq.types import Batch, Beat, Context, Student, Trace
@@ -16,6 +16,9 @@ from zsq_dfq import CorrectionOptions
 from zsq_dfq.graph import Graph
 from zsq_dfq.layers import inputs, lower_output, respond
 from zsq_dfq.moments import propagate
+
+#: Is given what a layer gives out, and may give back what to hand on instead.
+See = Callable[[Tensor], Tensor | None]
 
 
 class Correction:
@@ -44,7 +47,7 @@ class Correction:
         known = propagate(graph, self.ctx.teacher.inputs)
         unknown = []
         for step, node in enumerate(layers, 1):
-            layer, moments = graph.called(node), known.get(node.args[0])  # type: ignore[arg-type]
+            layer, moments = graph.called(node), known.get(node.all_input_nodes[0])
             if moments is None or len(moments.center) != inputs(layer):
                 unknown.append(str(node.target))
             else:
@@ -74,14 +77,21 @@ class Correction:
     def _truth(self, graph: Graph, layers: list[fx.Node], images: Tensor) -> dict[fx.Node, Tensor]:
         """Mean output of every layer in float, per channel."""
         means: dict[fx.Node, Tensor] = {}
+
+        def keeping(node: fx.Node) -> See:
+            def keep(out: Tensor) -> None:
+                means[node] = _means(out)
+
+            return keep
+
         with full_precision(graph.student), self._float_weights(graph, layers), ExitStack() as stack:
             for node in layers:
-                stack.enter_context(_hook(graph.called(node), lambda out, node=node: means.__setitem__(node, _means(out))))
+                stack.enter_context(_hook(graph.called(node), keeping(node)))
             graph.module(images)
         return means
 
     @staticmethod
-    def _corrector(graph: Graph, node: fx.Node, truth: Mapping[fx.Node, Tensor], done: dict[fx.Node, Tensor], number: int) -> Any:
+    def _corrector(graph: Graph, node: fx.Node, truth: Mapping[fx.Node, Tensor], done: dict[fx.Node, Tensor], number: int) -> See:
         """Corrects a layer by the mean of its errors so far, as soon as it has run."""
         layer, norm = graph.called(node), graph.norm(node)
 
@@ -97,13 +107,14 @@ class Correction:
 
     def _float_weight(self, node: fx.Node, layer: Any) -> Tensor:
         """A layer's weight before its grid: the teacher's, where the quantizer already put the student's on it."""
+        own: Tensor = layer.weight
         if not layer.weight_point.frozen:
-            return layer.weight  # type: ignore[no-any-return]
+            return own
         try:
             original = self.ctx.teacher.module.get_submodule(str(node.target)).weight
         except AttributeError:
-            return layer.weight  # type: ignore[no-any-return]
-        return original if original.shape == layer.weight.shape else layer.weight  # type: ignore[union-attr,return-value]
+            return own
+        return original if isinstance(original, Tensor) and original.shape == own.shape else own
 
     @contextmanager
     def _float_weights(self, graph: Graph, layers: list[fx.Node]) -> Iterator[None]:
@@ -124,7 +135,7 @@ class Correction:
 
 
 @contextmanager
-def _hook(layer: Any, see: Any) -> Iterator[None]:
+def _hook(layer: nn.Module, see: See) -> Iterator[None]:
     """Inside, ``see`` is given what the layer gives out, and may give back what to hand on instead."""
     handle = layer.register_forward_hook(lambda _layer, _inputs, out: see(out))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +183,7 @@ def cap_of(module: nn.Module, node: fx.Node) -> Tensor | float | None:
     if op == "minimum" and len(node.args) == 2 and isinstance(held := node.args[1], fx.Node) and held.op == "get_attr":
         owner, _, name = str(held.target).rpartition(".")
         buffer = module.get_submodule(owner)._buffers.get(name)
-        if buffer is not None and len(held.users) == 1 and name_of(node.args[0]) == "relu":  # type: ignore[arg-type]
+        if buffer is not None and len(held.users) == 1 and isinstance(read := node.args[0], fx.Node) and name_of(read) == "relu":
             return buffer
     return None
 
@@ -222,9 +223,9 @@ def channel_caps(module: fx.GraphModule, node: fx.Node, channels: int, dims: int
     return _replace(module, node, build), buffer
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, build: Any) -> fx.Node:
+def _replace(module: fx.GraphModule, node: fx.Node, build: Callable[[fx.Graph], fx.Node]) -> fx.Node:
     with module.graph.inserting_before(node):
-        new: fx.Node = build(module.graph)
+        new = build(module.graph)
     node.replace_all_uses_with(new)
     module.graph.erase_node(node)
     module.graph.lint()

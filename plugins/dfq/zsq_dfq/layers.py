@@ -125,7 +125,8 @@ def scale_norm(norm: _BatchNorm, factor: Tensor) -> None:
 def slope_of(norm: Any) -> Tensor:
     """gamma / sqrt(var + eps), signed, float64."""
     gamma = 1.0 if norm.weight is None else norm.weight.detach().double()
-    return gamma / (norm.running_var.double() + norm.eps).sqrt()  # type: ignore[no-any-return]
+    slope: Tensor = gamma / (norm.running_var.double() + norm.eps).sqrt()
+    return slope
 
 
 def _set_slope(norm: Any, slope: Tensor) -> None:

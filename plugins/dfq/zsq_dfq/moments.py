@@ -42,14 +42,18 @@ class Moments:
         if self.limits is not None:
             return self.limits
         reach = deviations * self.var.sqrt()
-        return tuple(torch.minimum(torch.maximum(end, self.floor), self.ceil) for end in (self.center - reach, self.center + reach))  # type: ignore[return-value]
+        lo, hi = (torch.minimum(torch.maximum(end, self.floor), self.ceil) for end in (self.center - reach, self.center + reach))
+        return lo, hi
 
     def clipped(self, floor: Tensor | float, ceil: Tensor | float) -> Moments:
         """After a further clipping."""
-        floor, ceil = (torch.as_tensor(end, dtype=torch.float64, device=self.center.device).flatten() for end in (floor, ceil))
-        ends = [torch.minimum(torch.maximum(end, floor), ceil) for end in (self.floor, self.ceil)]
-        limits = self.limits and tuple(torch.minimum(torch.maximum(end, floor), ceil) for end in self.limits)
-        return Moments(self.center, self.var, *ends, limits)  # type: ignore[arg-type]
+        lowest, highest = (torch.as_tensor(end, dtype=torch.float64, device=self.center.device).flatten() for end in (floor, ceil))
+
+        def clip(end: Tensor) -> Tensor:
+            return torch.minimum(torch.maximum(end, lowest), highest)
+
+        limits = None if self.limits is None else (clip(self.limits[0]), clip(self.limits[1]))
+        return Moments(self.center, self.var, clip(self.floor), clip(self.ceil), limits)
 
 
 def normal(center: Tensor, var: Tensor) -> Moments:
@@ -110,7 +114,7 @@ def _image(spec: InputSpec, device: torch.device) -> Moments:
 
 def _after(graph: Graph, node: fx.Node, known: dict[fx.Node, Moments]) -> Moments | None:
     if node.op == "call_module":
-        return _module(graph, node, known.get(node.args[0]))  # type: ignore[arg-type]
+        return _module(graph, node, known.get(node.all_input_nodes[0]))
     if node.op != "call_function" or node not in graph.shapes:
         return None
     op, shape = name_of(node), graph.shapes[node]
@@ -133,7 +137,8 @@ def _after(graph: Graph, node: fx.Node, known: dict[fx.Node, Moments]) -> Moment
 def _module(graph: Graph, node: fx.Node, value: Moments | None) -> Moments | None:
     module = graph.called(node)
     if isinstance(module, _BatchNorm):
-        var = slope_of(module).square() * module.running_var.double()  # type: ignore[union-attr]
+        assert module.running_var is not None
+        var = slope_of(module).square() * module.running_var.double()
         return normal(torch.zeros_like(var) if module.bias is None else module.bias, var)
     if not isinstance(module, KINDS):
         return value  # an activation point, or what marks a feature
@@ -162,7 +167,8 @@ def _concatenated(node: fx.Node, known: dict[fx.Node, Moments]) -> Moments | Non
     if a.get("dim") != 1 or any(p is None or p.limits is not None for p in parts):
         return None
     fields = ("center", "var", "floor", "ceil")
-    return Moments(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
+    center, var, floor, ceil = (torch.cat([getattr(p, name) for p in parts]) for name in fields)
+    return Moments(center, var, floor, ceil)
 
 
 def _padded(node: fx.Node, value: Moments, dims: int) -> Moments | None:

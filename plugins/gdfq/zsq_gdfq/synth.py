@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsq.protocols import Classed
 from zsq.training import BnsDistance
 from zsq.types import Batch, Beat, Cadence, Context, Probe, Update, View
 from zsq_gdfq import GdfqOptions, GeneratorOptions
@@ -36,7 +37,7 @@ class GeneratorSynth:
             generator = self.build()
         self.generator = generator.to(ctx.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [p for p in self.generator.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, options.lr, options.betas, fused=True)  # type: ignore[arg-type]
+        self.optimizer = torch.optim.Adam(self.parameters, options.lr, (options.betas[0], options.betas[1]), fused=True)
         self.bns_distance = BnsDistance()
         self.steps = 0
 
@@ -44,8 +45,8 @@ class GeneratorSynth:
         """The generator, on the CPU."""
         raise NotImplementedError
 
-    def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
-        """What the generator is called with for ``n`` images, and their targets."""
+    def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor | None]:
+        """What the generator is called with for ``n`` images, and their targets, where they have any."""
         raise NotImplementedError
 
     def sample(self, n: int) -> Batch:
@@ -57,7 +58,9 @@ class GeneratorSynth:
         inputs, targets = self.draw(max(n, 2))
         with self.ctx.precision.autocast():
             images = self.generator(*inputs)
-        return Batch(images, targets) if n > 1 else Batch(images[:n], targets[:n])  # a slice's gradient would leave channels_last
+        if n > 1:
+            return Batch(images, targets)  # a slice's gradient would leave channels_last
+        return Batch(images[:n], None if targets is None else targets[:n])
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, optimizer and number of steps."""
@@ -82,7 +85,7 @@ class GeneratorSynth:
         batch = self.generate(self.ctx.batch_size)
         view = probe(batch, self.needs)
         loss, metrics = self.loss(view)
-        loss.backward(inputs=self.parameters)
+        loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * self.options.gamma ** sum(self.steps >= m for m in self.options.milestones)
         self.optimizer.step()
@@ -116,5 +119,7 @@ class Gdfq(GeneratorSynth):
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
         rng, device = self.ctx.rng, self.ctx.device
         noise = torch.randn((n, self.options.latent_dim), generator=rng, device=device)
-        classes = self.ctx.teacher.task.targets(n, rng)
+        task = self.ctx.teacher.task
+        assert isinstance(task, Classed)
+        classes = task.targets(n, rng)
         return (noise, Labels.single(classes)), classes

@@ -13,9 +13,8 @@ from loopback import Loopback, Repo
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from zsq.images import normalise
+from zsq.images import normalise, patterns
 from zsq.types import InputSpec
-from zsq_cli.verify import patterns
 
 CLASSES = 8
 SPEC = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +17,8 @@ from PIL import Image
 from zsq_hub.push import hub_name, push
 
 import zsq
+from zsq._run.proof import keep, proven
+from zsq_cli.app import main
 
 
 def teacher_card(hub: Loopback, *lines: str) -> None:
@@ -30,8 +31,7 @@ def exported(run: Path, folder: Path, **proof: Any) -> Path:
     copy = Path(shutil.copytree(run, folder))
     (copy / "model.onnx").write_bytes(b"a graph")
     said = {"exported": "onnx", "images": 256, "runtime": "ONNX Runtime 1.31", "argmax_agreement": 100.0, "max_abs_diff": 0.00125}
-    told = {**said, "verified": True, "sha256": hashlib.sha256(b"a graph").hexdigest(), **proof}
-    (copy / "verify.json").write_text(json.dumps(told))
+    keep(copy, {**said, "verified": True, "files": ["model.onnx"], **proof})
     return copy
 
 
@@ -114,7 +114,8 @@ def test_an_accuracy_that_was_not_measured_is_not_given(run: Path, tmp_path: Pat
 
 
 def test_a_proof_is_told_and_published(hub: Loopback, run: Path, tmp_path: Path) -> None:
-    push(exported(run, tmp_path / "e"), "org/tiny")
+    copy = exported(run, tmp_path / "e")
+    push(copy, "org/tiny", proof=proven(copy))
     text, meta = card_of(hub)
     assert "Verified: in ONNX Runtime 1.31" in text and "100.00 % of 256 images" in text and "0.00125" in text
     assert "onnx" in meta["tags"] and 'hf_hub_download("org/tiny", "model.onnx")' in text
@@ -122,29 +123,28 @@ def test_a_proof_is_told_and_published(hub: Loopback, run: Path, tmp_path: Path)
 
 
 def test_openvinos_files_are_told_of_as_well(hub: Loopback, run: Path, tmp_path: Path) -> None:
-    digest = hashlib.sha256(b"a graphits weights").hexdigest()
-    copy = exported(run, tmp_path / "e", exported="openvino", runtime="openvino 2025", sha256=digest)
+    copy = exported(run, tmp_path / "e", exported="openvino", runtime="openvino 2025")
     (copy / "model.onnx").unlink()
     (copy / "model.xml").write_bytes(b"a graph")
     (copy / "model.bin").write_bytes(b"its weights")
-    push(copy, "org/tiny")
+    proof = keep(copy, {**json.loads((copy / "verify.json").read_text()), "files": ["model.xml", "model.bin"]})
+    push(copy, "org/tiny", proof=proof)
     text, meta = card_of(hub)
     assert "Verified: in openvino 2025, `model.xml`" in text and "openvino.compile_model" in text and "onnxruntime" not in text
     assert "openvino" in meta["tags"] and "onnx" not in meta["tags"]
 
 
-@pytest.mark.parametrize("proof", [{"sha256": "0" * 64}, {"exported": "tflite"}, {"exported": ["onnx"]}, None])
-def test_without_a_proof_of_this_very_file_it_says_not_verified(hub: Loopback, run: Path, tmp_path: Path, proof: Any) -> None:
-    copy = exported(run, tmp_path / "e", **(proof or {}))
-    if proof is None:
-        (copy / "verify.json").write_text("{")
-    push(copy, "org/tiny")
+def test_without_a_proof_of_this_very_file_it_says_not_verified(hub: Loopback, run: Path, tmp_path: Path) -> None:
+    copy = exported(run, tmp_path / "e")
+    (copy / "model.onnx").write_bytes(b"another graph")
+    assert main(["push", str(copy), "org/tiny", "--no-verify"]) == 0
     assert "**Not verified:** nobody has checked" in card_of(hub)[0]
     assert "verify.json" not in hub.repos["org/tiny"].commits[hub.repos["org/tiny"].refs["main"]]
 
 
 def test_a_proof_that_failed_is_told_as_one(hub: Loopback, run: Path, tmp_path: Path) -> None:
-    push(exported(run, tmp_path / "e", verified=False, argmax_agreement=94.5), "org/tiny")
+    copy = exported(run, tmp_path / "e", verified=False, argmax_agreement=94.5)
+    push(copy, "org/tiny", proof=proven(copy))
     assert "**Not verified:** in ONNX Runtime 1.31" in card_of(hub)[0] and "94.50 %" in card_of(hub)[0]
 
 

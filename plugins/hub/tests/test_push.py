@@ -93,7 +93,7 @@ def test_an_exported_file_that_does_not_verify_is_refused_unless_told_otherwise(
 ) -> None:
     exported = Path(shutil.copytree(run, tmp_path / "exported"))
     (exported / "model.onnx").write_bytes(b"a graph")
-    monkeypatch.setattr("zsq_cli.verify.verified", lambda folder, *_: {"verified": folder != exported})
+    monkeypatch.setattr("zsq._api.saved.SavedRun.verify", lambda run, *_: {"verified": run.folder != exported})
     assert "does not verify" in refused(capsys, "push", exported, "org/tiny")
     assert hub.requests == []
     assert main(["push", str(exported), "org/tiny", "--no-verify"]) == 0

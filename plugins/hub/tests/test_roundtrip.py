@@ -100,6 +100,14 @@ def test_a_student_that_was_loaded_loads_offline(store: Loopback, run: Path, mon
     assert len(store.requests) == seen
 
 
+def test_the_store_can_be_named_in_a_push(hub: Loopback, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(run), "hub:org/tiny"]) == 0
+    assert torch.equal(answers(zsq.load("zsq-hub/hub:org/tiny")), answers(zsq.load(run)))
+    capsys.readouterr()
+    assert main(["push", str(run), "hup:org/tiny"]) == 2
+    assert "store 'hup' not found\ndid you mean 'hub'?" in capsys.readouterr().err
+
+
 def test_exported_files_are_fetched_where_they_are_asked_for(hub: Loopback, run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     (copy / "model.onnx").write_bytes(b"a graph")

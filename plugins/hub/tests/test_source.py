@@ -1,4 +1,4 @@
-"""The teacher source keeps the contract of all sources."""
+"""The teacher source and the store keep the contracts of all sources and stores."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ def pushed(hub: Loopback, run: Path) -> None:
     push(run, "org/tiny")
 
 
-test_hub = conformance("hub", ref="org/tiny")
+test_source = conformance("hub", role="teacher", ref="org/tiny")
+test_store = conformance("hub", role="store", ref="org/tiny")

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: ``hub:ORG/NAME`` loads what lies there; ``zsq push`` puts one there.
+"""The Hugging Face Hub: ``hub:ORG/NAME`` as a teacher, and as a place that students are published to and fetched from.
 
 Light: descriptors only.
 """
@@ -19,4 +19,11 @@ def zsq_teachers() -> Iterator[Component]:
         InputOptions,
         "A network from the Hugging Face Hub: hub:ORG/NAME, or hub:ORG/NAME@REVISION; a student of zsq, or what a plugin reads.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
+    )
+
+
+@hookimpl
+def zsq_stores() -> Iterator[Component]:
+    yield Component(
+        "hub", "zsq_hub.store:HubStore", summary="The Hugging Face Hub: hub:ORG/NAME, or hub:ORG/NAME@REVISION; a push is one commit."
     )

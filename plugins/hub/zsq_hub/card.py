@@ -92,10 +92,10 @@ def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     if facts.author:
         fields["quantized_by"] = facts.author
     if facts.dataset and (accuracies := measured(report)):
-        source = {"source_name": "zsq run report", "source_url": f"{constants.ENDPOINT}/{facts.repo}/blob/main/report.json"}
+        source = f"{constants.ENDPOINT}/{facts.repo}/blob/main/report.json"
         results = [
             EvalResult("image-classification", facts.dataset, facts.dataset, "accuracy", value, metric_name=_ACCURACIES[key],
-                       dataset_args={"images": report["images_evaluated"]}, **source)
+                       dataset_args={"images": report["images_evaluated"]}, source_name="zsq run report", source_url=source)
             for key, value in accuracies.items()
         ]  # fmt: skip
         fields |= {"model_name": facts.name, "eval_results": results}
@@ -110,7 +110,7 @@ def check(card: str) -> None:
     """
     try:
         data = ModelCard(card, ignore_metadata_errors=False).data
-        if data.to_dict().get("library_name") != "zsq":
+        if data.get("library_name") != "zsq":
             raise ValueError("no library_name")
     except Exception as error:  # whatever the client and its YAML reader raise
         raise FileError(

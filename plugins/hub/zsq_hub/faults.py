@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import ERROR
 
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from zsq.errors import ZsqError
 
@@ -40,7 +42,7 @@ def explained(repo: str, doing: str) -> Iterator[None]:
     """
     level = logging.get_verbosity()
     bars = not (are_progress_bars_disabled() or sys.stderr.isatty())
-    logging.set_verbosity_error()
+    logging.set_verbosity(ERROR)
     if bars:
         disable_progress_bars()
     try:
@@ -57,11 +59,12 @@ def explained(repo: str, doing: str) -> Iterator[None]:
 
 def explain(error: BaseException, repo: str, doing: str) -> HubError | None:
     """The message for ``error``, or for the first of its causes that is known; None for what is no fault of client or Hub."""
-    where, link = f"hub:{repo}", error
+    where = f"hub:{repo}"
+    link: BaseException | None = error
     after = "nothing was published; pushing again sends only what is still missing" if doing == "push" else "try again"
     found = None
     while link is not None and found is None:
-        found, link = _known(link, repo, doing, after) or _stored(link, repo, doing, after), link.__cause__  # type: ignore[assignment]
+        found, link = _known(link, repo, doing, after) or _stored(link, repo, doing, after), link.__cause__
     if found is None and isinstance(error, errors.LocalEntryNotFoundError):
         found = f"the Hub cannot be reached, and '{repo}' is not in the cache", "try again later"
     if found is None and isinstance(error, (OSError, ValueError, RuntimeError)):

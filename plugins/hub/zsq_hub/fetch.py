@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not marked as exported
 
 from zsq.errors import FileError
 from zsq_hub.faults import explained
@@ -17,11 +17,11 @@ FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")
 #: The files of exporters, and a picture of synthetic images: they lie beside, and are fetched where they are asked for.
 EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
 PICTURE = "images.png"
-_REFERENCE = re.compile(r"(?:hub:)?(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
+_REFERENCE = re.compile(r"(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 
 
 def split(place: str) -> tuple[str, str | None]:
-    """Repository and revision of ``ORG/NAME``, ``ORG/NAME@REVISION``, either with ``hub:`` in front.
+    """Repository and revision of ``ORG/NAME`` or ``ORG/NAME@REVISION``.
 
     Raises:
         FileError: When it is none of them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,8 +23,6 @@ from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
 _CARD, _PROOF = "README.md", "verify.json"
-#: The files of an exporter that a proof is about.
-_PROVEN = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 _FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
 
 
@@ -39,7 +36,7 @@ class Pushed:
 
 
 def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
-         license: str | None = None, dataset: str | None = None) -> Pushed:  # fmt: skip
+         license: str | None = None, dataset: str | None = None, proof: Mapping[str, Any] | None = None) -> Pushed:  # fmt: skip
     """Publish the run in folder ``run`` as ``repo``.
 
     Args:
@@ -50,6 +47,7 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
         base_model: The teacher on the Hub; by default the one that its reference names.
         license: Default: that of ``base_model``.
         dataset: What the accuracy was measured on.
+        proof: What `zsq verify` found of the exported files as they lie there; published, and told in the card.
 
     Raises:
         FileError: When the run is not finished or damaged, or the card is not valid.
@@ -64,12 +62,12 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
         with explained(repo, "push"):
             author = api.whoami()["name"]
             terms = terms or (_license_of(api, base_model) if base_model else {})
-    proof = proven(run)
-    files = contents(run, report, config, proof is not None)
+    recipe = cut((run / "recipe.yaml").read_text(encoding="utf-8"))
+    report = cut(report)
+    files = contents(run, report, config, recipe, proof)
     sizes = {name: item.stat().st_size if isinstance(item, Path) else len(item) for name, item in files.items()}
     facts = card.Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=sizes)
-    recipe = files["recipe.yaml"].decode()  # type: ignore[union-attr]
-    files[_CARD] = card.write(json.loads(files["report.json"]), config, recipe, facts).encode()  # type: ignore[arg-type]
+    files[_CARD] = card.write(report, config, recipe, facts).encode()
     if dry_run is not None:
         _write(dry_run, files)
         return Pushed(str(dry_run), None, tuple(sorted(files)))
@@ -115,26 +113,17 @@ def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return report, config
 
 
-def proven(run: Path) -> dict[str, Any] | None:
-    """``verify.json``, which `zsq verify` writes: None where there is none, or where the exported file is another one since."""
-    try:
-        proof = json.loads((run / _PROOF).read_text(encoding="utf-8"))
-        content = b"".join((run / name).read_bytes() for name in _PROVEN[proof["exported"]])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return proof if proof.get("sha256") == hashlib.sha256(content).hexdigest() else None
-
-
-def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any], proof: bool = False) -> dict[str, bytes | Path]:
+def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any], recipe: str,
+             proof: Mapping[str, Any] | None) -> dict[str, bytes | Path]:  # fmt: skip
     """What is published but the card, by name; folders of this machine are cut from every path, file names stay."""
     files: dict[str, bytes | Path] = {
         "config.json": text_of({**config, "manifest": cut(config.get("manifest"))}),
         "model.safetensors": run / "model.safetensors",
-        "report.json": (json.dumps(cut(report), indent=1) + "\n").encode(),
-        "recipe.yaml": cut((run / "recipe.yaml").read_text(encoding="utf-8")).encode(),
+        "report.json": (json.dumps(report, indent=1) + "\n").encode(),
+        "recipe.yaml": recipe.encode(),
     }
-    if proof:
-        files[_PROOF] = cut((run / _PROOF).read_text(encoding="utf-8")).encode()
+    if proof is not None:
+        files[_PROOF] = (json.dumps(cut(proof), indent=1) + "\n").encode()
     extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == PICTURE or path.name in EXPORTED)]
     return files | {path.name: path for path in extra if path.name != "model.bin" or path.with_suffix(".xml").exists()}
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import zsq
-from zsq.errors import FileError
+from zsq.errors import ComponentError, FileError
 from zsq.options import InputOptions
+from zsq.protocols import Reader
 from zsq.teachers import teacher_from
 from zsq.types import Context, Teacher
 from zsq_hub.fetch import fetch
-from zsq_hub.readers import Repository, library_of, reader
+from zsq_hub.repository import Repository, library_of
 
 
 class Hub:
-    """Loads ``hub:ORG/NAME[@REVISION]``: a zsq student, or a network of a library that an installed plugin reads.
-
-    ``fetch`` and ``push`` are what the command line and ``zsq.load`` use.
-    """
+    """Loads ``hub:ORG/NAME[@REVISION]``: a zsq student, or a network of a library that an installed reader knows."""
 
     def __init__(self, options: InputOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -32,35 +27,21 @@ class Hub:
         """
         repository = Repository.open(ref)
         if (library := library_of(repository.config)) != "zsq":
-            return reader(library, repository.ref)(repository, self.options, self.ctx)
+            return self._reader(library, repository.ref).read(repository)
         spec = repository.config.get("inputs")
         if not isinstance(spec, dict):
             raise FileError("the student does not say what its inputs are", repository.ref, "it was saved without an input spec")
         module = zsq.load(fetch(f"{repository.name}@{repository.commit}"))
         return teacher_from(module, repository.ref, self.options.over(spec), None, where=repository.ref, license=repository.license())
 
-    @staticmethod
-    def fetch(place: str, revision: str | None = None, *, exported: bool = False) -> Path:
-        """The folder of a student; see :func:`zsq_hub.fetch.fetch`."""
-        return fetch(place, revision, exported=exported)
-
-    @staticmethod
-    def ready(repo: str) -> None:
-        """Fail early where a push will; see :func:`zsq_hub.push.ready`."""
-        from zsq_hub.push import ready
-
-        ready(repo)
-
-    @staticmethod
-    def proven(run: Path) -> dict[str, Any] | None:
-        """What `zsq verify` said of the exported file in a run; see :func:`zsq_hub.push.proven`."""
-        from zsq_hub.push import proven
-
-        return proven(run)
-
-    @staticmethod
-    def push(run: Path, repo: str, **options: Any) -> Any:
-        """Publish a run; see :func:`zsq_hub.push.push`."""
-        from zsq_hub.push import push
-
-        return push(run, repo, **options)
+    def _reader(self, library: str, where: str) -> Reader:
+        """What reads the repositories of ``library``, with those of this source's options that were set."""
+        if not library:
+            what = "config.json does not say what network it describes"
+            raise ComponentError(what, where, "`zsq plugins list --role reader` shows what can be read here")
+        values = {name: value for name, value in self.options.to_dict().items() if value is not None}
+        try:
+            reader: Reader = self.ctx.find("reader", library, values)
+        except ComponentError as error:
+            raise ComponentError(error.what, error.where or where, error.hint) from error
+        return reader

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -82,7 +82,8 @@ class IntraqDistiller(Descent):
         if float(torch.rand((), generator=self.coin)) < o.lor:
             x = crop(x, draw(len(x), (x.shape[-2], x.shape[-1]), o.eta, self.boxes))
         margins = o.mdc_weight > 0 and self.remembered > 0
-        with self.ctx.precision.autocast(), catching_features(teacher) if margins else nullcontext([]) as caught:
+        catching: AbstractContextManager[list[Tensor]] = catching_features(teacher) if margins else nullcontext([])
+        with self.ctx.precision.autocast(), catching as caught:
             output, seen = self.watched(x)
         logits = teacher.task.logits(output).float()
         terms = {"bns": (o.bns_weight, self.bns(seen))}

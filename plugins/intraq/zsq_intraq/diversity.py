@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsq.errors import ZsqError
-from zsq.training import Precision, watching_inputs
-from zsq.types import Teacher
+from zsq.training import watching_inputs
+from zsq.types import Precision, Teacher
 
 
 def head(teacher: Teacher) -> dict[str, nn.Module]:
@@ -38,7 +38,7 @@ def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
 def features(teacher: Teacher, images: Tensor, precision: Precision, batch: int = 256) -> Tensor:
     """Features of ``images`` (N, C, H, W): what enters the teacher's last layer, (N, F), ``batch`` images at a time."""
     with precision.autocast(), catching_features(teacher) as caught:
-        for part in images.split(batch):
+        for part in torch.split(images, batch):
             teacher.module(part)
     return torch.cat(caught)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zsq.images import Made, PoolSynth
+from zsq.protocols import Classed
 from zsq.types import Batch, Context
 from zsq_intraq import IntraqOptions
 from zsq_intraq.crops import crop, draw
@@ -68,7 +69,9 @@ class Intraq(PoolSynth[IntraqDistiller]):
     def labels(self, span: tuple[int, int]) -> Tensor:
         if self.options.labels == "even":
             return super().labels(span)
-        return self.ctx.teacher.task.targets(span[1] - span[0], self.generator(f"labels {span[0]}"))
+        task = self.ctx.teacher.task
+        assert isinstance(task, Classed)
+        return task.targets(span[1] - span[0], self.generator(f"labels {span[0]}"))
 
     def key(self, span: tuple[int, int]) -> dict[str, Any]:
         """What went before also counts: the size of the batches, and the layer that features are taken at."""

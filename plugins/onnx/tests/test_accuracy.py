@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from zsq import SavedRun
 from zsq_cli.app import main
-from zsq_cli.verify import verified
 
 SHARED = Path(__file__).parents[4] / "shared"
 WEIGHTS, IMAGES = SHARED / "teachers/resnet20-cifar10.safetensors", SHARED / "data/cifar10-test-5k.npz"
@@ -27,13 +27,13 @@ def made(bits: int, folder: Path, *more: str) -> Path:
 
 def test_four_bits_are_exact(tmp_path: Path) -> None:
     folder = made(4, tmp_path / "run")
-    result = verified(folder, count=256, file=IMAGES)
+    result = SavedRun(folder).verify(npz=IMAGES)
     assert result["argmax_agreement"] == 100 and result["first"] is None and not result["floating"] and result["verified"]
 
 
 def test_eight_bits_verify_and_the_file_is_small(tmp_path: Path) -> None:
     folder = made(8, tmp_path / "run")
-    synthetic, real = verified(folder), verified(folder, count=256, file=IMAGES)
+    synthetic, real = SavedRun(folder).verify(), SavedRun(folder).verify(npz=IMAGES)
     for result in (synthetic, real):  # what may be left is the rounding of the input to its codes
         assert result["verified"] and result["argmax_agreement"] == 100 and not result["floating"]
         assert result["first"] is None or result["first"]["share"] < 1e-5

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from zsq import SavedRun
 from zsq.images import read_gallery
 from zsq.types import InputSpec
 from zsq_cli.app import main
-from zsq_cli.verify import synthetic
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def test_a_tiny_run_verifies(runs: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert "100.00 % of 64 images" in said and "float layers: 0" in said and said.rstrip().endswith("verified")
     kept = json.loads((folder / "verify.json").read_text())
     assert kept["exported"] == "onnx" and kept["images"] == 64 and kept["argmax_agreement"] == 100 and kept["verified"]
-    assert kept["sha256"] == hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    assert kept["files"] == {"model.onnx": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()}
     assert kept["runtime"].startswith("onnxruntime ") and kept["max_abs_diff"] >= 0
 
 
@@ -44,7 +44,7 @@ def test_verify_uses_the_images_of_the_run(runs: Any, capsys: pytest.CaptureFixt
     assert found is not None and found[1] == 1
     own = found[0]
     assert own.shape == (64, 3, 8, 8) and own.min() >= 0 and own.max() <= 1
-    assert torch.equal(synthetic(folder, spec, 100)[0][:64], own)
+    assert torch.equal(SavedRun(folder).images(100)[0][:64], own)
     assert main(["verify", str(folder), "--images", "100"]) == 0
     assert "64 of the run's own, 36 synthetic patterns" in " ".join(capsys.readouterr().out.split())
 

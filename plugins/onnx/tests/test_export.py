@@ -57,7 +57,7 @@ def grouped() -> Teacher:
 
 
 def verify(module: nn.Module, inputs: torch.Tensor, folder: Path) -> dict[str, Any]:
-    return compare(module, inputs, folder, OnnxRuntime(), "onnx", world.make_component("task", "classify"))
+    return compare(module, inputs, folder, OnnxRuntime(), "onnx", world.world.make_component("task", "classify"))
 
 
 def exported(made: Student, of: Teacher, folder: Path) -> Path:
@@ -242,3 +242,98 @@ def test_a_file_of_another_student_does_not_verify(tmp_path: Path) -> None:
         other.module.get_submodule("block.bn2").bias += 0.7  # type: ignore[operator]
     result = verify(other.module, images(128), tmp_path)
     assert result["first"]["path"] == "block.relu_point" and result["max_abs_diff"] > 0
+
+
+class Piece(nn.Module):
+    """A convolution, something else, a convolution whose answer nothing follows."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.first, self.between, self.last = nn.Conv2d(3, 8, 3, padding=1), between, nn.Conv2d(8, 4, 3, stride=2, padding=1, groups=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.between(self.first(x)))).flatten(2).mean(2)  # type: ignore[no-any-return]
+
+
+class Attended(nn.Module):
+    """A product of two activations."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.flatten(2)
+        return (torch.softmax(y @ y.transpose(1, 2) * 0.1, -1) @ y).view(x.shape)
+
+
+class Channels(nn.Module):
+    """LayerNorm over channels, as ConvNeXt has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
+BETWEEN: dict[str, Callable[[], nn.Module]] = {
+    "group norm": lambda: nn.GroupNorm(4, 8),
+    "group norm without weights": lambda: nn.GroupNorm(2, 8, affine=False),
+    "instance norm": lambda: nn.InstanceNorm2d(8, affine=True),
+    "layer norm": Channels,
+    "prelu": lambda: nn.PReLU(8, init=0.3),
+    "one slope": nn.PReLU,
+    "mish": nn.Mish,
+    "selu": nn.SELU,
+    "celu": lambda: nn.CELU(0.7),
+    "relu, then norm": lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8)),
+    "attention": Attended,
+    "transposed": lambda: nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2),
+}
+
+
+@pytest.mark.parametrize("protocol", ["deploy", "paper"])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_stays_in_float_between_layers_computes_the_same_and_the_layers_in_integers(name: str, protocol: str, tmp_path: Path) -> None:
+    of = teacher(Piece(BETWEEN[name]()))
+    made = student(of, 4, protocol)
+    result = verify(made.module, images(128), exported(made, of, tmp_path))
+    assert result["argmax_agreement"] == 100 and result["max_abs_diff"] < 1e-3 * result["spread"]
+    if protocol == "deploy":
+        assert not result["floating"] and len(result["integer"]) == 2
+        assert result["islands"] or name == "one slope"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_convolution_that_gives_the_output_sums_integers(bits: int, tmp_path: Path) -> None:
+    """With BatchNorm, padding that was left to it, groups, dilation, and no bias."""
+    layers = (nn.Conv2d(3, 4, 1), nn.ZeroPad2d((0, 1, 2, 1)), nn.Conv2d(4, 4, 3, groups=2, dilation=2, bias=False), nn.BatchNorm2d(4))
+    of = teacher(nn.Sequential(*layers))
+    made = student(of, bits)
+    model, _ = build(made.module, of.inputs)
+    found = OnnxRuntime().optimized(model.SerializeToString())
+    assert len(found.integer) == 2 and not found.floating and not found.islands and found.operations["ConvInteger"] == 1
+    plain, _ = build(made.module, of.inputs, sums=False)
+    assert "ConvInteger" not in {node.op_type for node in plain.graph.node}
+    if bits == 4:
+        exported(made, of, tmp_path)
+        result = verify_places(made.module, tmp_path)
+        assert result["max_abs_diff"] < 1e-5 * result["spread"] and result["first"] is None
+
+
+def verify_places(module: nn.Module, folder: Path) -> dict[str, Any]:
+    return compare(module, images(32), folder, OnnxRuntime(), "onnx", world.make_component("task", "classify"))
+
+
+def test_layers_that_share_a_weight_are_translated(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Linear(3, 4)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.two(torch.relu(self.one(x)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+    of = teacher(Tied())
+    made = student(of, 4)
+    result = verify(made.module, images(128), exported(made, of, tmp_path))
+    assert len(result["integer"]) == 3 and not result["floating"] and result["first"] is None

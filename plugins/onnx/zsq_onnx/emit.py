@@ -44,10 +44,12 @@ class Emitter:
     Args:
         module: A student's graph (frozen, eval mode), or a lifted teacher's.
         shape: Of one input image, (C, H, W).
+        sums: Whether convolutions whose output stays in float are written as integer sums.
     """
 
-    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...]) -> None:
-        self.module, self.writer = module, Writer()
+    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...], sums: bool = True) -> None:
+        self.module, self.sums = module, sums
+        self.writer: Writer = Writer()
         self.graph = without_identities(module)
         self.shapes = _shapes(module, shape)
         self.floats: dict[fx.Node, Any] = {}
@@ -89,8 +91,9 @@ class Emitter:
             self.floats[node] = self.writer.node("DequantizeLinear", inputs)
         return str(self.floats[node])
 
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape for a batch of two."""
+    def shape(self, node: object) -> tuple[int, ...]:
+        """Shape of a node's value for a batch of two."""
+        assert isinstance(node, fx.Node)
         return self.shapes[node.name]
 
     def size(self, value: Any) -> str:
@@ -101,20 +104,23 @@ class Emitter:
         """Several sizes as one int64 tensor."""
         if not any(isinstance(v, fx.Node) for v in values):
             return self.writer.constant(list(values), np.int64)
-        return str(self.writer.node("Concat", [self.size(v) for v in values], "sizes", axis=0))
+        return self.writer.node("Concat", [self.size(v) for v in values], "sizes", axis=0)
 
-    def is_point(self, node: Any) -> bool:
+    def is_point(self, node: object) -> bool:
         """Whether a node is an activation point with a range."""
+        return self._point_of(node) is not None
+
+    def _point_of(self, node: object) -> ActPoint | None:
         called = self.module.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
-        return isinstance(called, ActPoint) and called.ranged
+        return called if isinstance(called, ActPoint) and called.ranged else None
 
     def point_after(self, node: fx.Node) -> ActPoint | None:
         """The activation point that a value goes into and nowhere else, at most through a ReLU or clamp."""
         users = list(node.users)
         if len(users) != 1:
             return None
-        if self.is_point(users[0]):
-            return self.module.get_submodule(str(users[0].target))  # type: ignore[return-value]
+        if (point := self._point_of(users[0])) is not None:
+            return point
         return self.point_after(users[0]) if users[0] in self._late and ops.bounds(users[0]) is not None else None
 
     def padded(self, source: Any, pads: list[int]) -> list[int]:
@@ -132,7 +138,7 @@ class Emitter:
         return node.op == "call_function" and len(node.users) == 1 and (ops.bounds(node) is not None or ops.drops(self, node) is not None)
 
     def _output(self, node: fx.Node) -> str:
-        return str(self.writer.node("Identity", [self.value(node)], "logits"))
+        return self.writer.node("Identity", [self.value(node)], "logits")
 
     def _call(self, node: fx.Node) -> None:
         called: Any = self.module.get_submodule(str(node.target))
@@ -149,7 +155,7 @@ class Emitter:
 
     def _point(self, node: fx.Node, point: ActPoint) -> None:
         """Quantize, clip below 8 bits or where a ReLU was, and keep the codes."""
-        path, source, tail = str(node.target), node.args[0], None
+        path, source, tail = str(node.target), node.all_input_nodes[0], None
         grid = grids.flatten(point.grid)
         if point.bits > 8:
             hint = "export with at most 8 bits: int8 is what integer kernels take"
@@ -157,9 +163,9 @@ class Emitter:
         low, high = grid.low, grid.high
         if source in self._late and (limits := ops.bounds(source)) is not None:
             low, high = (int(grids.encode(torch.tensor(v, dtype=torch.float32), point.grid)) for v in limits)
-            source = source.args[0]
+            source = source.all_input_nodes[0]
         elif source in self._late:
-            tail, source = ops.drops(self, source), source
+            tail = ops.drops(self, source)
         dtype: Any = np.int8 if grid.low < 0 else np.uint8
         value = self.value(source) if tail is None else ops.global_mean(self, source)
         zero, scale = self.writer.constant(grid.zero_point, dtype), self.writer.constant(np.float32(grid.scale))
@@ -192,7 +198,7 @@ class Emitter:
 
     def _rectified(self, node: fx.Node) -> None:
         """A ReLU of codes: none below that of zero."""
-        codes = self.codes[node.args[0]]  # type: ignore[index]
+        codes = self.codes[node.all_input_nodes[0]]
         name = codes.name
         if codes.zero_point != np.iinfo(codes.dtype).min:
             name = self.writer.node("Clip", [name, self.writer.constant(codes.zero_point, codes.dtype)], node.name)
@@ -217,7 +223,7 @@ class Emitter:
             name = "alias"
         if name == "getitem":
             values = codes if codes is not None else self.floats[source]
-            (self.floats if codes is None else self.codes)[node] = values[node.args[1]]  # type: ignore[index]
+            (self.floats if codes is None else self.codes)[node] = values[node.args[1]]
             return
         if codes is None:
             self.floats[node] = ops.MOVES[name](self, node, arguments(node), self.value(source), self.writer.constant(0.0))

@@ -37,6 +37,10 @@ class Exporter(ABC):
     def runtime(self) -> Runtime:
         """What runs its files; imported here, since writing them does not need it."""
 
+    def exported(self, run: Path) -> bool:
+        """Whether all of its files lie in the folder of a run."""
+        return all((run / name).is_file() for name in self.runtime().files)
+
     def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
         """See ``zsq_onnx.verify.verify``."""
         from zsq_onnx.verify import verify
@@ -70,29 +74,31 @@ class Onnx(Exporter):
         return OnnxRuntime()
 
 
-def model_of(student: Student, manifest: Mapping[str, Any], ctx: Context) -> onnx.ModelProto:
-    """The student's model with metadata; what a user should know of it goes to the log.
+def model_of(student: Student, manifest: Mapping[str, Any], ctx: Context, sums: bool = True) -> onnx.ModelProto:
+    """The student's model with metadata; what a user should know of it goes to the log. ``sums`` as for ``build``.
 
     Raises:
         ZsqError: As ``build``.
     """
-    model, _ = build(student.module, ctx.teacher.inputs, _metadata(student, manifest, ctx.teacher.inputs))
+    model, _ = build(student.module, ctx.teacher.inputs, _metadata(student, manifest, ctx.teacher.inputs), sums)
     for note in notes(student):
         ctx.log(note)
     return model
 
 
-def build(module: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = None) -> tuple[onnx.ModelProto, dict[str, Codes]]:
+def build(module: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = None,
+          sums: bool = True) -> tuple[onnx.ModelProto, dict[str, Codes]]:  # fmt: skip
     """The model, and the name of every activation point's codes in it.
 
     Args:
         module: A student's graph, or a lifted teacher's; in eval mode.
         inputs: What it takes.
         metadata: Written into the file.
+        sums: Whether convolutions whose output stays in float are written as integer sums; not every runtime needs them to be.
     """
     if not isinstance(module, fx.GraphModule):
         raise ZsqError(f"cannot export a {type(module).__name__}: not a graph", "exporter onnx", "use --quant uniform")
-    emitter = Emitter(module, inputs.shape)
+    emitter = Emitter(module, inputs.shape, sums)
     names = emitter()
     output = next(n for n in module.graph.nodes if n.op == "output")
     shapes = [emitter.shapes[n.name][1:] for n in output.all_input_nodes]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from torch import fx, nn
 
 from zsq.errors import ZsqError
@@ -37,13 +38,13 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
     if not isinstance(called, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)):
         hint = "use --quant uniform, or another --export"
         raise ZsqError(f"a {type(called).__name__} has no translation to ONNX", f"layer '{node.target}'", hint)
-    name, source = e.path(node), node.args[0]
+    name, source = e.path(node), node.all_input_nodes[0]
     bias = None if called.bias is None else _numbers(called.bias)
-    codes: Codes | None = e.codes.get(source)  # type: ignore[arg-type]
-    if not isinstance(getattr(called, "weight_point", None), WeightPoint):
+    codes: Codes | None = e.codes.get(source)
+    point = getattr(called, "weight_point", None)
+    if not isinstance(point, WeightPoint):
         weight = e.writer.constant(_kernel(called, _numbers(called.weight)), name=f"{name}.weight")
         return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
-    point: WeightPoint = called.weight_point
     if point.bits > 8:
         hint = "export with at most 8 bits: int8 is what integer kernels take"
         raise ZsqError(f"weights of {point.bits} bits have no integer kernel", f"layer '{name}'", hint)
@@ -56,7 +57,13 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
         assert codes is not None
         found, numbers, step = with_integer_bias(found, bias, codes, after)
         return _apply(e, node, called, _dequantized(e, name, called, found), _integer_bias(e, name, numbers, step))
+    if runs and after is None and e.sums and not isinstance(called, nn.Linear):
+        assert codes is not None
+        return _summed(e, node, called, found, bias, codes)
     weight = _dequantized(e, name, called, found)
+    if codes is not None and bias is not None and isinstance(called, nn.ConvTranspose2d):  # ONNX Runtime rounds the bias of such a layer
+        wide = e.writer.constant(bias.reshape(-1, 1, 1), name=f"{name}.bias")
+        return str(e.writer.node("Add", [_apply(e, node, called, weight, None), wide], f"{name}.sum"))
     return _apply(e, node, called, weight, None if bias is None else e.writer.constant(bias, name=f"{name}.bias"))
 
 
@@ -71,7 +78,7 @@ def norm(e: Emitter, node: fx.Node, called: Any) -> str:
     ]
     name = e.path(node)
     constants = [e.writer.constant(v, name=f"{name}.{k}") for k, v in zip(("weight", "bias", "mean", "var"), values, strict=True)]
-    return str(e.writer.node("BatchNormalization", [e.value(node.args[0]), *constants], name, epsilon=called.eps))
+    return e.writer.node("BatchNormalization", [e.value(node.args[0]), *constants], name, epsilon=called.eps)
 
 
 def _weight(point: WeightPoint, called: Any) -> Weight:
@@ -103,7 +110,7 @@ def _fold(weight: Weight, bias: Any, norm: Any, point: WeightPoint) -> tuple[Wei
 def _integer_bias(e: Emitter, name: str, numbers: Any, step: Any) -> str:
     inputs = [e.writer.constant(numbers, np.int32, f"{name}.bias"), e.writer.constant(step)]
     inputs.append(e.writer.constant(np.zeros_like(numbers), np.int32))
-    return str(e.writer.node("DequantizeLinear", inputs, axis=0))
+    return e.writer.node("DequantizeLinear", inputs, axis=0)
 
 
 def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
@@ -118,28 +125,43 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
     kernel = np.ascontiguousarray(_kernel(called, codes.astype(np.int8)))
     inputs = [e.writer.constant(kernel, np.int8, f"{name}.weight"), e.writer.constant(weight.scale), e.writer.constant(zero, np.int8)]
     axis = last if isinstance(called, nn.Linear) else axis
-    value = str(e.writer.node("DequantizeLinear", inputs, axis=axis))
+    value = e.writer.node("DequantizeLinear", inputs, axis=axis)
     if offset is None:
         return value
     wide = offset.reshape([-1 if d == axis else 1 for d in range(last + 1)])
-    return str(e.writer.node("Add", [value, e.writer.constant(wide)]))
+    return e.writer.node("Add", [value, e.writer.constant(wide)])
+
+
+def _summed(e: Emitter, node: fx.Node, called: Any, weight: Weight, bias: Any, codes: Codes) -> str:
+    """A convolution of codes whose output stays in float, as integer sums that are scaled: runtimes have no other integer form of it."""
+    name, wide = e.path(node), (-1, *(1,) * (weight.codes.ndim - 2))
+    kernel = e.writer.constant(np.ascontiguousarray(weight.codes.astype(np.int8)), np.int8, f"{name}.weight")
+    inputs = [codes.name, kernel, e.writer.constant(codes.zero_point, codes.dtype)]
+    sums = e.writer.node("Cast", [e.writer.node("ConvInteger", inputs, name, **_options(e, node, called))], to=onnx.TensorProto.FLOAT)
+    scaled = e.writer.node("Mul", [sums, e.writer.constant((codes.scale * weight.scale).reshape(wide))])
+    return scaled if bias is None else e.writer.node("Add", [scaled, e.writer.constant(bias.reshape(wide), name=f"{name}.bias")])
 
 
 def _apply(e: Emitter, node: fx.Node, called: Any, weight: str, bias: str | None) -> str:
     source, name = node.args[0], e.path(node)
     inputs = [e.value(source), weight, *([] if bias is None else [bias])]
     if isinstance(called, nn.Linear):
-        if len(e.shape(source)) == 2:  # type: ignore[arg-type]
-            return str(e.writer.node("Gemm", inputs, name))
-        product = str(e.writer.node("MatMul", inputs[:2], name))
-        return product if bias is None else str(e.writer.node("Add", [product, bias], f"{name}.sum"))
-    pads = e.padded(source, _pads(called))
+        if len(e.shape(source)) == 2:
+            return e.writer.node("Gemm", inputs, name)
+        product = e.writer.node("MatMul", inputs[:2], name)
+        return product if bias is None else e.writer.node("Add", [product, bias], f"{name}.sum")
+    options = _options(e, node, called)
+    if isinstance(called, nn.ConvTranspose2d):
+        return e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options)
+    return e.writer.node("Conv", inputs, name, **options)
+
+
+def _options(e: Emitter, node: fx.Node, called: Any) -> dict[str, Any]:
+    """The attributes of a convolution."""
+    pads = e.padded(node.args[0], _pads(called))
     options: dict[str, Any] = {"kernel_shape": list(called.kernel_size), "pads": pads if any(pads) else None}
     options |= {key: list(v) if set(v) != {1} else None for key, v in (("strides", called.stride), ("dilations", called.dilation))}
-    options["group"] = called.groups if called.groups > 1 else None
-    if isinstance(called, nn.ConvTranspose2d):
-        return str(e.writer.node("ConvTranspose", inputs, name, output_padding=list(called.output_padding), **options))
-    return str(e.writer.node("Conv", inputs, name, **options))
+    return {**options, "group": called.groups if called.groups > 1 else None}
 
 
 def _pads(called: Any) -> list[int]:

@@ -15,9 +15,12 @@ import onnxruntime
 from zsq.errors import FileError, first_line
 from zsq_onnx.exporter import FILE
 
-#: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names.
-_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+#: Operations that calculate with weights in float once the optimizer is through; their integer forms have other names. Transposed
+#: convolutions, which have none, count with the other operations in float.
+_FLOAT = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger")
+#: What makes floats of a convolution's integer sums, and belongs to it.
+_SCALING = ("Cast", "Mul", "Add")
 #: Operations that only move values; whatever else reads a dequantized value calculates in float.
 _MOVES = frozenset(("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"))
 #: Kinds of instructions for integer products, the best first: what the system calls them, and what people do.
@@ -111,13 +114,24 @@ class OnnxRuntime:
             graph = onnx.load(path).graph
         nodes, outputs = list(graph.node), {value.name for value in graph.output}
         floats = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"} | {value.name for value in graph.input}
-        layers = [_name(n) for n in nodes if n.op_type in _FLOAT]
+        constants = {value.name for value in graph.initializer}
+        weights = set(constants)
+        for node in nodes:
+            if node.input and weights.issuperset(node.input):
+                weights.update(node.output)
+        layers = [_name(n) for n in nodes if n.op_type in _FLOAT and not weights.isdisjoint(n.input)]
         integer = [_name(n) for n in nodes if n.op_type in _INTEGER]
         islands = []
+        steps = {n.output[0]: 0 for n in nodes if n.op_type == "ConvInteger"}
         for node in nodes:  # in the order of execution
+            step = next((steps[name] for name in node.input if name in steps), len(_SCALING))
+            if node.op_type == "".join(_SCALING[step : step + 1]) and (step == 0 or not constants.isdisjoint(node.input)):
+                steps[node.output[0]] = step + 1
+                floats.update(node.output)
+                continue
             if floats.isdisjoint(node.input) or node.op_type in ("QuantizeLinear", "Shape"):
                 continue
-            if node.op_type not in (*_MOVES, *_FLOAT) and outputs.isdisjoint(node.output):
+            if node.op_type not in _MOVES and _name(node) not in layers and outputs.isdisjoint(node.output):
                 islands.append(_name(node))
             floats.update(node.output)
         return Optimized(dict(Counter(n.op_type for n in nodes)), integer, layers, islands)

@@ -15,7 +15,7 @@ _IR_VERSION = 8
 #: Constants up to this many elements, and all zeros, are written once and shared.
 _SHARED = 16
 #: Operations whose nodes have a name, which optimizers keep; all others are known by their output.
-_NAMED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_NAMED = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Writer:
@@ -27,13 +27,17 @@ class Writer:
         self._known: dict[tuple[Any, ...], str] = {}
         self._names: dict[str, int] = {}
 
-    def node(self, op: str, inputs: Sequence[str], name: str = "", outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; the name of its output, or the list of them when there are several. Without a name they get short ones."""
+    def node(self, op: str, inputs: Sequence[str], name: str = "", /, **attributes: Any) -> str:
+        """Add a node of one output; the name of that. Without a name it gets a short one."""
+        return self.several(op, inputs, name, 1, **attributes)[0]
+
+    def several(self, op: str, inputs: Sequence[str], name: str, outputs: int, /, **attributes: Any) -> list[str]:
+        """Add a node of so many outputs; their names."""
         name = self.unique(name or "v")
         results = [name, *(self.unique(name) for _ in range(outputs - 1))]
         kept = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(helper.make_node(op, list(inputs), results, name=name if op in _NAMED else None, **kept))
-        return results[0] if outputs == 1 else results
+        return results
 
     def constant(self, value: Any, dtype: Any = np.float32, name: str = "c") -> str:
         """The name of a constant; small equal ones and zeros are one."""

@@ -26,7 +26,7 @@ class OpenVino(Exporter):
         Raises:
             ZsqError: When the student is not a graph, or holds something that has no translation; the message names it.
         """
-        model = self.runtime().convert(model_of(student, manifest, self.ctx))
+        model = self.runtime().convert(model_of(student, manifest, self.ctx, sums=False))
         with tempfile.TemporaryDirectory() as scratch:
             openvino.serialize(model, str(Path(scratch) / XML), str(Path(scratch) / WEIGHTS))
             contents = {name: (Path(scratch) / name).read_bytes() for name in (WEIGHTS, XML)}

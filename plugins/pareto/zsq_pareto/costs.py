@@ -50,7 +50,7 @@ def layers_of(student: Student, macs: Tensor) -> dict[str, Layer]:
     for path, nodes in calls(student).items():
         if path not in student.acts:
             uses = tuple(Call(_site(student, node), int(next(rest))) for node in nodes)
-            found[path] = Layer(student.module.get_submodule(path).weight.numel(), uses)  # type: ignore[operator]
+            found[path] = Layer(_weights(student.module.get_submodule(path)), uses)
     return found
 
 
@@ -70,8 +70,13 @@ def multiply_adds(student: Student, inputs: Tensor) -> Tensor:
             else:
                 wide = x if isinstance(layer, nn.modules.conv._ConvTransposeNd) else y
                 places = len(wide) * prod(wide.shape[2:])
-            found[node] = places * layer.weight.numel() // len(inputs)  # type: ignore[operator]
+            found[node] = places * _weights(layer) // len(inputs)
     return torch.tensor([found[node] for node in uses])
+
+
+def _weights(layer: nn.Module) -> int:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.numel()
 
 
 def size(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:

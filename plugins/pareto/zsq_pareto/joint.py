@@ -108,7 +108,8 @@ class Joint:
     def _differences(self, form: NDArray[Any], taken: Ints) -> NDArray[Any]:
         """(e_j - e_i)' form (e_l - e_k) for all items j and l, with i and k those of their names that are taken."""
         across = form - self._spread(form[:, taken], 1)
-        return across - self._spread(across[taken])
+        found: NDArray[Any] = across - self._spread(across[taken])
+        return found
 
     def _spread(self, values: NDArray[Any], axis: int = 0) -> NDArray[Any]:
         """What belongs to the names, for each of their items."""

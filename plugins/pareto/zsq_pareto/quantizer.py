@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zsq.errors import ZsqError
 from zsq.files import Cache
+from zsq.grids import WeightPoint
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.types import Batch, Beat, Context, Student, Teacher
@@ -115,7 +116,8 @@ class Pareto:
 
     def _key(self, student: Student, teacher: Teacher, inputs: Tensor) -> dict[str, Any]:
         """Everything that sensitivities of weights depend on but the bits."""
-        point: Any = next(iter(student.weights.values()))
+        point = next(iter(student.weights.values()))
+        assert isinstance(point, WeightPoint)
         images = np.ascontiguousarray(inputs.detach().float().cpu().numpy())
         return {
             "quant": f"pareto {version('zsq-pareto')}",

@@ -97,7 +97,8 @@ class Sensitivities:
     def _weight(self, replay: Replay, path: str, bits: int) -> Tensor:
         """Answers with the weights of one layer on the grid that a point of the student would give them."""
         layer: Any = self.module.get_submodule(path)
-        own: Any = self.student.weights[f"{path}.weight_point"]
+        own = self.student.weights[f"{path}.weight_point"]
+        assert isinstance(own, WeightPoint)
         none, layer.weight_point = layer.weight_point, WeightPoint(layer.weight, bits, own.symmetric, own.axis).to(layer.weight.device)
         try:
             return self._answers(replay)
@@ -106,8 +107,9 @@ class Sensitivities:
 
     def _act(self, replay: Replay, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> Tensor:
         """Answers with one activation on its grid."""
-        node, own = self.nodes[path][0], self.module.get_submodule(path)
-        point = ActPoint(bits, own.symmetric)  # type: ignore[arg-type]
+        node, own = self.nodes[path][0], self.student.acts[path]
+        assert isinstance(own, ActPoint)
+        point = ActPoint(bits, own.symmetric)
         point.set_range(*ends)
         return self._answers(replay, {node: point(replay.values[node.all_input_nodes[0]])})
 

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from zsq.errors import ZsqError
+from zsq.protocols import Drawn
 from zsq.types import Drawing, Teacher
 
 #: Colours of classes that are told apart well (most by P. Tol, "Colour schemes", 2021); further ones go round the hues.
@@ -36,7 +39,8 @@ class Answers:
 
 def draw(teacher: Teacher, theirs: Sequence[Any], ours: Sequence[Any]) -> Answers:
     """From the outputs of both networks for the same images, batch by batch; the first ones are enough."""
-    task: Any = teacher.task
+    task = teacher.task
+    assert isinstance(task, Drawn)
     drawn: tuple[list[Drawing], list[Drawing]] = ([], [])
     alike: list[float] = []
     for both in zip(theirs, ours, strict=True):
@@ -59,7 +63,7 @@ def _colours(drawings: Sequence[Drawing]) -> dict[int, tuple[str, str]]:
     names: dict[int, str] = {}
     for drawing in drawings:
         if drawing.areas is not None:
-            numbers, sizes = drawing.areas[drawing.areas >= 0].unique(return_counts=True)
+            numbers, sizes = torch.unique(drawing.areas[drawing.areas >= 0], return_counts=True)
             counts.update(dict(zip(numbers.tolist(), sizes.tolist(), strict=True)))
         counts.update(box.label for box in drawing.boxes)
         names |= dict(enumerate(drawing.names))

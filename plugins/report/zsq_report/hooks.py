@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ def module_at(root: nn.Module, path: str) -> nn.Module | None:
 
 
 @contextmanager
-def hooked(modules: Any, watch: Callable[[str, Any, Any], None]) -> Iterator[None]:
+def hooked(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Any], None]) -> Iterator[None]:
     """Inside, ``watch(path, inputs, output)`` is called after each of the modules ran; outside, no hook is left."""
 
     def hook(path: str) -> Any:

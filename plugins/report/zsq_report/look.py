@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 #: Colours by their name in the page's style sheet; the values are those of its light scheme.
@@ -24,7 +25,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "b
 
 #: Width of every chart in points; a page shows it between 0.8 and 1.4 times as large.
 WIDTH = 390
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "zsq", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 10.5,
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.labelsize": 10,
     "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True,
@@ -77,8 +78,7 @@ class Chart:
 def figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A figure of :data:`WIDTH` x ``height`` points in this style, and its axes."""
     with matplotlib.rc_context(_STYLE):
-        made = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
-        made.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
+        made = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
         yield made, made.subplots(rows, columns, **options)
 
 
@@ -86,7 +86,8 @@ def finish(made: Figure, name: str, title: str, alt: str, note: str = "") -> Cha
     """The chart as a file; the same figures give the same bytes."""
     text = io.StringIO()
     with matplotlib.rc_context(_STYLE):
-        FigureCanvasSVG(made).print_svg(text, metadata={"Date": None, "Creator": "zsq", "Title": title})
+        canvas: Any = FigureCanvasSVG(made)  # matplotlib has no types for what writes files
+        canvas.print_svg(text, metadata={"Date": None, "Creator": "zsq", "Title": title})
     return Chart(name, title, alt, note, _PATH.sub(lambda path: _DIGITS.sub(r"\1", path[0]), text.getvalue()))
 
 

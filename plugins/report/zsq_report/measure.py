@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from zsq.images import distinct
-from zsq.protocols import Drawn
+from zsq.protocols import Drawn, Gridded
 from zsq.training import batch_norms
-from zsq.types import Context, Student, Teacher
+from zsq.types import Context, QuantPoint, Student, Teacher
 from zsq_report.answers import DRAWN, Answers, draw
 from zsq_report.histogram import Histogram, of_range
 from zsq_report.hooks import hooked, module_at
@@ -122,7 +122,7 @@ def look(ctx: Context) -> Seen:
     theirs, ours = Statistics(batch_norms(teacher.module)), Statistics(batch_norms(student.module))
     compare = Outputs(teacher, student, seen.weights)
     outputs: tuple[list[Any], list[Any]] = ([], [])
-    for part in inputs.split(size):
+    for part in torch.split(inputs, size):
         with compare.keeping(), theirs.watching():
             outputs[0].append(teacher.module(part))
         with compare.comparing(), ours.watching(), _watching(student, seen.acts):
@@ -132,7 +132,7 @@ def look(ctx: Context) -> Seen:
     if seen.synthetic:
         before = Statistics(batch_norms(teacher.module))
         with before.watching():
-            for part in noise[: count // 2].split(size):
+            for part in torch.split(noise[: count // 2], size):
                 teacher.module(part)
     after = {path: ours.gaps.get(student.names.get(path, path)) for path in theirs.norms}
     made, noisy = theirs.gaps if seen.synthetic else {}, before.gaps
@@ -140,7 +140,7 @@ def look(ctx: Context) -> Seen:
     seen.teacher, seen.student = (_probabilities(teacher, own) for own in outputs)
     if seen.synthetic and isinstance(teacher.task, Drawn):
         more = shown[count:DRAWN]
-        for part in more.split(size) if len(more) else ():
+        for part in torch.split(more, size) if len(more) else ():
             outputs[0].append(teacher.module(part))
             outputs[1].append(student.module(part))
         seen.answers = draw(teacher, *outputs)
@@ -149,8 +149,9 @@ def look(ctx: Context) -> Seen:
 
 def _probabilities(teacher: Teacher, outputs: list[Any]) -> Tensor | None:
     """(N, K), where an image has one class."""
-    found = [teacher.task.probabilities(output) for output in outputs]
-    return torch.cat(found).cpu() if all(x is not None and x.dim() == 2 for x in found) else None
+    each = (teacher.task.probabilities(output) for output in outputs)
+    found = [x for x in each if x is not None and x.dim() == 2]
+    return torch.cat(found).cpu() if len(found) == len(outputs) else None
 
 
 # Weights and what layers give out
@@ -165,18 +166,19 @@ def _weights(teacher: Teacher, student: Student) -> list[Weights]:
         if not isinstance(after, Tensor):
             continue
         lo, hi = _ends(point)
+        if lo.dim() == 1 < after.dim():  # by output channel, of a point that does not show its grid
+            lo, hi = (_widened(end, after.dim(), int(isinstance(owner, nn.modules.conv._ConvTransposeNd))) for end in (lo, hi))
         row = Weights(layer, type(owner).__name__.removeprefix("Quant"), tuple(after.shape), point.bits, float(lo.min()), float(hi.max()))
         before = getattr(module_at(teacher.module, layer), "weight", None)
         if isinstance(before, Tensor) and before.shape == after.shape:
-            _compare(row, before.detach().float(), after.detach().float(), lo, hi, getattr(point, "axis", None))
+            _compare(row, before.detach().float(), after.detach().float(), lo, hi)
         rows.append(row)
     return rows
 
 
-def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor, axis: int | None) -> None:
+def _compare(row: Weights, before: Tensor, after: Tensor, lo: Tensor, hi: Tensor) -> None:
     """What became of the teacher's weight; channels are laid over each other, each in units of its own range."""
-    wide = [-1 if d == axis else 1 for d in range(before.dim())]
-    lo, hi = (end.reshape(wide) if end.numel() > 1 else end.reshape(()) for end in (lo, hi))
+    lo, hi = (end if end.numel() > 1 else end.reshape(()) for end in (lo, hi))
     row.low, row.high = float(before.min()), float(before.max())
     noise, step = (before - after).square(), (hi - lo) / (2**row.bits - 1)
     row.sqnr = decibels(float(before.square().sum()), float(noise.sum()))
@@ -215,20 +217,26 @@ def _watching(student: Student, rows: list[Activation]) -> Iterator[None]:
         row.histogram.add(x)
 
     by_path = {row.path: row for row in rows}
-    with hooked({path: point for path, point in student.acts.items() if path in by_path}, watch):
+    with hooked({path: point for path, point in student.acts.items() if path in by_path and isinstance(point, nn.Module)}, watch):
         yield
 
 
 # Small tools
 
 
-def _ends(point: Any) -> tuple[Tensor, Tensor]:
+def _ends(point: QuantPoint) -> tuple[Tensor, Tensor]:
     """Smallest and largest value that a point can give: of its grid where it shows it, else of its range."""
-    if (grid := getattr(point, "grid", None)) is None:
-        lo, hi = point.range
-    else:
+    if isinstance(point, Gridded):
+        grid = point.grid
         lo, hi = ((code - grid.zero_point) * grid.scale for code in (grid.low, grid.high))
+    else:
+        lo, hi = point.range
     return lo.detach().float(), hi.detach().float()
+
+
+def _widened(x: Tensor, dims: int, axis: int) -> Tensor:
+    """So that it broadcasts along ``axis`` of a tensor of ``dims`` dimensions."""
+    return x.reshape([-1 if d == axis else 1 for d in range(dims)])
 
 
 def _energy(x: Tensor) -> float:

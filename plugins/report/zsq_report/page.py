@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from zsq_report.charts import average
 from zsq_report.classes import wilson
+from zsq_report.look import Chart
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Sections of a recipe in the order of a run, with what a page calls them.
@@ -36,7 +37,7 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"bytes": _bytes, "seconds": _seconds, "number": _number, "inline": lambda chart: Markup(chart.inline)}
+    environment.filters |= {"bytes": _bytes, "seconds": _seconds, "number": _number, "inline": _inline}
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
@@ -50,6 +51,10 @@ def render(*, report: Mapping[str, Any], recipe: str, **parts: Any) -> str:
         average=average,
         **parts,
     )
+
+
+def _inline(chart: Chart) -> Markup:
+    return Markup(chart.inline)
 
 
 def headline(report: Mapping[str, Any]) -> str:

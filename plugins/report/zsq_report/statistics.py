@@ -27,7 +27,8 @@ class Statistics:
             x = inputs[0].float()
             mean, var = channel_stats(x)
             new = [torch.tensor(float(len(x))), mean * len(x), (var + mean.square()) * len(x)]
-            self.sums[path] = [a + b for a, b in zip(self.sums.get(path, [0, 0, 0]), new, strict=True)]
+            own = self.sums.get(path)
+            self.sums[path] = new if own is None else [a + b for a, b in zip(own, new, strict=True)]
 
         with hooked(self.norms, watch):
             yield

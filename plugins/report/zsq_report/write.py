@@ -24,7 +24,8 @@ Charts = Mapping[str, list[Chart]]
 def write(event: Publishing, phases: Sequence[Phase]) -> None:
     """``report.html`` and ``pictures/``: the networks are looked at once more, and left as they are."""
     report, ctx = event.report, event.ctx
-    task, count = ctx.teacher.task, int(getattr(ctx.teacher.task, "classes", 0))
+    task = ctx.teacher.task
+    count = task.classes
     names = class_names(ctx.teacher.labels, count)
     seen = look(ctx)
     found = classes(event.details, ctx.teacher.labels, count) or by_class(event.details)

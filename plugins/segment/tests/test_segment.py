@@ -228,9 +228,9 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     assert bits.pop("classifier_point") == 8 and set(bits.values()) == {4}, "what the network answers with has at least 8 bits"
     rows = [row for row in report["student"]["layers"] if "interpolation" in row["reason"]]
     assert len(rows) == 2 and not any(row["wrapped"] for row in rows)
-    from zsq_cli.verify import verified
+    import zsq
 
-    found = verified(tmp_path / "run", count=6)
+    found = zsq.SavedRun(tmp_path / "run").verify(images=6)
     assert (
         found["verified"]
         and found["unit"] == "pixels"

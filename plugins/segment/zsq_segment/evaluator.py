@@ -58,7 +58,7 @@ class Segmentation:
             inputs = normalise(np.stack([pixels for pixels, _ in read]), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
                 logits = ctx.teacher.task.logits(module(inputs)).float()
-            for own, (_, labels) in zip(logits.split(1), read, strict=True):
+            for own, (_, labels) in zip(torch.split(logits, 1), read, strict=True):
                 counts += confusion(_answers(own, labels.shape), torch.from_numpy(labels), classes, self.options.ignore)
         if not int(counts.sum()):
             raise FileError(f"no label is one of the teacher's {classes} classes", str(pairs[0][1].parent), "are they its data set's?")

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from zsq import grids
+from zsq.grids import WeightPoint
 from zsq.placement import Uniform
-from zsq.types import Batch, Context, Student, Teacher
+from zsq.types import Batch, Context, QuantPoint, Student, Teacher
 from zsq_squant import SquantOptions
 from zsq_squant.rounding import squant_codes
 
@@ -40,8 +41,9 @@ class Squant:
         return replace(student, details={**student.details, "moved": moved})
 
     @torch.no_grad()
-    def _round(self, layer: Any, point: Any) -> float:
+    def _round(self, layer: Any, point: QuantPoint) -> float:
         """Round one layer; the share of its weights that moved off their nearest code."""
+        assert isinstance(point, WeightPoint), "a weight's point by uniform"
         weight, grid, nearest = layer.weight, point.grid, point.codes
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         codes = squant_codes(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zsq.training import act_modules, watching_inputs
-from zsq.types import Batch, Beat, Context, Student, Trace
+from zsq.types import Batch, Beat, Context, QuantPoint, Student, Trace
 from zsq_squant import SquantRangeOptions
 
 #: Range in standard deviations of the positive activations by bits: the authors' settings.
@@ -47,7 +46,7 @@ class SquantRange:
             student.module.eval()(noise)
         yield Beat(1, 1)
 
-    def _set(self, path: str, point: Any, x: Tensor) -> None:
+    def _set(self, path: str, point: QuantPoint, x: Tensor) -> None:
         """Give a point its range just before it puts ``x`` on its grid."""
         if point.frozen:
             return

@@ -47,7 +47,7 @@ def squant_codes(weight: Tensor, grid: Grid, *, transposed: bool = False, groups
     rows = _by_channel(weight.detach().float(), transposed, groups)
     scale, zero_point = (_per_row(t, len(rows), transposed, groups) for t in (grid.scale, grid.zero_point))
     size = max(1, _CHUNK // rows[0].numel())
-    parts = zip(rows.split(size), scale.split(size), zero_point.split(size), strict=True)
+    parts = zip(torch.split(rows, size), torch.split(scale, size), torch.split(zero_point, size), strict=True)
     codes = torch.cat([_round(part, Grid(s, z, grid.low, grid.high), kernel, channel) for part, s, z in parts])
     return _as_weight(codes, weight.shape, transposed, groups)
 

@@ -80,11 +80,11 @@ class TensorBoard:
             for name, value in report.get(side, {}).get("metrics", {}).items():
                 self._scalar(f"{side}/{name}", value, 0)
         for name, path in _NUMBERS.items():
-            value: Any = report
+            found: Any = report
             for key in path:
-                value = value.get(key, {})
-            if isinstance(value, (int, float)):
-                self._scalar(f"run/{name}", value, 0)
+                found = found.get(key, {})
+            if isinstance(found, (int, float)):
+                self._scalar(f"run/{name}", found, 0)
 
     def _scalar(self, tag: str, value: Any, step: int) -> None:
         """A number; what is none is left out."""

@@ -1,4 +1,4 @@
-"""Teachers of timm: ``timm:resnet18.a1_in1k``, and ``hub:`` repositories in timm's format.
+"""Teachers of timm: ``timm:resnet18.a1_in1k``, and repositories in timm's format wherever they are, by its reader.
 
 Light: descriptors and options only.
 """
@@ -27,3 +27,8 @@ def zsq_teachers() -> Iterator[Component]:
         "Networks of timm: timm:NAME, timm:NAME.TAG or timm:NAME.TAG@REVISION, with weights from the Hub or --weights.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
     )
+
+
+@hookimpl
+def zsq_readers() -> Iterator[Component]:
+    yield Component("timm", "zsq_timm.source:TimmReader", InputOptions, "Repositories in timm's format: config.json and model.safetensors.")

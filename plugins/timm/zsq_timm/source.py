@@ -1,4 +1,4 @@
-"""Networks of timm by name, and repositories on the Hub that hold one."""
+"""Networks of timm by name, and repositories that hold one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from zsq_hub.readers import Repository
+from zsq_hub import repository as hub
 
 from zsq.errors import FileError, ZsqError, first_line, library, nearest
 from zsq.options import InputOptions
+from zsq.protocols import Repository
 from zsq.teachers import load_into, read_weights, teacher_from
 from zsq.types import Context, Teacher
 from zsq_timm import TimmOptions
@@ -44,19 +45,25 @@ class Timm:
         if not cfg.hf_hub_id or cfg.custom_load or cfg.hf_hub_filename:
             what = "its weights are not on the Hub in timm's own form" if cfg.has_weights else "it is an architecture without weights"
             raise ZsqError(f"'{name}': {what}", where, "give --weights FILE")
-        repository = Repository.open(f"{cfg.hf_hub_id}@{revision}" if revision else cfg.hf_hub_id, "timm")
+        repository = hub.Repository.open(f"{cfg.hf_hub_id}@{revision}" if revision else cfg.hf_hub_id, "timm")
         full = ".".join(part for part in (cfg.architecture, cfg.tag) if part)
         return _read(repository, o, self.ctx, f"timm:{full}@{repository.commit}")
 
 
-def read(repository: Repository, options: InputOptions, ctx: Context) -> Teacher:
-    """A repository in timm's format: ``config.json`` and ``model.safetensors``.
+class TimmReader:
+    """Reads repositories in timm's format: ``config.json`` and ``model.safetensors``."""
 
-    Raises:
-        ZsqError: When timm is missing, or does not know the network.
-        HubError, FileError: When the weights cannot be had, or do not fit.
-    """
-    return _read(repository, options, ctx, repository.ref)
+    def __init__(self, options: InputOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def read(self, repository: Repository) -> Teacher:
+        """The network with its weights.
+
+        Raises:
+            ZsqError: When timm is missing, or does not know the network.
+            HubError, FileError: When the weights cannot be had, or do not fit.
+        """
+        return _read(repository, self.options, self.ctx, repository.ref)
 
 
 def _read(repository: Repository, options: InputOptions, ctx: Context, ref: str) -> Teacher:
@@ -64,8 +71,8 @@ def _read(repository: Repository, options: InputOptions, ctx: Context, ref: str)
     module = _network(config, where)
     load_into(module, repository.weights(ctx.trust_code), where)
     told = _preset(config).get("license")
-    fields = {"labels": _labels(config), "license": told if isinstance(told, str) else repository.license()}
-    return teacher_from(module, ref, options.over(_spec(config)), _classes(config), where=where, **fields)
+    license = told if isinstance(told, str) else repository.license()
+    return teacher_from(module, ref, options.over(_spec(config)), _classes(config), where=where, labels=_labels(config), license=license)
 
 
 def _published(name: str, where: str) -> Any:

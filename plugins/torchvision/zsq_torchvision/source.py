@@ -49,7 +49,7 @@ class Torchvision:
         family = next((f for f in _FAMILIES if name in models.list_models(module=getattr(models, f))), "")
         spec = o.over(detection.spec(models, name) if name in detection.SIZES else _spec(chosen))
         if name in detection.SIZES:
-            module = detection.network(models, name, classes, published, tuple(spec["shape"][1:]), where)
+            module: nn.Module = detection.network(models, name, classes, published, tuple(spec["shape"][1:]), where)
         else:
             module = _network(models, name, classes, published, _FAMILIES.get(family, {}))
         tensors = read_weights(file, self.ctx.trust_code)

@@ -20,3 +20,10 @@ def zsq_teachers() -> Iterator[Component]:
         "Image classifiers of transformers on the Hub: transformers:ORG/NAME or transformers:ORG/NAME@REVISION.",
         provides={"teacher.output", "teacher.features", "teacher.bn"},
     )
+
+
+@hookimpl
+def zsq_readers() -> Iterator[Component]:
+    yield Component(
+        "transformers", "zsq_transformers.source:TransformersReader", InputOptions, "Image classifiers in the format of transformers."
+    )

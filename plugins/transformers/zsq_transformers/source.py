@@ -1,4 +1,4 @@
-"""Image classifiers of transformers, from repositories on the Hub."""
+"""Image classifiers of transformers, from repositories."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zsq_hub.readers import Repository
+from zsq_hub import repository as hub
 
 from zsq.errors import FileError, first_line, library
 from zsq.options import InputOptions
+from zsq.protocols import Repository
 from zsq.teachers import teacher_from
 from zsq.types import Context, Teacher
 from zsq_transformers.inputs import spec
@@ -30,8 +31,8 @@ class Transformers:
         self.options, self.ctx = options, ctx
 
     def load(self, ref: str) -> Teacher:
-        """As :func:`read`."""
-        return read(Repository.open(ref, "transformers"), self.options, self.ctx)
+        """As :meth:`TransformersReader.read`."""
+        return TransformersReader(self.options, self.ctx).read(hub.Repository.open(ref, "transformers"))
 
 
 class Classifier(nn.Module):
@@ -46,27 +47,32 @@ class Classifier(nn.Module):
         return logits
 
 
-def read(repository: Repository, options: InputOptions, ctx: Context) -> Teacher:
-    """A repository in the format of transformers: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``.
+class TransformersReader:
+    """Reads repositories in the format of transformers: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``."""
 
-    Raises:
-        ComponentError: When transformers is missing.
-        HubError, FileError: When the files cannot be had, describe no image classifier, or do not fit each other.
-    """
-    where, config = repository.ref, repository.config
-    transformers = library("transformers", _EXTRA, where)
-    if config.get("auto_map") and not ctx.trust_code:
-        what = "this network is code in its repository, which would run on loading; refused"
-        raise FileError(what, where, "if you trust whoever wrote it, pass --trust-code")
-    folder = repository.folder(*_SAFE, *(_TRUSTED if ctx.trust_code else ()))
-    if not ctx.trust_code and not any(folder.glob("model*.safetensors")):
-        raise FileError(
-            f"'{repository.name}' has no model.safetensors", where, "if you trust whoever wrote it, --trust-code reads its pickle"
-        )
-    module = Classifier(_network(transformers, folder, where, ctx.trust_code))
-    published = spec(config, _preprocessing(folder, where))
-    fields = {"labels": _labels(config), "license": repository.license()}
-    return teacher_from(module, repository.ref, options.over(published), None, where=where, **fields)
+    def __init__(self, options: InputOptions, ctx: Context) -> None:
+        self.options, self.ctx = options, ctx
+
+    def read(self, repository: Repository) -> Teacher:
+        """The network as a classifier.
+
+        Raises:
+            ComponentError: When transformers is missing.
+            HubError, FileError: When the files cannot be had, describe no image classifier, or do not fit each other.
+        """
+        where, config, trusted = repository.ref, repository.config, self.ctx.trust_code
+        transformers = library("transformers", _EXTRA, where)
+        if config.get("auto_map") and not trusted:
+            what = "this network is code in its repository, which would run on loading; refused"
+            raise FileError(what, where, "if you trust whoever wrote it, pass --trust-code")
+        folder = repository.folder(*_SAFE, *(_TRUSTED if trusted else ()))
+        if not trusted and not any(folder.glob("model*.safetensors")):
+            raise FileError(
+                f"'{repository.name}' has no model.safetensors", where, "if you trust whoever wrote it, --trust-code reads its pickle"
+            )
+        module = Classifier(_network(transformers, folder, where, trusted))
+        inputs, license = self.options.over(spec(config, _preprocessing(folder, where))), repository.license()
+        return teacher_from(module, where, inputs, None, where=where, labels=_labels(config), license=license)
 
 
 def _network(transformers: Any, folder: Path, where: str, trust_code: bool) -> nn.Module:

@@ -52,6 +52,8 @@ class InRange(nn.Module):
         super().__init__()
         self.generator = generator
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
+        self.middle: Tensor
+        self.reach: Tensor
         self.register_buffer("middle", (0.5 - mean) / std, persistent=False)
         self.register_buffer("reach", 0.5 / std, persistent=False)
         self.contrast = nn.Parameter(torch.full_like(mean, _CONTRAST))
@@ -136,7 +138,8 @@ class WaveGenerator(nn.Module):
 
     def _mixed(self, x: Tensor, stage: int, each: tuple[Tensor, ...]) -> Tensor:
         """``x`` and its share of a stage's noise."""
-        return x + self.shares[stage] * each[stage][:, : x.shape[1]]
+        mixed: Tensor = x + self.shares[stage] * each[stage][:, : x.shape[1]]
+        return mixed
 
 
 def _octaves(each: tuple[Tensor, ...], colours: int) -> list[Tensor]:

@@ -12,9 +12,9 @@ from zsq_gdfq.synth import GeneratorSynth
 
 from zsq.errors import PlanError
 from zsq.training import batch_norms
-from zsq.types import Batch, Beat, Cadence, Context, Probe, View
+from zsq.types import Beat, Cadence, Context, Probe, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions, ZaqOptions
-from zsq_zaq.generator import InRange, make_generator
+from zsq_zaq.generator import InRange, WaveGenerator, make_generator
 from zsq_zaq.losses import Crm, LogitL1, Scrm, check_taps, relative_bns
 
 
@@ -63,19 +63,12 @@ class Zaq(GeneratorSynth):
     def build(self) -> nn.Module:
         o = self.options
         generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.waves)
-        self.places: list[tuple[int, ...]] = getattr(generator, "places", [])
+        self.places: list[tuple[int, ...]] = generator.places if isinstance(generator, WaveGenerator) else []
         return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
         shapes = [(self.options.latent_dim,), *self.places]
         return tuple(torch.randn((n, *shape), generator=self.ctx.rng, device=self.ctx.device) for shape in shapes), None
-
-    def generate(self, n: int) -> Batch:
-        """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
-        noise, _ = self.draw(max(n, 2))
-        with self.ctx.precision.autocast():
-            images = self.generator(*noise)
-        return Batch(images if n > 1 else images[:n])
 
     def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
         """L_DE = -D_o - alpha · D_f + beta · L_a, of which the generator's step goes down; and its terms by name. Without a student,

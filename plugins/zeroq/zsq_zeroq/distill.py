@@ -63,7 +63,7 @@ class Descent:
                 if self.enough(metrics):
                     yield True, metrics
                     return
-                loss.backward(inputs=[moved])
+                loss.backward(inputs=[moved])  # type: ignore[no-untyped-call]
             adam.step()
             moved.grad = None
             if plateau:

@@ -87,7 +87,7 @@ class _Tally:
     def look(self, path: str, x: Tensor) -> None:
         """Add the statistics of ``x`` without doing anything to it."""
         call = _Call(x, self.per_image)
-        self.add(path, call, *_Look.apply(x, call, self.per_image))
+        self.add(path, call, *_Look.apply(x, call, self.per_image))  # type: ignore[no-untyped-call]
 
     def gathered(self) -> Seen:
         if not self.layers:
@@ -95,7 +95,8 @@ class _Tally:
         calls = self.calls
         if self._layout is None or self._layout.calls != [call.key for call in calls]:
             self._layout = _Layout(calls, self.stats[0][0].device)
-        mean, var = _Gather.apply(self._layout, calls, *(m for m, _ in self.stats), *(v for _, v in self.stats))
+        stats = [m for m, _ in self.stats] + [v for _, v in self.stats]
+        mean, var = _Gather.apply(self._layout, calls, *stats)  # type: ignore[no-untyped-call]
         return Seen(self.layers, [call.count for call in calls], mean, var)
 
 
@@ -130,7 +131,7 @@ class _Layout:
         if self.index is not None:
             values = values.index_select(-1, self.index)
         parts = []
-        for part, (_, channels, width, dims, _) in zip(values.split(self.rows, -1), self.calls, strict=True):
+        for part, (_, channels, width, dims, _) in zip(torch.split(values, self.rows, -1), self.calls, strict=True):
             if width > 1:
                 parts.append(part.reshape(-1, 1, width, channels).permute(0, 3, 1, 2))
             else:
@@ -150,9 +151,9 @@ class _Layer:
 
     def __call__(self, x: Tensor) -> Tensor:
         call = _Call(x, self.tally.per_image)
-        y, mean, var = _NormAndLook.apply(x, self, call)
-        self.tally.add(self.path, call, mean, var)
-        return y
+        found: tuple[Tensor, Tensor, Tensor] = _NormAndLook.apply(x, self, call)  # type: ignore[no-untyped-call]
+        self.tally.add(self.path, call, *found[1:])
+        return found[0]
 
     def normalise(self, x: Tensor) -> Tensor:
         n = self.norm
@@ -234,7 +235,7 @@ class _Gather(torch.autograd.Function):
         (mean,), layout = ctx.saved_tensors, ctx.layout
         slope = (dvar * layout.inverse).mul_(2).to(layout.dtype)  # rounded first, so that slope x and offset still cancel at the mean
         offset = torch.addcmul(dmean * layout.inverse, slope.float(), mean, value=-1)
-        offsets = layout.spread(offset.to(layout.dtype)) if mean.dim() == 2 else offset.split(layout.sizes)
+        offsets = layout.spread(offset.to(layout.dtype)) if mean.dim() == 2 else torch.split(offset, layout.sizes)
         for call, each_slope, each_offset in zip(ctx.calls, layout.spread(slope), offsets, strict=True):
             call.slope, call.offset = each_slope, each_offset
         return (None,) * (2 + 2 * len(ctx.calls))
@@ -255,7 +256,7 @@ def _image_stats(x: Tensor) -> tuple[Tensor, Tensor]:
         return mean, var
     # On a CPU one fused pass per image is tens of times faster than a reduction over the inner dimensions of channels_last.
     unused = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
-    each = [torch.batch_norm_update_stats(image, *unused, 1.0) for image in x.split(1)]
+    each = [torch.batch_norm_update_stats(image, *unused, 1.0) for image in torch.split(x, 1)]
     return torch.stack([mean for mean, _ in each]), torch.stack([var for _, var in each])
 
 

@@ -34,7 +34,7 @@ class Spectrum:
 
     def images(self, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(N, C, H, W), channels_last; between ``limits`` where they are given."""
-        images = torch.fft.irfft2(torch.view_as_complex(self.waves) * self.scale, s=self.size, norm="ortho")
+        images: Tensor = torch.fft.irfft2(torch.view_as_complex(self.waves) * self.scale, s=self.size, norm="ortho")
         if limits is not None:
             images = images.clamp(*limits)
         return images.contiguous(memory_format=torch.channels_last)

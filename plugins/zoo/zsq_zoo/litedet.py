@@ -8,7 +8,7 @@ scores (N, A, classes), each class by itself, and offsets (N, A, 4) of all cells
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from zsq.errors import library
 from zsq_zoo.lite0 import BLOCKS, STAGES, ConvBn, stages, trunk
+
+if TYPE_CHECKING:
+    from zsq_detect.decoding import Decoding
 
 STRIDES = (8, 16, 32)
 #: Side of the prior in each map, in pixels.
@@ -30,21 +33,26 @@ def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """One map (N, C, H, W) to ``outputs`` numbers per cell: (N, H * W, outputs)."""
+    """One map (N, C, H, W) to ``outputs`` numbers per cell: (N, H * W, outputs), all of them about ``start`` at first."""
 
-    def __init__(self, channels: int, outputs: int, depth: int = 2) -> None:
+    def __init__(self, channels: int, outputs: int, depth: int = 2, start: float = 0.0) -> None:
         super().__init__()
         self.tower = nn.Sequential(*(separable(channels, channels) for _ in range(depth)))
         self.last = nn.Conv2d(channels, outputs, 1)
         nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        assert self.last.bias is not None
+        nn.init.constant_(self.last.bias, start)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.tower(x)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        numbers: Tensor = self.last(self.tower(x)).flatten(2).transpose(1, 2)
+        return numbers
 
 
 class LiteDet(nn.Module):
     """Scores (N, A, classes) and offsets (N, A, 4) of inputs (N, 3, H, W); 0.8 M parameters."""
+
+    #: How boxes come from the output, for inputs of one size.
+    decoding: Decoding | None = None
 
     def __init__(self, classes: int = 3, width: int = 80) -> None:
         super().__init__()
@@ -53,10 +61,9 @@ class LiteDet(nn.Module):
         self.lateral8, self.lateral16 = (ConvBn(BLOCKS[i][1], width, act=False) for i in STAGES[1:])
         self.smooth8, self.smooth16 = separable(width, width), separable(width, width)
         self.down32 = separable(width, width, 2)
-        self.score8, self.score16, self.score32 = (Head(width, classes) for _ in STRIDES)
+        rare = -math.log(99)  # every class has a probability of 1 % at first
+        self.score8, self.score16, self.score32 = (Head(width, classes, start=rare) for _ in STRIDES)
         self.box8, self.box16, self.box32 = (Head(width, 4) for _ in STRIDES)
-        for head in (self.score8, self.score16, self.score32):
-            nn.init.constant_(head.last.bias, -math.log(99))  # type: ignore[arg-type]  # every class has a probability of 1 % at first
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, at8, at16 = stages(self.stem, self.blocks, x)
@@ -68,8 +75,8 @@ class LiteDet(nn.Module):
         return scores, torch.cat([self.box8(p8), self.box16(p16), self.box32(p32)], 1)
 
 
-def decoding(height: int, width: int, where: str) -> Any:
-    """How boxes come from the output for inputs of a size: a ``zsq_detect.decoding.Decoding``.
+def decoding(height: int, width: int, where: str) -> Decoding:
+    """How boxes come from the output for inputs of a size.
 
     Raises:
         ComponentError: When zsq-detect is missing.
@@ -77,4 +84,5 @@ def decoding(height: int, width: int, where: str) -> Any:
     boxes, found = (library(f"zsq_detect.{part}", "zsq-zoo[detect]", where) for part in ("boxes", "decoding"))
     cells = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
     parts = [boxes.grid(size, stride, side) for size, stride, side in zip(cells, STRIDES, SIDES, strict=True)]
-    return found.Decoding(boxes.Priors(torch.cat(parts)))
+    made: Decoding = found.Decoding(boxes.Priors(torch.cat(parts)))
+    return made

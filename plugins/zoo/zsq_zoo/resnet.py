@@ -50,7 +50,8 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.layer3(self.layer2(self.layer1(y)))
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(y, 1), 1))
+        logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(y, 1), 1))
+        return logits
 
 
 def resnet20(classes: int = 10) -> CifarResNet:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from zsq.errors import OptionError, ZsqError, nearest
 from zsq.teachers import load_into, read_sidecar, read_weights, teacher_from
 from zsq.types import Context, Teacher
 from zsq_zoo import ZooOptions, litedet, litelab, resnet
 
-ARCHITECTURES = {
+ARCHITECTURES: Mapping[str, Callable[[int], nn.Module]] = {
     "resnet20": resnet.resnet20,
     "resnet32": resnet.resnet32,
     "resnet44": resnet.resnet44,
@@ -83,7 +84,8 @@ class Zoo:
             module = ARCHITECTURES[architecture](classes)
         load_into(module, tensors, str(weights))
         spec = {"shape": (3, 32, 32), **sidecar.get("input", {}), **{k: v for k, v in (("mean", o.mean), ("std", o.std)) if v}}
-        if architecture == "litedet":
-            module.decoding = litedet.decoding(*spec["shape"][1:], where=f"teacher zoo:{ref}")
+        if isinstance(module, litedet.LiteDet):
+            height, width = spec["shape"][1:]
+            module.decoding = litedet.decoding(height, width, f"teacher zoo:{ref}")
         fields = {**FIELDS.get(architecture, {}), **fields}
         return teacher_from(module, f"zoo:{ref}", spec, classes, where=str(weights), task=self.ctx.task, **fields)

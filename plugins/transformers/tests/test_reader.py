@@ -1,0 +1,15 @@
+"""The reader keeps the contract of all readers. Whole repositories are read in the tests of zsq-hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from zsq.testing import conformance
+
+
+@pytest.fixture(autouse=True)
+def library(transformers: object) -> None:
+    """Without the library every repository would be refused for want of it."""
+
+
+test_transformers = conformance("transformers", role="reader")
