@@ -202,7 +202,7 @@ def test_a_setting_that_nobody_reads_or_takes(setting: str, words: str, manager:
         ({"quant": "unifrom4"}, "did you mean 'uniform4'"),
         ({"calib": ["mnmax"]}, "did you mean 'minmax'"),
         ({"teacher": "resnet20"}, "a teacher is SOURCE:NAME, e.g. zoo:resnet20"),
-        ({"teacher": "pi:module:factory"}, "teacher source 'pi' not found\nthere are: py"),
+        ({"teacher": "pi:module:factory"}, "teacher source 'pi' not found\nthere are: memory, py"),
         ({"export": ["onyx"]}, "exporter 'onyx' not found"),
     ],
 )
