@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from zsq import _hookspecs as hookspecs
+from zsq import _hookspecs
 from zsq._component import API_VERSION, GROUP, Component, Role
 from zsq._recipe import Recipe, RunOptions
 from zsq._version import __version__
@@ -35,6 +35,8 @@ Status = Literal["found", "ok", "broken", "blocked"]
 MEMORY = "memory"
 #: The hook that yields components of every role.
 ANY_ROLE = "zsq_components"
+#: Hooks that yield components, and of which role; None of any.
+_COLLECTORS: Mapping[str, Role | None] = {**{role.hook: role for role in Role}, ANY_ROLE: None}
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
@@ -63,7 +65,8 @@ class Plugin:
         trace: The traceback, where there is one.
         components: What it yields.
         load: Gives its entry module, or a class with hooks as methods, of which one is made for every manager.
-        hooks: Its hooks alone, once it is activated.
+        hooks: Its hooks alone, by name, once it is activated.
+        pluggy: Checks and holds the hooks of all plugins of one manager.
         one_off: Whether the user named its file.
         module: Path of its entry module; empty for the built-ins and one-offs.
     """
@@ -76,7 +79,8 @@ class Plugin:
     trace: str = field(default="", repr=False)
     components: list[Found] = field(default_factory=list)
     load: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
-    hooks: pluggy.HookRelay | None = field(default=None, repr=False, compare=False)
+    hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict, repr=False, compare=False)
+    pluggy: pluggy.PluginManager | None = field(default=None, repr=False, compare=False)
     one_off: bool = False
     module: str = ""
 
@@ -86,10 +90,7 @@ class Plugin:
         return f"{self.distribution} {self.version}".strip()
 
     def activate(self) -> None:
-        """Import the entry module and collect its components; whatever goes wrong is written down here.
-
-        The plugin is registered with a pluggy manager of its own, so a failure leaves nothing behind in another's.
-        """
+        """Import the entry module and collect its components; whatever goes wrong is written down here, and leaves nothing behind."""
         if self.status != "found":
             return
         assert self.load is not None
@@ -97,22 +98,21 @@ class Plugin:
         try:
             entry = self.load()
             stage = "has a bad hook"
-            hooks = _register(entry() if isinstance(entry, type) else entry)
-            for role in Role:
-                stage = f"{role.hook} failed"
-                self.components += self._collect(role, getattr(hooks, role.hook)())
-            stage = f"{ANY_ROLE} failed"
-            self.components += self._collect(None, hooks.zsq_components())
+            hooks = _register(self.pluggy or _hooks(), entry() if isinstance(entry, type) else entry)
+            for hook, role in _COLLECTORS.items():
+                if hook in hooks:
+                    stage = f"{hook} failed"
+                    self.components += self._collect(role, hooks[hook]())
             self.status, self.hooks = "ok", hooks
         except (Exception, SystemExit) as error:
             self.status, self.components = "broken", []
             self.reason, self.trace = f"{stage}: {_one_line(error)}", traceback.format_exc()
         _trace(f"{self.name}: {self.reason or self.status}")
 
-    def _collect(self, role: Role | None, results: Iterable[Iterable[Any]]) -> Iterator[Found]:
+    def _collect(self, role: Role | None, yielded: Iterable[Any]) -> Iterator[Found]:
         """What a hook of one role yielded, or of any role (None)."""
         taken = {(found.role, name) for found in self.components for name in found.component.names}
-        for component in (component for result in results for component in result):
+        for component in yielded:
             if not isinstance(component, Component):
                 raise TypeError(f"yields {type(component).__name__}, not zsq.Component")
             own = role or component.role
@@ -167,8 +167,12 @@ class Manager:
                 plugin.status, plugin.reason = "blocked", f"not named in {where}"
             elif refused & {_normal(plugin.name), _normal(plugin.distribution)}:
                 plugin.status, plugin.reason = "blocked", f"left out in {where}"
+        checked = _hooks()
         builtin = Plugin("builtin", "zsq", __version__, load=lambda: import_module("zsq._builtin"))
-        return cls(builtin, [*plugins, *map(_one_off, files)])
+        everyone = [*plugins, *map(_one_off, files)]
+        for plugin in (builtin, *everyone):
+            plugin.pluggy = checked
+        return cls(builtin, everyone)
 
     def with_memory(self, plugin: Plugin | None) -> Manager:
         """The same plugins, and before them the components that somebody holds in memory."""
@@ -224,9 +228,8 @@ class Manager:
     def emit(self, event: Event) -> None:
         """Hand an event to every ``zsq_event``, one plugin at a time; an error in one is logged once and goes no further."""
         for plugin in self._listeners:
-            assert plugin.hooks is not None
             try:
-                plugin.hooks.zsq_event(event=event)
+                plugin.hooks["zsq_event"](event=event)
             except (Exception, SystemExit) as error:
                 if id(plugin) not in self._reported:
                     self._reported.add(id(plugin))
@@ -235,7 +238,7 @@ class Manager:
 
     @cached_property
     def _listeners(self) -> list[Plugin]:
-        return [plugin for plugin in self._active() if plugin.hooks is not None and plugin.hooks.zsq_event.get_hookimpls()]
+        return [plugin for plugin in self._active() if "zsq_event" in plugin.hooks]
 
     def _active(self) -> list[Plugin]:
         everyone = [self._builtin, *self._plugins]
@@ -353,20 +356,37 @@ def _one_off(path: Path | str) -> Plugin:
     return Plugin(path.stem, path.name, load=load, one_off=True)
 
 
-def _register(module: Any) -> pluggy.HookRelay:
-    """Hooks of one plugin: signatures checked by pluggy, names checked here, because pluggy takes a misspelt hook silently."""
+def _hooks() -> pluggy.PluginManager:
+    """Knows the specification of every hook, and no plugin yet."""
     manager = pluggy.PluginManager("zsq")
-    manager.add_hookspecs(hookspecs)
-    known = [name for name in vars(manager.hook) if name.startswith("zsq_")]
-    manager.register(module)
-    for caller in manager.get_hookcallers(module) or ():
+    manager.add_hookspecs(_hookspecs)
+    return manager
+
+
+def _register(manager: pluggy.PluginManager, entry: Any) -> dict[str, Callable[..., Any]]:
+    """Hooks of one plugin by name: signatures checked by pluggy, names checked here, because pluggy takes a misspelt hook silently."""
+    known = (*_COLLECTORS, "zsq_event")
+    if manager.is_registered(entry):  # one module behind two entry points
+        manager = _hooks()
+    manager.register(entry)
+    hooks: dict[str, Callable[..., Any]] = {}
+    for caller in manager.get_hookcallers(entry) or ():
         if caller.name not in known:
+            manager.unregister(entry)
             raise AttributeError(f"there is no hook '{caller.name}'; {nearest(caller.name, known) or 'hooks: ' + ', '.join(known)}")
-    return manager.hook
+        hooks[caller.name] = _calling(next(hook for hook in caller.get_hookimpls() if hook.plugin is entry))
+    return hooks
+
+
+def _calling(hook: pluggy.HookImpl) -> Callable[..., Any]:
+    """The implementation, called with those arguments that it takes."""
+    return lambda **given: hook.function(*(given[name] for name in hook.argnames))
 
 
 def _check_suggestions(component: Component) -> None:
     """A recipe fragment that no recipe could hold is the plugin's error, not the user's."""
+    if not component.suggests:
+        return
     if unread := component.suggests.keys() & {"teacher", "log", "pins", "set", "zsq"}:
         raise ValueError(f"component '{component.name}' suggests '{min(unread)}', which nobody reads")
     RunOptions.parse(Recipe.from_dict(component.suggests, f"the suggestions of '{component.name}'").run)
