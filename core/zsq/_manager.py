@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Status = Literal["found", "ok", "broken", "blocked"]
 #: The hook that yields components of every role.
 ANY_ROLE = "zsq_components"
+#: Roles whose components are not chosen by a flag of their own.
+_NO_FLAG = (Role.TEACHER, Role.TASK, Role.READER, Role.STORE)
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
@@ -274,7 +276,7 @@ class Manager:
         if hint := nearest(plain, elsewhere):
             key = elsewhere[hint.split("'")[1]]
             return ComponentError(what, "", f"{hint} Not installed: zsq plugins install {key}")
-        if other := next((f.role for f in everything if plain in f.component.names), None):
+        if other := next((f.role for f in everything if plain in f.component.names and f.role not in _NO_FLAG), None):
             return ComponentError(what, "", f"'{plain}' is a {other.words}: --{other} {plain}")
         own = sorted({f.component.name for f in everything if f.role is role})
         broken = sum(p.status == "broken" for p in self._plugins)
