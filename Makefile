@@ -13,6 +13,8 @@ BESIDE := regex tokenizers
 EXTRAS := tensorboardX pycocotools
 # A driver for a Chromium that is installed, and axe-core, for tests of pages; CONTRIBUTING.md says how to have the Chromium.
 BROWSER := playwright axe-playwright-python
+# What runs notebooks.
+NOTEBOOKS := nbclient nbformat ipykernel
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -35,6 +37,8 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 		|| echo "no $(EXTRAS): the tests of what needs them will be skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(BROWSER) \
 		|| echo "no $(BROWSER): the tests of pages will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(NOTEBOOKS) \
+		|| echo "no $(NOTEBOOKS): the tests of notebooks will be skipped"
 	touch $@
 
 demo: $(STAMP)

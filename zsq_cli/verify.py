@@ -48,6 +48,8 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"other operations in float: {', '.join(islands[:5])}{f' and {more} more' if more > 0 else ''}")
     if islands := result.get("islands"):
         lines.append(f"operations in float between layers: {len(islands)} ({', '.join(islands[:5])}{'…' if len(islands) > 5 else ''})")
+    if result.get("caution"):
+        lines.append(result["caution"])
     if result["below_8_bits"]:
         lines.append(BELOW_8_BITS)
     if result["floating"] and result["protocol"] == "paper":

@@ -37,6 +37,8 @@ MEMORY = "memory"
 ANY_ROLE = "zsq_components"
 #: Hooks that yield components, and of which role; None of any.
 _COLLECTORS: Mapping[str, Role | None] = {**{role.hook: role for role in Role}, ANY_ROLE: None}
+#: Roles whose components are not chosen by a flag of their own.
+_NO_FLAG = (Role.TEACHER, Role.TASK, Role.READER, Role.STORE)
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
@@ -287,7 +289,7 @@ class Manager:
         if hint := nearest(plain, elsewhere):
             key = elsewhere[hint.split("'")[1]]
             return ComponentError(what, "", f"{hint} Not installed: zsq plugins install {key}")
-        if other := next((f.role for f in everything if plain in f.component.names), None):
+        if other := next((f.role for f in everything if plain in f.component.names and f.role not in _NO_FLAG), None):
             return ComponentError(what, "", f"'{plain}' is a {other.words}: --{other} {plain}")
         own = sorted({f.component.name for f in everything if f.role is role})
         broken = sum(p.status == "broken" for p in self._plugins)

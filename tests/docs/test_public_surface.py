@@ -183,7 +183,6 @@ ASKED: dict[tuple[str, str], str] = {
     ("zsq/__init__.py", "import_module(_LAZY[name])"): "a module of zsq",
     ("zsq/_component.py", "import_module(module)"): "the class that a descriptor names",
     ("zsq/_builtin/teachers.py", "module"): "the function that py: names",
-    ("zsq/_manager.py", "hooks"): "pluggy's hooks, by role",
     ("zsq/_manager.py", "other"): "where a Python module lies",
     ("zsq/_builtin/classify.py", "output"): "the output of somebody's network",
     ("zsq/teachers/_making.py", "module"): "what somebody's network says of itself",

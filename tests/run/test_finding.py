@@ -96,8 +96,5 @@ def test_a_folder_goes_before_a_store(manager: Manager, tmp_path: Path, monkeypa
         locate("runs:1", manager=manager)
 
 
-@pytest.mark.parametrize(
-    ("text", "is_one"), [("hub:a/b", True), ("zsq-hub/hub:a", True), ("C:/runs", False), ("runs/a", False), (":a", False)]
-)
-def test_how_a_place_is_written(text: str, is_one: bool) -> None:
-    assert named(text) is is_one
+def test_how_a_place_is_written() -> None:
+    assert [text for text in ("hub:a/b", "zsq-hub/hub:a", "C:/runs", "runs/a", ":a") if named(text)] == ["hub:a/b", "zsq-hub/hub:a"]
