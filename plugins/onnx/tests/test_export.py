@@ -57,7 +57,7 @@ def grouped() -> Teacher:
 
 
 def verify(module: nn.Module, inputs: torch.Tensor, folder: Path) -> dict[str, Any]:
-    return compare(module, inputs, folder, OnnxRuntime(), "onnx", world.world.make_component("task", "classify"))
+    return compare(module, inputs, folder, OnnxRuntime(), "onnx", world.make_component("task", "classify"))
 
 
 def exported(made: Student, of: Teacher, folder: Path) -> Path:
