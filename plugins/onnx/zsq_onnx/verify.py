@@ -38,8 +38,8 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
         ``exported``, ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement`` (percent of
         what the task's ``unit`` names, images or places in them, with the same largest logit), ``max_abs_diff`` (of any number in
         the output) and ``spread`` (the largest), ``first`` (the first activation point whose codes differ: ``path``, ``share`` in
-        percent, ``steps``; or None), ``caution`` (what this processor may have to do with it), ``integer`` and ``floating`` (names of layers in the optimized graph), ``islands`` (other
-        operations in float) and ``operations`` in it.
+        percent, ``steps``; or None), ``caution`` (what this processor may have to do with it), ``integer`` and ``floating`` (names of
+        layers in the optimized graph), ``islands`` (other operations in float) and ``operations`` in it.
 
     Raises:
         FileError: When there is no exported file, or the runtime refuses it.
