@@ -28,6 +28,7 @@ __all__ = [
     "Drawn",
     "Evaluator",
     "Exporter",
+    "Gridded",
     "KeepsState",
     "LearnsRange",
     "Log",
