@@ -74,7 +74,7 @@ def _installed(manager: Manager, folder: Path) -> Iterator[Found]:
     except FileNotFoundError:
         raise FileError(f"'{folder}' is not a plugin's folder", "", "it has no pyproject.toml") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"'{folder}/pyproject.toml' names no project: {error}", "", 'it has a table [project] with a `name`') from error
+        raise FileError(f"'{folder}/pyproject.toml' names no project: {error}", "", "it has a table [project] with a `name`") from error
     plugins = [plugin for plugin in manager.plugins() if _plain(plugin.distribution) == _plain(distribution)]
     if not plugins:
         raise FileError(f"'{folder}' holds no tests, and {distribution} is not installed", "", f"zsq plugins install {_as_folder(folder)}")

@@ -296,6 +296,7 @@ _USAGE = {
     Role.SYNTH: "zsq run --synth $name --quant uniform8 --tune none --out $out",
     Role.LOSS: "zsq run --loss $name --set tune.steps=20 --out $out",
     Role.TUNE: "zsq run --tune $name --set tune.steps=20 --out $out",
+    Role.EXPORT: "zsq run --export safetensors --export $name --tune none --out $out",
     Role.READER: "zsq run hub:OWNER/NAME --tune none --out $out",
     Role.STORE: "zsq run --tune none --out $out --push $name:published/$name",
 }
