@@ -325,8 +325,8 @@ def new_plugin(name: str, role: str, parent: Path) -> None:
 def next_commands(target: Path, name: str, role: Role) -> list[str]:
     """What installs, checks and uses the new plugin in ``target``."""
     usage = Template(_USAGE.get(role, f"zsq run --{role} $name --tune none --out $out"))
-    folder = target if target.is_absolute() or target.parts[0] == ".." else f"./{target}"
-    return [f"zsq plugins install {folder}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
+    folder = target if target.is_absolute() else f"./{target}"
+    return [f"zsq plugins install {shlex.quote(str(folder))}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
 
 
 def template_values(name: str, role: Role) -> dict[str, str]:
