@@ -25,6 +25,9 @@ EXAMPLES = {
     "zsq_evaluators": ("eval", "top5"),
     "zsq_exporters": ("export", "npz"),
     "zsq_logs": ("log", "syslog"),
+    "zsq_readers": ("reader", "kerasio"),
+    "zsq_stores": ("store", "bucket"),
+    "zsq_components": ("loss", "hinge"),
 }
 
 
