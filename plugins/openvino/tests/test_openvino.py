@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from zsq_onnx.runtime import instruction_set
+
 from zsq.testing import conformance
 from zsq_cli.app import main
 
