@@ -24,6 +24,7 @@ __all__ = [
     "Cadence",
     "Context",
     "Drawing",
+    "Finder",
     "InputSpec",
     "Precision",
     "Probe",

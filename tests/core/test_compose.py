@@ -10,8 +10,8 @@ import pytest
 
 from zsq._compose import DEFAULTS, choose_evaluator, compose
 from zsq._manager import Manager
-from zsq._plan import Plan
-from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe, pins
+from zsq._plan import Plan, pins
+from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError
 from zsq.testing import FakeDist
 
@@ -202,7 +202,7 @@ def test_a_setting_that_nobody_reads_or_takes(setting: str, words: str, manager:
         ({"quant": "unifrom4"}, "did you mean 'uniform4'"),
         ({"calib": ["mnmax"]}, "did you mean 'minmax'"),
         ({"teacher": "resnet20"}, "a teacher is SOURCE:NAME, e.g. zoo:resnet20"),
-        ({"teacher": "pi:module:factory"}, "teacher source 'pi' not found\nthere are: py"),
+        ({"teacher": "pi:module:factory"}, "teacher source 'pi' not found\nthere are: memory, py"),
         ({"export": ["onyx"]}, "exporter 'onyx' not found"),
     ],
 )

@@ -24,7 +24,7 @@ ALL = [
 class ForeignPoint(nn.Module):
     """Somebody else's activation point."""
 
-    kind, bits, observing = "act", 4, False
+    kind, bits, observing, frozen = "act", 4, False, False
 
     def __init__(self):
         super().__init__()

@@ -34,6 +34,7 @@ from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher
 
 __all__ = [
     "AlternatingNoise",
+    "FolderRepository",
     "Objective",
     "PlainPoint",
     "StagedNoise",
