@@ -296,6 +296,7 @@ _USAGE = {
     Role.SYNTH: "zsq run --synth $name --quant uniform8 --tune none --out $out",
     Role.LOSS: "zsq run --loss $name --set tune.steps=20 --out $out",
     Role.TUNE: "zsq run --tune $name --set tune.steps=20 --out $out",
+    Role.EXPORT: "zsq run --export safetensors --export $name --tune none --out $out",
     Role.READER: "zsq run hub:OWNER/NAME --tune none --out $out",
     Role.STORE: "zsq run --tune none --out $out --push $name:published/$name",
 }
@@ -324,8 +325,8 @@ def new_plugin(name: str, role: str, parent: Path) -> None:
 def next_commands(target: Path, name: str, role: Role) -> list[str]:
     """What installs, checks and uses the new plugin in ``target``."""
     usage = Template(_USAGE.get(role, f"zsq run --{role} $name --tune none --out $out"))
-    folder = target if target.is_absolute() or target.parts[0] == ".." else f"./{target}"
-    return [f"zsq plugins install {folder}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
+    folder = target if target.is_absolute() else f"./{target}"
+    return [f"zsq plugins install {shlex.quote(str(folder))}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
 
 
 def template_values(name: str, role: Role) -> dict[str, str]:

@@ -91,30 +91,13 @@ def test_at_four_bits_it_is_finite_and_saved_as_it_is(kind: str, protocol: str, 
     assert torch.equal(answers(teacher, zsq.load(tmp_path), inputs), found)
 
 
-@pytest.fixture
-def plain_runtime(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime as it is. On processors whose sums of 8-bit products saturate, files are run as they are written, in float."""
-    runtime = pytest.importorskip("zsq_onnx.runtime", reason="the onnx plugin is not installed")
-    import onnxruntime
-
-    optimized = runtime._open
-
-    def opened(model: bytes, threads: int = 1, save: Path | None = None) -> Any:
-        if save is not None or bits < 8 or "without" not in runtime.instruction_set():
-            return optimized(model, threads, save)
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(runtime, "_open", opened)
-
-
 @each
 @pytest.mark.parametrize(("bits", "protocol"), [(8, "deploy"), (4, "deploy"), (4, "paper")])
 def test_a_network_in_memory_goes_all_the_way(
-    kind: str, bits: int, protocol: str, plain_runtime: None, unchanged: Callable[[nn.Module], Callable[[], bool]]
+    kind: str, bits: int, protocol: str, unchanged: Callable[[nn.Module], Callable[[], bool]]
 ) -> None:
     """``zsq.quantize``, export, verify: through the Python door alone, and the caller's network is as it was."""
+    pytest.importorskip("zsq_onnx", reason="the onnx plugin is not installed")
     network = KINDS[kind]
     module, inputs = network.build(), images(network.shape, 64, seed=1)
     still = unchanged(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -47,14 +48,13 @@ class Cell:
     """A small table below the cell, a row per phase, written anew a few times a second; messages stand below it."""
 
     def __init__(self) -> None:
-        from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]
-
-        self.html = HTML
+        shown = importlib.import_module("IPython.display")  # there in a notebook, and nowhere asked for
+        self.html = shown.HTML
         self.rows: dict[str, str] = {}
         self.notes: list[str] = []
         self.began = self.drawn = 0.0
         self.step: events.Stepped | None = None
-        self.handle = display(HTML(""), display_id=True)
+        self.handle = shown.display(shown.HTML(""), display_id=True)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.PhaseStarted):

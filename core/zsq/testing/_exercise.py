@@ -21,7 +21,7 @@ STEPS = 2
 def run(case: Case, teacher: Teacher, seed: int = 0) -> Any:
     """Build the component with ``seed`` and use it; tensors, networks and numbers that came of it."""
     if case.role not in _EXERCISES:
-        raise Skip(f"a {case.role.words} is not used in a run")
+        raise Skip(f"there is no exercise for {case.role.plural}")
     return _EXERCISES[case.role](case, teacher, seed)
 
 

@@ -123,7 +123,9 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
         offset, zero = -zero * weight.scale, np.zeros_like(zero)
     last = len(codes.shape) - 1
     kernel = np.ascontiguousarray(_kernel(called, codes.astype(np.int8)))
-    inputs = [e.writer.constant(kernel, np.int8, f"{name}.weight"), e.writer.constant(weight.scale), e.writer.constant(zero, np.int8)]
+    # ONNX Runtime's exact mode for processors without VNNI rewrites both in place, and fails where two layers share one
+    held = [e.writer.constant(kernel, np.int8, f"{name}.weight", own=True), e.writer.constant(zero, np.int8, f"{name}.zero", own=True)]
+    inputs = [held[0], e.writer.constant(weight.scale), held[1]]
     axis = last if isinstance(called, nn.Linear) else axis
     value = e.writer.node("DequantizeLinear", inputs, axis=axis)
     if offset is None:
@@ -135,7 +137,7 @@ def _dequantized(e: Emitter, name: str, called: Any, weight: Weight) -> str:
 def _summed(e: Emitter, node: fx.Node, called: Any, weight: Weight, bias: Any, codes: Codes) -> str:
     """A convolution of codes whose output stays in float, as integer sums that are scaled: runtimes have no other integer form of it."""
     name, wide = e.path(node), (-1, *(1,) * (weight.codes.ndim - 2))
-    kernel = e.writer.constant(np.ascontiguousarray(weight.codes.astype(np.int8)), np.int8, f"{name}.weight")
+    kernel = e.writer.constant(np.ascontiguousarray(weight.codes.astype(np.int8)), np.int8, f"{name}.weight", own=True)
     inputs = [codes.name, kernel, e.writer.constant(codes.zero_point, codes.dtype)]
     sums = e.writer.node("Cast", [e.writer.node("ConvInteger", inputs, name, **_options(e, node, called))], to=onnx.TensorProto.FLOAT)
     scaled = e.writer.node("Mul", [sums, e.writer.constant((codes.scale * weight.scale).reshape(wide))])

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from zsq import grids
 from zsq.grids import ActPoint
 from zsq.protocols import Task
-from zsq_onnx.runtime import Runtime, damaged, instruction_set
+from zsq_onnx.runtime import EXACT, Runtime, damaged, instruction_set
 
 #: Of the largest logit: what the order of additions in float32 may make of it.
 _ROUNDING = 1e-6
@@ -38,7 +38,8 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
         ``exported``, ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement`` (percent of
         what the task's ``unit`` names, images or places in them, with the same largest logit), ``max_abs_diff`` (of any number in
         the output) and ``spread`` (the largest), ``first`` (the first activation point whose codes differ: ``path``, ``share`` in
-        percent, ``steps``; or None), ``caution`` (what this processor may have to do with it), ``integer`` and ``floating`` (names of layers in the optimized graph), ``islands`` (other
+        percent, ``steps``; or None), ``caution`` (see :func:`caution`),
+        ``integer`` and ``floating`` (names of layers in the optimized graph), ``islands`` (other
         operations in float) and ``operations`` in it.
 
     Raises:
@@ -61,17 +62,14 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
             tally.codes(seen, codes)
     told = {"exported": exporter, "files": list(runtime.files), "runtime": runtime.title}
     result = tally.result()
-    return {**told, **result, **plan._asdict(), "caution": "" if result["first"] is None else caution()}
+    return {**told, **result, **plan._asdict(), "caution": caution()}
 
 
 def caution() -> str:
-    """What this processor may do to integer sums that are right in the file; empty where it does nothing."""
-    isa = instruction_set()
-    if "without" not in isa:
+    """What whoever runs the file on such a processor has to know; empty where there is nothing."""
+    if "without" not in (isa := instruction_set()):
         return ""
-    return (
-        f"this processor ({isa}) adds products of 8 bits in 16 bits, which may overflow; with VNNI, or on ARM, the file gives other answers"
-    )
+    return f"this processor ({isa}) overflows on 8-bit products unless sessions of ONNX Runtime set {EXACT} to 1, as was done here"
 
 
 @contextmanager

@@ -39,10 +39,11 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), results, name=name if op in _NAMED else None, **kept))
         return results
 
-    def constant(self, value: Any, dtype: Any = np.float32, name: str = "c") -> str:
-        """The name of a constant; small equal ones and zeros are one."""
+    def constant(self, value: Any, dtype: Any = np.float32, name: str = "c", own: bool = False) -> str:
+        """The name of a constant; small equal ones and zeros are one, but for those that a node has to ``own``."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
         key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= _SHARED or not array.any() else ()
+        key = () if own else key
         if key and key in self._known:
             return self._known[key]
         name = self.unique(name)

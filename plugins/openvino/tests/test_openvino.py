@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("openvino", reason="openvino is not installed")
 
+from zsq_onnx.runtime import instruction_set
+
 from zsq.testing import conformance
 from zsq_cli.app import main
 
@@ -27,6 +29,8 @@ def runs(exported_run: Callable[[str, str, int], Path]) -> Callable[[str, int], 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_tiny_run_verifies_and_is_integer(runs: Any, bits: int, capsys: pytest.CaptureFixture[str]) -> None:
+    if bits == 8 and "without" in instruction_set():
+        pytest.skip(f"{instruction_set()}: OpenVINO adds products of 8 bits in 16 bits here, and has no exact mode")
     folder = runs("deploy", bits)
     capsys.readouterr()
     assert main(["verify", str(folder), "--to", "openvino", "--images", "64", "--json"]) == 0
