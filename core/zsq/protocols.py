@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zsq.events import Event
     from zsq.grids import Grid
-    from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Student, Teacher, Trace, Update, View
+    from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Published, Student, Teacher, Trace, Update, View
 
 __all__ = [
     "Alternating",
@@ -38,7 +38,6 @@ __all__ = [
     "Paced",
     "PartlyFloat",
     "Pooled",
-    "Published",
     "Quantizer",
     "Reader",
     "Repository",
@@ -413,14 +412,6 @@ class Repository(Protocol):
 
     def weights(self, trust_code: bool) -> dict[str, Tensor]:
         """Its tensors by name."""
-
-
-class Published(Protocol):
-    """What became of a push: where it is, the commit (None after a dry run), the names of the files."""
-
-    url: str
-    commit: str | None
-    files: tuple[str, ...]
 
 
 # -- optional: quantization points -------------------------------------------------------------------------------------

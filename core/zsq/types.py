@@ -28,6 +28,7 @@ __all__ = [
     "InputSpec",
     "Precision",
     "Probe",
+    "Published",
     "QuantPoint",
     "Say",
     "Student",
@@ -264,6 +265,15 @@ class Student:
         finally:
             for path, point in self.acts.items():
                 point.observing = before[path]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of a push: where it is, the commit (None after a dry run), the names of the files."""
+
+    url: str
+    commit: str | None
+    files: tuple[str, ...]
 
 
 class Probe(Protocol):

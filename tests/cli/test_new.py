@@ -230,7 +230,7 @@ def test_the_store_gives_back_what_was_put_there(zsq: Any, tmp_path: Path) -> No
     assert published.commit is None and {"config.json", "model.safetensors"} <= set(published.files)
     assert zsq_package.load(store.fetch("there")) is not None
     (tmp_path / "file").touch()
-    with pytest.raises(zsq_package.ZsqError, match="is a file"):
+    with pytest.raises(zsq_package.ZsqError, match="names no folder"):
         store.ready("file")
 
 

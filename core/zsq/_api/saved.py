@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from zsq.protocols import Published
-    from zsq.types import Context, InputSpec, Say, Student, Teacher
+    from zsq.types import Context, InputSpec, Published, Say, Student, Teacher
 
 #: Percent of answers that have to be the same.
 ENOUGH = 99.9

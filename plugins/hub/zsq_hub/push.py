@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import zsq
 from zsq.errors import FileError
 from zsq.files import scratch_folder
 from zsq.format import text_of
+from zsq.types import Published
 from zsq_hub import card
 from zsq_hub.faults import HubError, explained
 from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split
@@ -26,17 +26,8 @@ _CARD, _PROOF = "README.md", "verify.json"
 _FOLDERS = re.compile(r"(?<![\w./:\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s/\\:'\"]+[\\/])+|(?<=:)/(?!/)(?:[^\s/\\:'\"]+/)+")
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What became of a push: where it is, and its commit; of a dry run the folder, and no commit."""
-
-    url: str
-    commit: str | None
-    files: tuple[str, ...]
-
-
 def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
-         license: str | None = None, dataset: str | None = None, proof: Mapping[str, Any] | None = None) -> Pushed:  # fmt: skip
+         license: str | None = None, dataset: str | None = None, proof: Mapping[str, Any] | None = None) -> Published:  # fmt: skip
     """Publish the run in folder ``run`` as ``repo``.
 
     Args:
@@ -70,7 +61,7 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
     files[_CARD] = card.write(report, config, recipe, facts).encode()
     if dry_run is not None:
         _write(dry_run, files)
-        return Pushed(str(dry_run), None, tuple(sorted(files)))
+        return Published(str(dry_run), None, tuple(sorted(files)))
     with explained(repo, "push"):
         return _publish(api, repo, files, private)
 
@@ -154,7 +145,7 @@ def _license_of(api: HfApi, repo: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found.get("license"), str) else {}
 
 
-def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: bool | None) -> Pushed:
+def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: bool | None) -> Published:
     api.create_repo(repo, private=private, exist_ok=True)
     info = api.model_info(repo)
     if private and not info.private:
@@ -170,7 +161,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
     done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)
-    return Pushed(f"{api.endpoint}/{repo}", done.oid, tuple(sorted(files)))
+    return Published(f"{api.endpoint}/{repo}", done.oid, tuple(sorted(files)))
 
 
 def _write(folder: Path, files: Mapping[str, bytes | Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zsq.options import Options
-from zsq.types import Context
+from zsq.types import Context, Published
 from zsq_hub import push
 from zsq_hub.fetch import fetch
 
@@ -27,6 +27,6 @@ class HubStore:
         push.ready(place)
 
     def push(self, run: Path, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
-             license: str | None = None, dataset: str | None = None, proof: Mapping[str, Any] | None = None) -> push.Pushed:  # fmt: skip
+             license: str | None = None, dataset: str | None = None, proof: Mapping[str, Any] | None = None) -> Published:  # fmt: skip
         """Publish a run; see :func:`zsq_hub.push.push`."""
         return push.push(run, place, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, proof=proof)
