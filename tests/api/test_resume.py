@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
 
 import zsq
+from zsq import events
 
 #: A program as somebody has it: the network, and one call. Its arguments: folder, step to die at (0: never), whether to go on.
 PROGRAM = """
@@ -73,3 +75,20 @@ def test_another_network_or_a_missing_object_is_refused(net: nn.Module, tmp_path
     with pytest.raises(zsq.ZsqError, match="has other weights"):
         zsq.quantize(net, synth=own, loss=loss, out=tmp_path / "cut", resume=True, quiet=True)
     assert (tmp_path / "cut.checkpoint").is_dir(), "a mistake must not cost the checkpoint"
+
+
+def test_ctrl_c_says_how_to_go_on(net: nn.Module, tmp_path: Path) -> None:
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Stepped) and event.phase.startswith("tune") and event.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    how: dict[str, Any] = {"bits": 8, "input_shape": (3, 8, 8), "mean": 0, "std": 1, "batch_size": 8, "cache": False, "quiet": True,
+                           "tune": ("finetune", {"steps": 6}), "calib": ("minmax", {"batches": 2}), "on_event": stop}  # fmt: skip
+    with pytest.raises(zsq.ZsqError, match="stopped at step 2") as caught:
+        zsq.quantize(net, out=tmp_path / "run", **how)
+    assert "zsq.quantize(network, out=" in caught.value.hint and "resume=True" in caught.value.hint
+    result = zsq.quantize(net, out=tmp_path / "run", resume=True, cache=False, quiet=True)
+    assert result.report["steps"] == 6 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(zsq.ZsqError, match="stopped at step 2") as caught:
+        zsq.quantize(net, **how)
+    assert "without out= nothing of it is kept" in caught.value.hint

@@ -73,26 +73,6 @@ def test_private_imports_are_found() -> None:
     assert private_imports(good) == []
 
 
-#: What tests of plugins import although it is private: whole runs, which ``zsq.Recipe`` and ``zsq.quantize`` will stand for. No new ones.
-_RUNS = {"zsq._compose.compose", "zsq._manager.Manager", "zsq._recipe.Recipe", "zsq._recipe.read_recipe", "zsq._run.engine.run"}
-EXCEPTIONS: dict[str, set[str]] = {
-    "plugins/adadfq/tests/test_recipes.py": _RUNS,
-    "plugins/ait/tests/test_tuner.py": _RUNS,
-    "plugins/detect/tests/test_chains.py": {*_RUNS, "zsq._api.tables.report_table"},
-    "plugins/detect/tests/test_detect.py": _RUNS,
-    "plugins/hub/tests/test_card.py": {"zsq._run.proof.keep", "zsq._run.proof.proven"},
-    "plugins/hub/tests/test_libraries.py": {"zsq._manager.Manager"},
-    "plugins/hub/tests/test_roundtrip.py": {"zsq._run.places.locate"},
-    "plugins/intraq/tests/test_recipes.py": _RUNS,
-    "plugins/pareto/tests/test_quantizer.py": _RUNS,
-    "plugins/report/tests/conftest.py": _RUNS,
-    "plugins/report/tests/test_report.py": _RUNS,
-    "plugins/segment/tests/test_segment.py": _RUNS,
-    "plugins/squant/tests/test_quantizer.py": _RUNS,
-    "plugins/zaq/tests/test_zaq.py": _RUNS,
-}
-
-
 @pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/zsq_*/**/*.py")), ids=named)
 def test_plugins_import_what_is_public(path: Path) -> None:
     assert private_imports(path.read_text(encoding="utf-8")) == []
@@ -108,11 +88,7 @@ def test_pages_and_templates_import_what_is_public(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/tests/**/*.py")), ids=named)
 def test_tests_of_plugins_import_what_is_public(path: Path) -> None:
-    assert set(private_imports(path.read_text(encoding="utf-8"))) <= EXCEPTIONS.get(named(path), set())
-
-
-def test_no_exception_is_listed_in_vain() -> None:
-    assert [path for path in EXCEPTIONS if not private_imports((ROOT / path).read_text(encoding="utf-8"))] == []
+    assert set(private_imports(path.read_text(encoding="utf-8"))) == set()
 
 
 # -- what is public is whole, and documented ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from zsq._named_recipes import find_recipe
 from zsq._recipe import Recipe, apply_flags, apply_settings, pin_warnings, read_recipe
 from zsq._run.checkpoint import beside
 from zsq._run.engine import Finished, Listener, run
-from zsq._run.interrupt import stopping
+from zsq._run.interrupt import Interrupted, stopping
 from zsq._run.resume import read, recipe_of, reopen
 from zsq.errors import OptionError
 from zsq.files import cache_folder
@@ -158,7 +158,12 @@ def quantize(
         if temporary is not None:
             stack.callback(temporary.cleanup)
         folder = Path(out) if out is not None else Path(temporary.name) / "run"  # type: ignore[union-attr]
-        done = start(plan, folder, manager, listeners, saved, cache=kept, quiet=quiet, trust_code=trust_code, notes=notes)
+        try:
+            done = start(plan, folder, manager, listeners, saved, cache=kept, quiet=quiet, trust_code=trust_code, notes=notes)
+        except Interrupted as stopped:
+            if temporary is not None:
+                stopped.hint = "without out= nothing of it is kept: name a folder, and resume=True goes on from there"
+            raise
         stack.pop_all()
     return Result(folder, done.student, done.teacher, temporary, manager)
 

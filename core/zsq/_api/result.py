@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,6 +80,7 @@ class Result(SavedRun):
         return None if self._temporary is not None else self.folder
 
     def __rich__(self) -> Any:
+        """The same table as in a notebook, for terminals."""
         return report_table(self.report, self._kept)
 
     def __str__(self) -> str:
@@ -102,8 +102,3 @@ class Result(SavedRun):
     def _rows(self) -> Iterator[tuple[str, str]]:
         columns = [[str(cell) for cell in column.cells] for column in report_table(self.report, self._kept).columns]
         yield from zip(*columns, strict=True)
-
-
-def command(folder: Path) -> str:
-    """What goes on with a run of a network in memory."""
-    return f"zsq.quantize(model, out={shlex.quote(str(folder))!r}, resume=True)"

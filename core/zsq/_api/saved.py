@@ -93,6 +93,17 @@ class SavedRun:
             raise ZsqError("the saved student does not say what it takes", where, "run it again with this zsq")
         return config
 
+    @property
+    def proof(self) -> Mapping[str, Any] | None:
+        """What :meth:`verify` found of the exported file as it lies there now; None where it was not verified since it was written."""
+        return proven(self.folder)
+
+    def __rich__(self) -> Any:
+        """The closing table of ``zsq run``, for terminals."""
+        from zsq._api.tables import report_table
+
+        return report_table(self.report, self.folder)
+
     @cached_property
     def module(self) -> nn.Module:
         """The student, loaded from the folder."""
@@ -231,12 +242,12 @@ class SavedRun:
         found, rest = store(place, self._given)
         return found.push(
             self.folder, rest, private=private, dry_run=dry_run, base_model=base_model, license=license,
-            dataset=dataset or self.measured_on(), proof=proven(self.folder),
+            dataset=dataset or self.measured_on(), proof=self.proof,
         )  # fmt: skip
 
     def unproven(self) -> list[str]:
         """The exporters whose files lie in the folder, and were not verified as they lie there."""
-        proof = proven(self.folder) or {}
+        proof = self.proof or {}
         done = proof.get("exported") if proof.get("verified") else None
         able = [f.component for f in self.manager.components(Role.EXPORT) if f.component.has(Verifying)]
         made = [c.name for c in able if c.implementation()(c.options(), self.context).exported(self.folder)]

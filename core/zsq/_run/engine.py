@@ -16,6 +16,7 @@ import torch
 from zsq import events
 from zsq._component import TEACHER_NEEDS
 from zsq._compose import choose_evaluator, compose
+from zsq._manager import MEMORY
 from zsq._plan import Choice, Plan
 from zsq._recipe import Recipe, RunOptions
 from zsq._run import checkpoint, resume
@@ -178,7 +179,9 @@ class _Engine:
 
     @property
     def command(self) -> str:
-        """What goes on with this run."""
+        """What goes on with this run: what is in memory has to be given again, in Python."""
+        if any(choice.provider == MEMORY for choice in (*self.plan.choices, *self.plan.logs)):
+            return f"zsq.quantize(network, out={str(self.out.target)!r}, resume=True), with all that was given in memory,"
         return f"`zsq run --resume {shlex.quote(str(self.out.target))}`"
 
     def interrupted(self, what: str = "stopped") -> ZsqError:

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from zsq._builtin.classify import Classify
 from zsq._builtin.options import ClassifyOptions
 from zsq._component import Role
+from zsq._compose import compose
 from zsq._manager import Manager
+from zsq._recipe import read_recipe
 from zsq._run.checkpoint import freeze
+from zsq._run.engine import run
 from zsq._run.finding import finder
 from zsq._run.objective import Objective, Term
 from zsq._run.stream import Stream
@@ -35,12 +38,14 @@ from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher
 __all__ = [
     "AlternatingNoise",
     "FolderRepository",
+    "Manager",
     "Objective",
     "PlainPoint",
     "StagedNoise",
     "Stream",
     "Term",
     "changed",
+    "compose",
     "digest",
     "freeze",
     "global_state",
@@ -51,6 +56,8 @@ __all__ = [
     "make_teacher",
     "module_state",
     "plain_student",
+    "read_recipe",
+    "run",
     "write_images",
 ]
 

@@ -8,10 +8,9 @@ import pytest
 import yaml
 from zsq_adadfq import AdadfqOptions, zsq_synthesizers
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe
+from zsq import Recipe
 from zsq.errors import OptionError, PlanError
+from zsq.testing.world import Manager, compose
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 COMPONENT = next(zsq_synthesizers())

@@ -14,14 +14,24 @@ from zsq_ait.codes import Codes
 from zsq_ait.inundation import Inundation
 from zsq_ait.tuner import Ait
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe, read_recipe
+from zsq import Recipe
 from zsq.grids import WeightPoint
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import tiny_run
-from zsq.testing.world import Objective, StagedNoise, Term, digest, make_component, make_context, make_stream, make_teacher
+from zsq.testing.world import (
+    Manager,
+    Objective,
+    StagedNoise,
+    Term,
+    compose,
+    digest,
+    make_component,
+    make_context,
+    make_stream,
+    make_teacher,
+    read_recipe,
+)
 from zsq.types import Beat, Student, Teacher
 
 RECIPES = Path(__file__).parents[1] / "recipes"

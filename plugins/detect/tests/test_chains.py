@@ -15,9 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 import zsq
-from zsq._api.tables import report_table
-from zsq._recipe import Recipe
-from zsq._run.engine import run
+from zsq import Recipe
+from zsq.testing.world import run
 
 HEIGHT, WIDTH = 32, 48
 NETWORK = """
@@ -102,7 +101,7 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     assert len(last) == 4 and {bits.pop(path) for path in last} == {8} and set(bits.values()) == {4}, "answers have at least 8 bits"
     assert any("non-maximum" in part for part in report["student"]["float_parts"]), "what stays in float is not said"
     shown = Console(width=120, file=io.StringIO(), record=True)
-    shown.print(report_table(report))
+    shown.print(zsq.SavedRun(tmp_path / "run"))
     parts = ", ".join(report["student"]["float_parts"])
     assert re.search(rf"in float +{re.escape(parts)}", shown.export_text()) and parts in (tmp_path / "run" / "README.md").read_text()
     images = torch.randn(5, 3, HEIGHT, WIDTH)

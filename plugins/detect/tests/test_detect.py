@@ -21,11 +21,10 @@ from zsq_detect.coco import Coco
 from zsq_detect.decoding import Decoding
 from zsq_detect.task import Detect
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe, read_recipe
+from zsq import Recipe
 from zsq.errors import ComponentError, FileError, PlanError, ZsqError
 from zsq.testing import conformance, world
+from zsq.testing.world import Manager, compose, read_recipe
 from zsq.types import InputSpec, Teacher
 
 test_task = conformance("detect")

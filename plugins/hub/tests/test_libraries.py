@@ -18,10 +18,10 @@ from random_nets import CLASSES, SPEC, publish, timm_files, transformers_files
 from zsq_hub.repository import library_of
 from zsq_hub.source import Hub
 
-from zsq._manager import Manager
 from zsq.errors import ComponentError, FileError, OptionError
 from zsq.options import InputOptions
 from zsq.testing import FakeDist, world
+from zsq.testing.world import Manager
 from zsq.types import Teacher
 
 LAB = """

@@ -18,7 +18,6 @@ from loopback import TOKEN, Loopback, Pointer, Repo
 from zsq_hub.push import hub_name, push
 
 import zsq
-from zsq._run.places import locate
 from zsq.errors import FileError
 from zsq_cli.app import main
 
@@ -113,9 +112,9 @@ def test_exported_files_are_fetched_where_they_are_asked_for(hub: Loopback, run:
     (copy / "model.onnx").write_bytes(b"a graph")
     push(copy, "org/tiny")
     zsq.load("org/tiny")
-    assert not (locate("hub:org/tiny") / "model.onnx").exists()
-    assert (locate("hub:org/tiny", exported=True) / "model.onnx").read_bytes() == b"a graph"
-    assert locate(copy, exported=True) == copy
+    assert not (zsq.SavedRun.open("hub:org/tiny").folder / "model.onnx").exists()
+    assert (zsq.SavedRun.open("hub:org/tiny", exported=True).folder / "model.onnx").read_bytes() == b"a graph"
+    assert zsq.SavedRun.open(copy, exported=True).folder == copy
 
 
 def test_a_damaged_download_is_refused(hub: Loopback, run: Path) -> None:

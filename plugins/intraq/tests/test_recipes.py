@@ -9,10 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import read_recipe
-from zsq.testing.world import make_component, make_teacher
+from zsq.testing.world import Manager, compose, make_component, make_teacher, read_recipe
 from zsq.types import Batch, Trace, View
 
 AUTHORS = [path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")) if not path.stem.endswith(("short", "spectrum"))]

@@ -227,9 +227,8 @@ def test_options_that_contradict_are_refused(options: dict[str, Any], message: s
 
 
 def test_synthesizers_without_a_pool_are_refused() -> None:
-    from zsq._compose import compose
-    from zsq._manager import Manager
-    from zsq._recipe import Recipe
+    from zsq import Recipe
+    from zsq.testing.world import Manager, compose
 
     with pytest.raises(PlanError, match="needs pool"):
         compose(Recipe.from_dict({"zsq": 1, "synth": "noise", "quant": "pareto"}), Manager.discover())

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe
-from zsq._run.engine import run
+from zsq import Recipe
+from zsq.testing.world import Manager, compose, run
 
 TEACHER = '''
 """A small teacher with names for its classes."""

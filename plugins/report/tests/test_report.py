@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from zsq._manager import Manager
 from zsq.events import Event, Publishing
+from zsq.testing.world import Manager
 
 from .conftest import Made, make
 
@@ -79,9 +79,8 @@ def test_it_costs_little(recipe: dict[str, Any], tmp_path: Path) -> None:
         spent.append(time.process_time() - began)
 
     manager.emit = timed  # type: ignore[method-assign]
-    from zsq._compose import compose
-    from zsq._recipe import Recipe
-    from zsq._run.engine import run
+    from zsq import Recipe
+    from zsq.testing.world import compose, run
 
     run(compose(Recipe.from_dict(recipe), manager), tmp_path / "run", manager=manager)
     added = [tmp_path / "run" / "report.html", *(tmp_path / "run" / "pictures").iterdir()]

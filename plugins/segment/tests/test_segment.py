@@ -18,12 +18,10 @@ from zsq_segment import SegmentationOptions, SegmentOptions
 from zsq_segment.evaluator import Segmentation, confusion, intersection_over_union
 from zsq_segment.task import Segment
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe
-from zsq._run.engine import run
+from zsq import Recipe
 from zsq.errors import FileError, PlanError, ZsqError
 from zsq.testing import conformance, world
+from zsq.testing.world import Manager, compose, run
 from zsq.types import InputSpec, Teacher
 
 test_segment = conformance("segment")

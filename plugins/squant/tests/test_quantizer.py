@@ -15,14 +15,11 @@ from zsq_squant import SquantOptions, zsq_quantizers
 from zsq_squant.quantizer import Squant
 from zsq_squant.rounding import squant_codes
 
-from zsq import grids
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import Recipe
+from zsq import Recipe, grids
 from zsq.grids import WeightPoint
 from zsq.placement import Uniform
 from zsq.testing import tiny_run
-from zsq.testing.world import make_component, make_context, make_teacher
+from zsq.testing.world import Manager, compose, make_component, make_context, make_teacher
 from zsq.types import Student, Teacher
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"

@@ -14,14 +14,11 @@ from zsq_zaq.generator import LargeGenerator, SmallGenerator, make_generator
 from zsq_zaq.losses import relative_bns
 from zsq_zaq.synth import Zaq
 
-from zsq._compose import compose
-from zsq._manager import Manager
-from zsq._recipe import read_recipe
 from zsq.errors import PlanError, ZsqError
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
-from zsq.testing.world import Stream, digest, make_batch, make_context, make_teacher
+from zsq.testing.world import Manager, Stream, compose, digest, make_batch, make_context, make_teacher, read_recipe
 from zsq.training import Probe, batch_norms
 from zsq.types import Batch, Context, InputSpec, Student, Teacher
 
