@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -328,7 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        code = app([word for word in words if word != "--debug"], prog_name="zsq", standalone_mode=False)
+        words = [word for word in words if word != "--debug"]
+        code = _needed(words)(words, prog_name="zsq", standalone_mode=False)
         sys.stdout.flush()
         if code != _INTERRUPTED:
             return code if isinstance(code, int) else 0
@@ -345,6 +347,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _usage(error)
         what = f"unexpected {type(error).__name__}: {error}"
         return _fail(what, _place(error), "a fault of zsq or of a plugin; --debug shows the traceback", debug=debug, code=1)
+
+
+def _needed(words: Sequence[str]) -> typer.Typer:
+    """The application with the command that ``words`` begin with alone: typer takes milliseconds for every command. All of it where they
+    begin with none, so that help and errors name every command."""
+    name = words[0] if words else ""
+    commands = [info for info in app.registered_commands if (info.name or getattr(info.callback, "__name__", "")) == name]
+    groups = [info for info in app.registered_groups if info.typer_instance is not None and info.typer_instance.info.name == name]
+    if not commands and not groups:
+        return app
+    part = copy(app)
+    part.registered_commands, part.registered_groups = commands, groups
+    return part
 
 
 def _usage(error: Any) -> int:

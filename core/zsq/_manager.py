@@ -317,7 +317,7 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
         try:
             if "[zsq." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
                 continue
-            name, version = distribution.metadata["Name"] or "unknown", distribution.metadata["Version"] or ""
+            name, version = _named(distribution)
             points = [point for point in distribution.entry_points if _ANY_VERSION.fullmatch(point.group)]
         except Exception as error:  # whatever a damaged file makes the parser raise
             reason = f"its metadata cannot be read: {_one_line(error)}"
@@ -332,6 +332,15 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
                 speaks = point.group.removeprefix("zsq.v")
                 plugin.status, plugin.reason = "broken", f"written for plugin API {speaks}, this zsq speaks {API_VERSION}"
             yield plugin
+
+
+def _named(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Name and version. Where they stand in the first lines, as they do, nothing else of the metadata is parsed: it holds the README."""
+    head, _, _ = (distribution.read_text("METADATA") or "").partition("\n\n")
+    found = dict(re.findall(r"^(Name|Version): *(\S+)", head, flags=re.MULTILINE))
+    if found.keys() == {"Name", "Version"}:
+        return found["Name"], found["Version"]
+    return distribution.metadata["Name"] or "unknown", distribution.metadata["Version"] or ""
 
 
 def _one_off(path: Path | str) -> Plugin:
