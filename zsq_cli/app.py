@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -326,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors that the user can mend take at most three lines on standard error; ``--debug`` adds the traceback.
     """
+    gc.set_threshold(50_000)  # a start makes many objects and no garbage
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
@@ -353,7 +355,7 @@ def _needed(words: Sequence[str]) -> typer.Typer:
     """The application with the command that ``words`` begin with alone: typer takes milliseconds for every command. All of it where they
     begin with none, so that help and errors name every command."""
     name = words[0] if words else ""
-    commands = [info for info in app.registered_commands if (info.name or getattr(info.callback, "__name__", "")) == name]
+    commands = [info for info in app.registered_commands if info.callback is not None and (info.name or info.callback.__name__) == name]
     groups = [info for info in app.registered_groups if info.typer_instance is not None and info.typer_instance.info.name == name]
     if not commands and not groups:
         return app

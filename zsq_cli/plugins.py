@@ -8,7 +8,6 @@ import keyword
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -283,6 +282,8 @@ def _call(command: list[str], dry_run: bool) -> int:
     if dry_run:
         print(shlex.join(command))
         return 0
+    import subprocess
+
     return subprocess.call(command, stdout=sys.stderr)
 
 
