@@ -34,7 +34,7 @@ net = nn.Sequential(
     nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
 )
-result = zsq.quantize(net, bits=8, input_shape=(3, 32, 32), mean=0.5, std=0.25, budget="20s")
+result = zsq.quantize(net, bits=8, input_shape=(3, 32, 32), mean=0.5, std=0.25, budget="8s")
 print(result)
 result.save("mine")
 """
