@@ -27,16 +27,19 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def top1(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[float, float]]:
-    """``top1(synth, quant, **sections)``: of the teacher and of the student; all runs share one pool."""
+    """``top1(synth, quant, **sections)``: of the teacher and of the student; all runs share one pool, and the same run is made once."""
     cache, manager = tmp_path_factory.mktemp("cache"), Manager.discover()
+    done: dict[str, tuple[float, float]] = {}
 
     def measured(synth: str, quant: Any, **sections: Any) -> tuple[float, float]:
         teacher = {"ref": "py:zsq_zoo.resnet:resnet20", "weights": str(WEIGHTS)}
         evaluation = [{"name": "npz", "ref": str(IMAGES)}]
         entry = quant if isinstance(quant, dict) else {"name": quant}
         recipe = Recipe.from_dict({"teacher": teacher, "synth": {"name": synth}, "quant": entry, "eval": evaluation, **sections})
-        report = run(compose(recipe, manager), manager=manager, cache=cache).report
-        return report["teacher"]["metrics"]["top1"], report["student"]["metrics"]["top1"]
+        if (key := repr((synth, quant, sections))) not in done:
+            report = run(compose(recipe, manager), manager=manager, cache=cache).report
+            done[key] = report["teacher"]["metrics"]["top1"], report["student"]["metrics"]["top1"]
+        return done[key]
 
     return measured
 
