@@ -138,6 +138,11 @@ class Component:
         """The name of the task that ``tasks`` has for a reference, without the source's name."""
         return next((task for pattern, task in self.tasks.items() if fnmatchcase(ref, pattern)), None)
 
+    @property
+    def compares(self) -> bool:
+        """Whether an evaluator holds the student against its teacher, and so is not run on the teacher itself."""
+        return "teacher.output" in self.needs
+
     def has(self, protocol: type) -> bool:
         """Whether what it builds has all methods of an optional protocol, see :mod:`zsq.protocols`. Imports its class."""
         return issubclass(self.implementation(), protocol)

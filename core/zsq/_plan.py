@@ -54,11 +54,6 @@ class Choice:
         return max((max(value) if isinstance(value, tuple) else value or 16 for value in values), default=8)
 
     @property
-    def compares(self) -> bool:
-        """Whether an evaluator holds the student against its teacher, and so is not run on the teacher itself."""
-        return "teacher.output" in self.needs
-
-    @property
     def alternates(self) -> bool:
         """Whether a synthesizer learns while the student does. Imports its class."""
         return self.component.has(Alternating)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,37 +26,26 @@ from zsq.options import Options
 from zsq.protocols import Calibrator, Evaluator, Exporter, Log, Loss, Pooled, Quantizer, SaysNeeds, SaysProvides, Synthesizer, Tuner
 from zsq.types import Context, Teacher
 
-#: What an object of a role needs and provides where it does not say so itself, with attributes ``needs`` and ``provides``.
-_USUAL: Mapping[Role, tuple[set[str], set[str]]] = {
-    Role.SYNTH: (set(), set()),
-    Role.QUANT: (set(), {"act.range"}),
-    Role.CALIB: ({"act.range", "images"}, set()),
-    Role.LOSS: ({"teacher.output", "student.output"}, set()),
-    Role.TUNE: ({"student.output", "images"}, set()),
-    Role.EVAL: (set(), set()),
-    Role.EXPORT: (set(), set()),
-    Role.LOG: (set(), set()),
-}
-_PROTOCOLS: Mapping[Role, type] = {
-    Role.SYNTH: Synthesizer,
-    Role.QUANT: Quantizer,
-    Role.CALIB: Calibrator,
-    Role.LOSS: Loss,
-    Role.TUNE: Tuner,
-    Role.EVAL: Evaluator,
-    Role.EXPORT: Exporter,
-    Role.LOG: Log,
-}
-#: Members that each of these protocols asks for, for messages.
-_MEMBERS: Mapping[Role, str] = {
-    Role.SYNTH: "sample(n)",
-    Role.QUANT: "quantize(teacher, pool)",
-    Role.CALIB: "fit(student, stream)",
-    Role.LOSS: "__call__(view)",
-    Role.TUNE: "fit(student, stream, objective)",
-    Role.EVAL: "evaluate(module, ctx)",
-    Role.EXPORT: "export(student, manifest, folder)",
-    Role.LOG: "__call__(event) and close()",
+
+class _Kind(NamedTuple):
+    """What is asked of an object of a role: its protocol, the members of that for messages, and what it needs and provides where it does
+    not say so itself, with attributes ``needs`` and ``provides``."""
+
+    protocol: type
+    members: str
+    needs: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+
+
+_KINDS: Mapping[Role, _Kind] = {
+    Role.SYNTH: _Kind(Synthesizer, "sample(n)"),
+    Role.QUANT: _Kind(Quantizer, "quantize(teacher, pool)", provides=frozenset({"act.range"})),
+    Role.CALIB: _Kind(Calibrator, "fit(student, stream)", frozenset({"act.range", "images"})),
+    Role.LOSS: _Kind(Loss, "__call__(view)", frozenset({"teacher.output", "student.output"})),
+    Role.TUNE: _Kind(Tuner, "fit(student, stream, objective)", frozenset({"student.output", "images"})),
+    Role.EVAL: _Kind(Evaluator, "evaluate(module, ctx)"),
+    Role.EXPORT: _Kind(Exporter, "export(student, manifest, folder)"),
+    Role.LOG: _Kind(Log, "__call__(event) and close()"),
 }
 
 
@@ -173,21 +162,17 @@ class Memory:
         Raises:
             OptionError: When it does not.
         """
-        protocol = _PROTOCOLS[role]
-        is_class = isinstance(value, type)
+        kind, is_class = _KINDS[role], isinstance(value, type)
         name = value.__name__ if isinstance(value, (type, FunctionType)) else type(value).__name__
         plain = "".join(c if c.isalnum() or c in "_-" else "_" for c in name).strip("_") or role.value
         if role is Role.LOG and callable(value) and not isinstance(value, Log) and not is_class:
             value = _Listening(value)
-        fits = issubclass(value, protocol) if is_class else isinstance(value, protocol)
-        if not fits:
-            what = f"{role}= is a {value.__name__ if is_class else type(value).__name__}, which is no {role.words}"
-            raise OptionError(what, "zsq.quantize", f"give a name, (name, options), or an object with {_MEMBERS[role]}")
-        needs, provides = _USUAL[role]
-        if role is Role.SYNTH and isinstance(value, Pooled):
-            provides = provides | {"pool"}
-        needs = set(value.needs) if isinstance(value, SaysNeeds) else needs
-        provides = set(value.provides) if isinstance(value, SaysProvides) else provides
+        if not (issubclass(value, kind.protocol) if is_class else isinstance(value, kind.protocol)):
+            what = f"{role}= is a {name}, which is no {role.words}"
+            raise OptionError(what, "zsq.quantize", f"give a name, (name, options), or an object with {kind.members}")
+        usual = kind.provides | ({"pool"} if role is Role.SYNTH and isinstance(value, Pooled) else set())
+        needs = value.needs if isinstance(value, SaysNeeds) else kind.needs
+        provides = value.provides if isinstance(value, SaysProvides) else usual
         return self.add(role, plain, value, value if is_class else None, needs=needs, provides=provides)
 
 

@@ -133,14 +133,14 @@ def quantize(
     for section, value in parts.items():
         if value is not None:
             flags[section] = _entry(memory, section, value)
+    spec = spec_of(inputs, input_shape, mean, std)
     if isinstance(teacher, nn.Module):
         known = base.teacher or {}
-        spec = {key: known.get(key) for key in ("shape", "mean", "std")} | spec_of(inputs, input_shape, mean, std)
-        network = Network(teacher, spec, task or known.get("task"), classes or known.get("classes"))
+        network = Network(teacher, {**known, **spec}, task or known.get("task"), classes or known.get("classes"))
         flags["teacher"] = memory.network(network)
         device = device or _device(teacher)
-    elif teacher is not None or input_shape is not None or inputs is not None or weights is not None or task is not None:
-        flags["teacher"] = _reference(teacher, spec_of(inputs, input_shape, mean, std), task, classes)
+    elif entry := _reference(teacher, spec, task, classes):
+        flags["teacher"] = entry
     manager = plugins.with_memory(memory.plugin())
     run_options = {"budget": None if budget is None else str(budget), "seed": seed, "batch_size": batch_size, "precision": precision}
     notes = list(memory.notes)
@@ -153,18 +153,16 @@ def quantize(
         plan = compose(apply_settings(laid, _lines(settings)), manager)
     listeners = [on_event] if on_event is not None else []
     kept = cache_folder() if cache is True else Path(cache) if cache else None
-    with ExitStack() as stack:
-        temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsq-")
+    temporary = tempfile.TemporaryDirectory(prefix="zsq-") if out is None else None
+    folder = Path(temporary.name) / "run" if temporary is not None else Path(str(out))
+    try:
+        done = start(plan, folder, manager, listeners, saved, cache=kept, quiet=quiet, trust_code=trust_code, notes=notes)
+    except BaseException as error:
         if temporary is not None:
-            stack.callback(temporary.cleanup)
-        folder = Path(out) if out is not None else Path(temporary.name) / "run"  # type: ignore[union-attr]
-        try:
-            done = start(plan, folder, manager, listeners, saved, cache=kept, quiet=quiet, trust_code=trust_code, notes=notes)
-        except Interrupted as stopped:
-            if temporary is not None:
-                stopped.hint = "without out= nothing of it is kept: name a folder, and resume=True goes on from there"
-            raise
-        stack.pop_all()
+            temporary.cleanup()
+            if isinstance(error, Interrupted):
+                error.hint = "without out= nothing of it is kept: name a folder, and resume=True goes on from there"
+        raise
     return Result(folder, done.student, done.teacher, temporary, manager)
 
 
@@ -192,7 +190,7 @@ def start(plan: Plan, folder: Path, manager: Manager, listeners: Sequence[Listen
 
 def _grids(bits: int | tuple[int, int | None]) -> tuple[str, dict[str, Any]]:
     weight, act = bits if isinstance(bits, tuple) else (bits, bits)
-    same = weight == act and isinstance(weight, int) and 2 <= weight <= 8
+    same = weight == act and 2 <= weight <= 8
     widths = {} if same else {"weight_bits": weight, "act_bits": act}
     return (f"uniform{weight}" if same else "uniform"), {**widths, "protocol": "deploy"}
 

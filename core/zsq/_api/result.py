@@ -67,21 +67,9 @@ class Result(SavedRun):
         """Time teacher and student in the same runtime; see :meth:`SavedRun.bench`."""
         return super().bench(to, threads, batch, teacher or self.teacher)
 
-    def save(self, folder: Path | str) -> SavedRun:
-        """Keep the run in ``folder``: report, recipe, student, exported files. ``zsq.load(folder)`` gives the student again.
-
-        Raises:
-            FileError: When ``folder`` is there and is no run, or the disk refuses.
-        """
-        return super().save(folder)
-
     @property
     def _kept(self) -> Path | None:
         return None if self._temporary is not None else self.folder
-
-    def __rich__(self) -> Any:
-        """The same table as in a notebook, for terminals."""
-        return report_table(self.report, self._kept)
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self._rows())

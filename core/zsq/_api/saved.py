@@ -102,7 +102,12 @@ class SavedRun:
         """The closing table of ``zsq run``, for terminals."""
         from zsq._api.tables import report_table
 
-        return report_table(self.report, self.folder)
+        return report_table(self.report, self._kept)
+
+    @property
+    def _kept(self) -> Path | None:
+        """The folder, where it outlives this object."""
+        return self.folder
 
     @cached_property
     def module(self) -> nn.Module:
@@ -172,11 +177,8 @@ class SavedRun:
         Raises:
             ZsqError: When the exporter is not installed, or cannot translate a layer.
         """
-        found = self.manager.get(Role.EXPORT, to)
-        parsed = found.component.options.parse({**found.values, **options}, f"exporter '{to}'")
-        written: list[Path] = found.component.implementation()(parsed, self.context).export(
-            self.saved_student, self.config.get("manifest", {}), self.folder
-        )
+        exporter = self.context.find(Role.EXPORT, to, options)
+        written: list[Path] = exporter.export(self.saved_student, self.config.get("manifest", {}), self.folder)
         return written
 
     def verify(self, to: str = "onnx", images: int | Tensor = 256, npz: Path | None = None) -> dict[str, Any]:
@@ -249,8 +251,8 @@ class SavedRun:
         """The exporters whose files lie in the folder, and were not verified as they lie there."""
         proof = self.proof or {}
         done = proof.get("exported") if proof.get("verified") else None
-        able = [f.component for f in self.manager.components(Role.EXPORT) if f.component.has(Verifying)]
-        made = [c.name for c in able if c.implementation()(c.options(), self.context).exported(self.folder)]
+        able = [f.component.name for f in self.manager.components(Role.EXPORT) if f.component.has(Verifying)]
+        made = [name for name in able if self.context.find(Role.EXPORT, name).exported(self.folder)]
         return [name for name in made if name != done]
 
     def measured_on(self) -> str | None:
@@ -289,11 +291,11 @@ class SavedRun:
         """
         asked = [self._evaluator(parse_entry("eval", text, "--eval")) for text in evaluators]
         ran = [self._evaluator(entry) for entry in self.report.get("recipe", {}).get("eval") or ()]
-        if not (chosen := asked or [one for one in ran if not _compares(one)]):
+        if not (chosen := asked or [one for one in ran if not one[0].component.compares]):
             ran = chosen = [self._evaluator(parse_entry("eval", self.brought()))]
         metrics: dict[str, float] = {}
         for evaluator in chosen:
-            if _compares(evaluator):
+            if evaluator[0].component.compares:
                 what = f"'{evaluator[0].component.name}' compares with the teacher, which a run folder does not hold"
                 raise ZsqError(what, "--eval", "use e.g. --eval npz:PATH")
             found, options = evaluator
@@ -339,7 +341,7 @@ class SavedRun:
         if not found.component.has(protocol):
             what = "verify" if protocol is Verifying else "bench"
             raise ZsqError(f"exporter '{to}' cannot {what} its files", found.provider, "choose another exporter, e.g. onnx")
-        return found.component.implementation()(found.component.options.parse(found.values), self.context)
+        return self.context.find(Role.EXPORT, to)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -357,10 +359,6 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not {"teacher", "student"} <= report.keys():
         raise FileError("the report is not one of a run", str(folder / "report.json"))
     return report
-
-
-def _compares(evaluator: tuple[Found, Options]) -> bool:
-    return "teacher.output" in evaluator[0].component.needs
 
 
 def _read_images(file: Path, spec: InputSpec, count: int) -> Tensor:

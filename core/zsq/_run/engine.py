@@ -279,7 +279,7 @@ class _Engine:
         for evaluator in built.values():
             if isinstance(evaluator, Checked):
                 evaluator.check(self.ctx.with_(teacher=teacher))
-        return Evaluation(built, {choice.name for choice in choices if choice.compares})
+        return Evaluation(built, {choice.name for choice in choices if choice.component.compares})
 
     def evaluate(self, evaluation: Evaluation, stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
         """Metrics of the student, those of the teacher, and figures of the images where there are any."""
