@@ -14,20 +14,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from generator import GENERATE
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core"
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("zsq_docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-GENERATE = _generator()
 PUBLIC: tuple[str, ...] = GENERATE.PUBLIC
 PYTHON = [path for path in CORE.rglob("*.py") if "__pycache__" not in path.parts]
 

@@ -1,0 +1,6 @@
+"""Importing the helpers beside these tests under importlib mode."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
