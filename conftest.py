@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -17,9 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of runs need no page each; its own tests ask for theirs.
 os.environ.setdefault("ZSQ_PLUGINS", "-report")
 
-# Hundreds of tests start a process: each would compile every module anew where no bytecode is written. It lies beside other caches.
+# Hundreds of tests start a process: each would compile every module anew where no bytecode is written.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "zsq-tests-bytecode"))
 
 pytest_plugins = ["pytester"]
 
