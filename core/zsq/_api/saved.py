@@ -86,7 +86,7 @@ class SavedRun:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``, as ``zsq.load`` checked it."""
-        self.module  # noqa: B018  what is damaged is said by the loader
+        _ = self.module  # what is damaged is said by the loader
         config: Mapping[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         if not config.get("inputs"):
             where = str(self.folder / "config.json")
