@@ -81,15 +81,15 @@ def axe() -> str:
 
 @pytest.fixture(scope="session")
 def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, int], Path]:
-    """``exported_run(exporter, protocol, bits)``: the folder of a run of the tiny teacher, with the exporter's files; made once."""
+    """``exported_run(exporter, scheme, bits)``: the folder of a run of the tiny teacher, with the exporter's files; made once."""
     from zsq_cli.app import main
 
     folder = tmp_path_factory.mktemp("exported")
 
     @cache
-    def made(exporter: str, protocol: str, bits: int) -> Path:
-        out = folder / f"{exporter}-{protocol}{bits}"
-        sets = [f"quant.protocol={protocol}", "teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "run.batch_size=8"]
+    def made(exporter: str, scheme: str, bits: int) -> Path:
+        out = folder / f"{exporter}-{scheme}{bits}"
+        sets = [f"quant.scheme={scheme}", "teacher.shape=3,8,8", "teacher.mean=0,0,0", "teacher.std=1,1,1", "run.batch_size=8"]
         words = ["run", "py:zsq.testing.teachers:tiny", "--synth", "noise", "--quant", f"uniform{bits}", "--calib", "minmax"]
         assert main([*words, "--tune", "none", "--out", str(out), *(w for s in sets for w in ("--set", s))]) == 0
         assert main(["export", str(out), "--to", exporter]) == 0

@@ -76,7 +76,7 @@ def teacher_and_data(r: dict[str, Any]) -> tuple[str, str]:
 def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
     """One line per run, teacher beside student."""
     lines = [
-        "| teacher | images | chain | bits | protocol | seed | teacher top-1 | student top-1 | drop | steps | time | kB | arithmetic |",
+        "| teacher | images | chain | bits | scheme | seed | teacher top-1 | student top-1 | drop | steps | time | kB | arithmetic |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in records:
@@ -85,7 +85,7 @@ def rows_of_runs(records: list[dict[str, Any]]) -> list[str]:
         name, data = teacher_and_data(r)
         lines.append(
             f"| {name} | {data} | {chain(r['recipe'])} | {bits(student)} "
-            f"| {student['protocol']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
+            f"| {student['scheme']} | {r['seed']} | {own:.2f} | {top1:.2f} | {own - top1:.2f} | {r['steps']} | {r['wall_s']:.0f} s "
             f"| {student['size_bytes'] / 1000:.0f} | {r['precision']} |"
         )
     return lines
@@ -113,7 +113,7 @@ def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
     lines = ["| teacher | bits | chain | metric | seeds | mean | lowest | highest | mean time |", "|---|---|---|---|---|---|---|---|---|"]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in records:
-        settings = (str(r["recipe"]["loss"]), r["student"]["protocol"])
+        settings = (str(r["recipe"]["loss"]), r["student"]["scheme"])
         groups.setdefault((teacher_and_data(r)[0], bits(r["student"]), chain(r["recipe"]), *settings), []).append(r)
     for (teacher, width, name, *_), runs in sorted(groups.items()):
         if len({r["seed"] for r in runs}) >= 3:
@@ -128,7 +128,7 @@ def rows_of_seeds(records: list[dict[str, Any]]) -> list[str]:
 
 def rows_of_tasks(records: list[dict[str, Any]]) -> list[str]:
     """One line per run of a task other than classification, teacher and calibrated student beside the finished one."""
-    columns = ["teacher", "images", "chain", "losses", "bits", "protocol", "seed", "metric", "teacher's", "calibrated", "student"]
+    columns = ["teacher", "images", "chain", "losses", "bits", "scheme", "seed", "metric", "teacher's", "calibrated", "student"]
     columns += ["gain", "drop", "steps", "time", "kB", "arithmetic"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for r in sorted(records, key=lambda r: (r["teacher"]["ref"], bits(r["student"]), chain(r["recipe"]), r["seed"])):
@@ -136,7 +136,7 @@ def rows_of_tasks(records: list[dict[str, Any]]) -> list[str]:
         own, found, before = r["teacher"]["metrics"][name], student["metrics"][name], (student.get("calibrated") or {}).get(name)
         losses = " + ".join(entry["name"] for entry in r["recipe"]["loss"]) if r["steps"] else ""
         looked = ["", f"{found:.2f}", ""] if before is None else [f"{before:.2f}", f"{found:.2f}", f"{found - before:+.2f}"]
-        cells = [*teacher_and_data(r), chain(r["recipe"]), losses, bits(student), student["protocol"], r["seed"], METRICS[name]]
+        cells = [*teacher_and_data(r), chain(r["recipe"]), losses, bits(student), student["scheme"], r["seed"], METRICS[name]]
         cells += [f"{own:.2f}", *looked, f"{own - found:.2f}", r["steps"], f"{r['wall_s']:.0f} s"]
         cells += [f"{student['size_bytes'] / 1000:.0f}", r["precision"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -239,7 +239,7 @@ def render() -> str:
             "the last step; no step is selected on test images. Real images are used for evaluation only. The defaults of the options were",
             "chosen on the teacher `resnet20-cifar10` with `cifar10-test-5k`, seeds 0 to 2; the embedded teacher and EfficientNet-Lite0",
             "had no part in it. The synthesizer `real` is a diagnostic: real images in the place of synthetic ones.",
-            "Never compare across protocols or teachers.",
+            "Never compare across schemes or teachers.",
             "",
             f"Machines: {'; '.join(machines)}.",
             "",
@@ -249,7 +249,7 @@ def render() -> str:
             "",
             "## Methods side by side",
             "",
-            "ResNet-20 for CIFAR-10, protocol paper, 5,000 real test images, one run each with a budget of five minutes: every",
+            "ResNet-20 for CIFAR-10, scheme paper, 5,000 real test images, one run each with a budget of five minutes: every",
             "synthesizer before the same quantizer and calibrator, then its own loss. Distance in class: mean cosine distance between",
             "synthetic images of one class (by the teacher's answer) in the teacher's last features; rank: effective rank of those",
             "features; confidence: the teacher's, mean.",

@@ -64,7 +64,7 @@ def measure(run: Path, to: str, reference: str, count: int) -> Iterator[dict[str
     files = saved.export(to)
     size, own = sum(path.stat().st_size for path in files), report["teacher"]["size_bytes"]
     bits = [report["student"][key] for key in ("weight_bits", "act_bits")]
-    shared = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "protocol": student.protocol, "size_ratio": size / own}
+    shared = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "scheme": student.scheme, "size_ratio": size / own}
     synthetic, source = _synthetic(run, count)
     real, labels = _real(reference, ctx)
     for images, name, truth in ((synthetic, source, None), (real, Path(reference.partition(":")[2]).stem, labels)):

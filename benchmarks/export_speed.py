@@ -27,7 +27,7 @@ def measure(run: Path, to: str, threads: int, batch: int, repeats: int) -> dict[
     results = [saved.bench(to, threads, batch) for _ in range(repeats)]
     last = results[-1]
     bits = [report["student"][key] for key in ("weight_bits", "act_bits")]
-    row = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "protocol": student.protocol}
+    row = {"teacher": report["teacher"]["ref"], "bits": f"W{bits[0]}A{bits[1]}", "scheme": student.scheme}
     row |= {key: last[key] for key in ("runtime", "isa", "threads", "batch")}
     for name in ("teacher", "student"):
         row |= {f"{name}_{key}": statistics.median(r[name][key] for r in results) for key in ("latency_ms", "images_per_s", "size_bytes")}

@@ -44,7 +44,7 @@ from zsq._run.engine import run
 
 RECORD = Path(__file__).with_suffix(".json")
 #: What is hashed of ``config.json``; the rest says where a student comes from.
-NETWORK = ("protocol", "integers", "inputs", "modules", "tensors", "graph")
+NETWORK = ("scheme", "integers", "inputs", "modules", "tensors", "graph")
 #: Facts of a machine that bits may depend on.
 DECISIVE = ("cpu", "isa", "torch", "threads")
 #: Teachers from this file; the same network, whose graph is had in the one way and in the other.
@@ -99,7 +99,7 @@ RECIPES: dict[str, Sections] = {
     },
     "noise-deploy": {
         "synth": "noise",
-        "quant": {"name": "uniform8", "protocol": "deploy"},
+        "quant": {"name": "uniform8", "scheme": "deploy"},
         "calib": [{"name": "percentile", "batches": 2, "percent": 99}],
         "loss": ["kd"],
         "tune": STEPS,
@@ -107,7 +107,7 @@ RECIPES: dict[str, Sections] = {
     "noise-bf16": {  # slow where the CPU has no bf16, so a small network
         "teacher": RECORDED,
         "synth": "noise",
-        "quant": {"name": "uniform4", "protocol": "deploy", "float_input": True},
+        "quant": {"name": "uniform4", "scheme": "deploy", "float_input": True},
         "calib": SEEN,
         "loss": ["kd"],
         "tune": STEPS,
@@ -116,7 +116,7 @@ RECIPES: dict[str, Sections] = {
     "exported": {
         "teacher": EXPORTED,
         "synth": "noise",
-        "quant": {"name": "uniform8", "protocol": "deploy"},
+        "quant": {"name": "uniform8", "scheme": "deploy"},
         "calib": SEEN,
         "loss": ["kd"],
         "tune": STEPS,
@@ -146,7 +146,7 @@ RECIPES: dict[str, Sections] = {
     "dfq-stream": {
         "teacher": RECORDED,
         "synth": "noise",
-        "quant": {"name": "uniform8", "protocol": "deploy", "per_channel": False},
+        "quant": {"name": "uniform8", "scheme": "deploy", "per_channel": False},
         "calib": [
             {"name": "cle", "relu6": "relu"},
             {"name": "bias-absorption", "padded": True},
@@ -158,7 +158,7 @@ RECIPES: dict[str, Sections] = {
     "squant": {"synth": "none", "quant": "squant4", "calib": [{"name": "squant-range", "images": 8}], "tune": "none"},
     "squant-deploy": {
         "synth": "none",
-        "quant": {"name": "squant8", "protocol": "deploy", "float_input": True},
+        "quant": {"name": "squant8", "scheme": "deploy", "float_input": True},
         "calib": ["bn-range"],
         "tune": "none",
     },
@@ -171,7 +171,7 @@ RECIPES: dict[str, Sections] = {
         "loss": ["mse"],
         "tune": {"name": "clips", "steps": 3},
     },
-    "zeroq-paper": {"synth": {"name": "zeroq-paper", **POOL, "clamp": True}, "quant": {"name": "uniform8", "protocol": "deploy"}},
+    "zeroq-paper": {"synth": {"name": "zeroq-paper", **POOL, "clamp": True}, "quant": {"name": "uniform8", "scheme": "deploy"}},
     "zeroq-released": {
         "synth": {"name": "zeroq-released", **POOL},
         "quant": "squant4",
@@ -181,7 +181,7 @@ RECIPES: dict[str, Sections] = {
     },
     "pareto": {
         "synth": {"name": "zeroq", **POOL},
-        "quant": {"name": "pareto", "candidates": [2, 4, 8], "mean_bits": 4, "images": 4, "protocol": "deploy"},
+        "quant": {"name": "pareto", "candidates": [2, 4, 8], "mean_bits": 4, "images": 4, "scheme": "deploy"},
     },
     "pareto-paper": {
         "synth": {"name": "zeroq-spectrum", **POOL},
@@ -303,7 +303,7 @@ RECIPES: dict[str, Sections] = {
             "bns_scale": "relative",
             "warmup_student": False,
         },
-        "quant": {"name": "uniform4", "protocol": "deploy"},
+        "quant": {"name": "uniform4", "scheme": "deploy"},
         "calib": SEEN,
         "loss": ["logit-l1"],
         "tune": STEPS,
@@ -327,7 +327,7 @@ RECIPES: dict[str, Sections] = {
     "segment": {
         "teacher": "zoo:litelab-camvid",
         "synth": {"name": "zeroq-spectrum", "images": 2, "batch": 2, "iterations": 2},
-        "quant": {"name": "uniform4", "protocol": "deploy"},
+        "quant": {"name": "uniform4", "scheme": "deploy"},
         "calib": [{"name": "minmax", "batches": 1}],
         "loss": [{"name": "kd", "temperature": 1}],
         "tune": {**STEPS, "steps": 2},
@@ -336,7 +336,7 @@ RECIPES: dict[str, Sections] = {
     "detect": {
         "teacher": "zoo:litedet-bccd",
         "synth": {"name": "zeroq-spectrum", "images": 2, "batch": 2, "iterations": 2, "clamp": True},
-        "quant": {"name": "squant4", "protocol": "deploy"},
+        "quant": {"name": "squant4", "scheme": "deploy"},
         "calib": [{"name": "minmax", "batches": 1}],
         "loss": ["logit-l1", "crm"],
         "tune": {**STEPS, "steps": 2},
@@ -429,7 +429,8 @@ def content(folder: Path) -> dict[str, Any]:
     """Digests of a saved student: of its network, and of every tensor's type, shape and bytes."""
     config = json.loads((folder / "config.json").read_bytes())
     tensors = {name: digest(head.encode(), body) for name, head, body in tensors_of((folder / "model.safetensors").read_bytes())}
-    return {"network": digest(plain({key: config[key] for key in NETWORK})), "tensors": tensors}
+    named = {"protocol" if key == "scheme" else key: config[key] for key in NETWORK}  # as the records were made with
+    return {"network": digest(plain(named)), "tensors": tensors}
 
 
 def tensors_of(file: bytes) -> Iterator[tuple[str, str, bytes]]:

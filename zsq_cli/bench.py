@@ -27,8 +27,8 @@ def bench_run(place: Path, to: str, threads: int, batch: int, *, json: bool = Fa
         what, found = ("layers", result["floating"]) if result["floating"] else ("operations between layers", result["islands"])
         names = ", ".join(found[:3]) + ("…" if len(found) > 3 else "")
         out.print(f"no speed-up: {len(found)} {what} calculate in float ({names})", soft_wrap=True)
-        if result["protocol"] == "paper":
-            out.print("protocol 'paper' is not integer from end to end: quantize with --set quant.protocol=deploy", soft_wrap=True)
+        if result["scheme"] == "paper":
+            out.print("scheme 'paper' is not integer from end to end: quantize with --set quant.scheme=deploy", soft_wrap=True)
     if result["below_8_bits"]:
         out.print(BELOW_8_BITS, soft_wrap=True)
 

@@ -34,7 +34,7 @@ def compare(
 ) -> None:
     """Compare runs: accuracy against size and time.
 
-    By method and bits, over seeds; runs of other teachers, protocols or images are ranked apart. Exit code 1 when a folder is left out.
+    By method and bits, over seeds; runs of other teachers, schemes or images are ranked apart. Exit code 1 when a folder is left out.
     """
     from zsq_cli.compare import compare_runs
 

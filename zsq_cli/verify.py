@@ -52,8 +52,8 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(result["caution"])
     if result["below_8_bits"]:
         lines.append(BELOW_8_BITS)
-    if result["floating"] and result["protocol"] == "paper":
-        lines.append("protocol 'paper' is not integer from end to end: for speed quantize with --set quant.protocol=deploy")
+    if result["floating"] and result["scheme"] == "paper":
+        lines.append("scheme 'paper' is not integer from end to end: for speed quantize with --set quant.scheme=deploy")
     if result["argmax_agreement"] < ENOUGH:
         lines.append(f"NOT VERIFIED: less than {ENOUGH} % agree")
     elif not result["verified"]:

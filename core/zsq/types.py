@@ -231,7 +231,7 @@ class Student:
         points: Path to quantization point, in the order of execution.
         names: Teacher module path to student module path, for every tap, block and BatchNorm.
         layers: One row per layer of the teacher: what was wrapped, what stayed in float.
-        protocol: The name of the placement rules, e.g. ``paper`` or ``deploy``.
+        scheme: The name of the placement rules, e.g. ``paper`` or ``deploy``.
         details: What the quantizer has to say beyond that, as JSON values: ``student.details`` of the report.
         finish: Called once after the last change, when all points are frozen and before the student is evaluated.
     """
@@ -240,7 +240,7 @@ class Student:
     points: Mapping[str, QuantPoint]
     names: Mapping[str, str]
     layers: Sequence[Mapping[str, Any]] = ()
-    protocol: str = ""
+    scheme: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[], None] | None = None
 

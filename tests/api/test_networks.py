@@ -41,8 +41,8 @@ def teacher_of(network: Network, module: nn.Module) -> Teacher:
     return teacher_from(copy.deepcopy(module), f"testing:{network.name}", spec, None, task=task)
 
 
-def student_of(teacher: Teacher, bits: int, protocol: Any, inputs: Tensor) -> Student:
-    options = UniformOptions(weight_bits=bits, act_bits=bits, protocol=protocol)
+def student_of(teacher: Teacher, bits: int, scheme: Any, inputs: Tensor) -> Student:
+    options = UniformOptions(weight_bits=bits, act_bits=bits, scheme=scheme)
     made = Uniform(options, world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(inputs)
@@ -80,11 +80,11 @@ def test_a_student_answers_as_its_teacher_does(kind: str) -> None:
 
 
 @each
-@pytest.mark.parametrize("protocol", ["deploy", "paper"])
-def test_at_four_bits_it_is_finite_and_saved_as_it_is(kind: str, protocol: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
+def test_at_four_bits_it_is_finite_and_saved_as_it_is(kind: str, scheme: str, tmp_path: Path) -> None:
     network = KINDS[kind]
     teacher, inputs = teacher_of(network, network.build()), images(network.shape, 64, seed=1)
-    student = student_of(teacher, 4, protocol, inputs)
+    student = student_of(teacher, 4, scheme, inputs)
     found = answers(teacher, student.module, inputs)
     assert found.isfinite().all()
     save(student, {}, tmp_path, teacher.inputs)

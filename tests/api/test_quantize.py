@@ -54,7 +54,7 @@ def test_the_result_holds_what_was_measured(net: nn.Module, tmp_path: Path, imag
     result = zsq.quantize(net, bits=8, out=tmp_path / "run", **QUICK)
     assert isinstance(result, zsq.Result) and isinstance(result, zsq.SavedRun)
     assert result.metrics == result.report["student"]["metrics"] and result.metrics["agreement"] > 90
-    assert result.report["teacher"]["ref"] == "memory:Net" and result.report["student"]["protocol"] == "deploy"
+    assert result.report["teacher"]["ref"] == "memory:Net" and result.report["student"]["scheme"] == "deploy"
     with torch.no_grad():
         assert torch.equal(zsq.load(tmp_path / "run")(images), result.student(images))
         assert (result.student(images) - net.eval()(images)).abs().max() < 0.1
@@ -285,7 +285,7 @@ def test_the_same_recipe_gives_the_same_bytes_as_the_command_line(tmp_path: Path
 
     monkeypatch.chdir(tmp_path)
     words = ["py:zsq.testing.teachers:tiny", "--set", "teacher.shape=3,8,8", "--set", "teacher.mean=0.5,0.5,0.5", "--set",
-             "teacher.std=0.25,0.25,0.25", "--synth", "noise", "--quant", "uniform4", "--set", "quant.protocol=deploy", "--calib", "minmax",
+             "teacher.std=0.25,0.25,0.25", "--synth", "noise", "--quant", "uniform4", "--set", "quant.scheme=deploy", "--calib", "minmax",
              "--set", "calib.batches=2", "--set", "tune.steps=3", "--set", "run.batch_size=8", "--seed", "5", "--out", "typed"]  # fmt: skip
     assert main(["run", *words]) == 0
     called = zsq.quantize(

@@ -43,10 +43,10 @@ def test_it_brings_its_own_spec_and_leaves_its_package_alone(teacher: Teacher) -
 
 
 @needs_packages
-@pytest.mark.parametrize(("protocol", "points"), [("paper", 33), ("deploy", 60)])
-def test_every_layer_is_quantized(teacher: Teacher, protocol: Any, points: int) -> None:
+@pytest.mark.parametrize(("scheme", "points"), [("paper", 33), ("deploy", 60)])
+def test_every_layer_is_quantized(teacher: Teacher, scheme: Any, points: int) -> None:
     """50 layers; a point after each ReLU6, and under ``deploy`` also for the input, the linear outputs of blocks, sums and the average."""
-    student = Uniform(UniformOptions(protocol=protocol), None).quantize(teacher, None)  # type: ignore[arg-type]
+    student = Uniform(UniformOptions(scheme=scheme), None).quantize(teacher, None)  # type: ignore[arg-type]
     assert Counter(row["type"] for row in student.layers if row["wrapped"]) == {"Conv2d": 49, "Linear": 1, "activation": points}
     assert {row["type"] for row in student.layers if not row["wrapped"]} == {"BatchNorm2d"}
 

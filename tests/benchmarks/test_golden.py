@@ -72,10 +72,10 @@ def test_every_component_is_in_a_recipe(role: Role, plans: dict[str, Plan], mana
     assert not missing, f"add a short recipe to benchmarks/golden.py with: {', '.join(sorted(missing))}; then record it there"
 
 
-def test_both_protocols_and_every_task_are_in_a_recipe(plans: dict[str, Plan], manager: Manager) -> None:
+def test_both_schemes_and_every_task_are_in_a_recipe(plans: dict[str, Plan], manager: Manager) -> None:
     options = [plan.quant.options for plan in plans.values()]
-    assert {getattr(o, "protocol", None) for o in options} == {"paper", "deploy"}
-    assert {(o.protocol, getattr(o, "float_input", False)) for o in options if o.protocol == "deploy"} == {
+    assert {getattr(o, "scheme", None) for o in options} == {"paper", "deploy"}
+    assert {(o.scheme, getattr(o, "float_input", False)) for o in options if o.scheme == "deploy"} == {
         ("deploy", True),
         ("deploy", False),
     }

@@ -114,7 +114,7 @@ def test_show_prints_a_preset_with_its_values(zsq: Any) -> None:
     assert "quantizer" in done.out and "At least 2, at most 16." in done.out and "zsq.placement._quantizer:Uniform" in done.out
     shown = json.loads(zsq("show", "quant/uniform4", "--json").out)
     values = {row["name"]: row["value"] for row in shown["options"]}
-    assert shown["component"] == "uniform" and values["weight_bits"] == 4 and values["protocol"] == "paper"
+    assert shown["component"] == "uniform" and values["weight_bits"] == 4 and values["scheme"] == "paper"
     assert all(row["help"] and row["type"] for row in shown["options"])
 
 

@@ -22,7 +22,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     for kind, key in (("pools", "first"), ("pools", "second"), ("sensitivities", "third")):
         Cache(tmp_path / "own", kind).save({"synth": key, "seed": 12345678}, {"images": torch.ones(100)})
-    config = {"format": 2, "sha256": "0", "modules": {}, "graph": [], "manifest": {}}
+    config = {"format": 3, "sha256": "0", "modules": {}, "graph": [], "manifest": {}}
     for name, content in (("org--student", config), ("org--other", {"model_type": "vit"})):
         repo = tmp_path / "hub" / f"models--{name}"
         snapshot = repo / "snapshots" / ("a" * 40)

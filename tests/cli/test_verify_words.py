@@ -18,7 +18,7 @@ RESULT = {
     "integer": ["conv"],
     "floating": [],
     "below_8_bits": False,
-    "protocol": "deploy",
+    "scheme": "deploy",
     "verified": True,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def report(*, teacher: str = "py:net:build", fingerprint: str = "a" * 64, protocol: str = "paper", bits: int = 4, synth: str = "noise",
+def report(*, teacher: str = "py:net:build", fingerprint: str = "a" * 64, scheme: str = "paper", bits: int = 4, synth: str = "noise",
            seed: int = 0, top1: float | None = 90.0, own: float | None = 91.4, size: int = 160_000, seconds: float = 100.0,
            images: int = 2000, npz: str | None = "data/images.npz", **changes: Any) -> dict[str, Any]:  # fmt: skip
     """A report of schema 1 with the fields that a comparison reads, and some more."""
@@ -15,7 +15,7 @@ def report(*, teacher: str = "py:net:build", fingerprint: str = "a" * 64, protoc
         "teacher": {"ref": teacher, "fingerprint": fingerprint, "size_bytes": 1_080_000, "metrics": {} if own is None else {"top1": own}},
         "student": {
             "metrics": {**({} if top1 is None else {"top1": top1}), "agreement": 93.0},
-            "protocol": protocol,
+            "scheme": scheme,
             "weight_bits": bits,
             "act_bits": bits,
             "size_bytes": size,

@@ -60,7 +60,7 @@ def test_runs_of_one_seed_count_once(add: Add, compared: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "different",
     [
-        {"protocol": "deploy"},
+        {"scheme": "deploy"},
         {"fingerprint": "b" * 64},
         {"npz": "data/others.npz"},
         {"npz": None},
@@ -169,11 +169,11 @@ def test_a_run_is_found_once_and_hidden_folders_and_links_are_not_entered(add: A
 
 def test_csv_is_a_line_per_row_and_starts_no_formula(add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add("one", synth="=1+1")
-    add("two", protocol="deploy")
+    add("two", scheme="deploy")
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "runs"), "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert {row["ranking"] for row in rows} == {"1", "2"} and {row["protocol"] for row in rows} == {"paper", "deploy"}
+    assert {row["ranking"] for row in rows} == {"1", "2"} and {row["scheme"] for row in rows} == {"paper", "deploy"}
     assert not any(value.startswith("=") for row in rows for value in row.values())
     assert main(["compare", str(tmp_path / "runs"), "--csv", "--json"]) == 2
 
@@ -181,7 +181,7 @@ def test_csv_is_a_line_per_row_and_starts_no_formula(add: Add, tmp_path: Path, c
 def test_the_table_shows_the_teachers_own_figure(add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add("one", seed=0, top1=90.0)
     add("two", seed=1, top1=90.5)
-    add("three", protocol="deploy")
+    add("three", scheme="deploy")
     assert main(["compare", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert out.count("the teacher's own top1: 91.40") == 2 and "90.25 ± 0.35" in out and "not comparable" in out

@@ -61,7 +61,7 @@ def several(add: Add) -> None:
     for seed in range(2):
         add(f"a{seed}", seed=seed, top1=90.0 + seed)
         add(f"b{seed}", synth="dreams", bits=3, seed=seed, top1=85.0, size=90_000, seconds=3.0)
-    add("deploy", protocol="deploy")
+    add("deploy", scheme="deploy")
     add("alone", images=0)
     (add("bad") / "report.json").write_text("{")
 
@@ -82,7 +82,7 @@ def test_everything_is_there(add: Add, page: Any) -> None:
     several(add)
     outline = Outline(page()[1])
     assert "90.50 ± 0.71" in outline.text and outline.text.count("The teacher's own top1") == 2
-    for words in ("protocol paper", "protocol deploy", "Not ranked", "Left out", "it is no JSON", "W3A3"):
+    for words in ("scheme paper", "scheme deploy", "Not ranked", "Left out", "it is no JSON", "W3A3"):
         assert words in outline.text
     charts = [attributes for attributes in outline.all("svg") if attributes.get("role") == "img"]
     assert len(charts) == 4 and len(outline.all("circle")) == 2 * 2 + 2 * 1 + 3  # points of both charts, and the keys to colours
@@ -107,7 +107,7 @@ def test_one_run_alone_has_its_charts(add: Add, page: Any) -> None:
 
 def test_what_a_report_says_is_text(add: Add, page: Any) -> None:
     evil = "<script>alert(1)</script>\"'&${title}\x1b[31m"
-    path = add("one", synth=evil, teacher=evil, protocol=evil, npz=f"data/{evil}") / "report.json"
+    path = add("one", synth=evil, teacher=evil, scheme=evil, npz=f"data/{evil}") / "report.json"
     values = json.loads(path.read_text())
     values["student"]["metrics"] = values["teacher"]["metrics"] = {evil: 50.0}
     values["hardware"] = {"cpu": evil}

@@ -64,8 +64,8 @@ def saved(folder: Path, network: type[nn.Module] = Every, **options: Any) -> Stu
     [
         {"weight_bits": 4, "act_bits": 4},
         {"weight_bits": 3, "act_bits": 7, "per_channel": False, "first_bits": 8, "last_bits": 16},
-        {"weight_bits": 5, "act_bits": 8, "protocol": "deploy"},
-        {"weight_bits": 2, "protocol": "deploy", "act_symmetric": True, "per_channel": False},
+        {"weight_bits": 5, "act_bits": 8, "scheme": "deploy"},
+        {"weight_bits": 2, "scheme": "deploy", "act_symmetric": True, "per_channel": False},
     ],
 )
 def test_the_printed_reader_finds_what_was_saved(tmp_path: Path, reader: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ def _sums(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, groups: 
 @pytest.mark.parametrize("bits", [8, 7])
 def test_layers_compute_in_integers_as_the_page_says(tmp_path: Path, reader: Callable[..., Any], bits: int) -> None:
     """Written from the section "Integer arithmetic" and nothing else, in NumPy."""
-    student = saved(tmp_path, Small, weight_bits=4, act_bits=bits, protocol="deploy")
+    student = saved(tmp_path, Small, weight_bits=4, act_bits=bits, scheme="deploy")
     config, layers, values = reader(tmp_path)
     assert config["integers"] is True
     modules = config["modules"]

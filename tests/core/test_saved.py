@@ -107,9 +107,9 @@ def replace(folder, content):
     [
         {"weight_bits": 4, "act_bits": 4},
         {"weight_bits": 3, "act_bits": 5, "per_channel": False, "first_bits": 8, "last_bits": 16},
-        {"protocol": "deploy"},
-        {"protocol": "deploy", "finish": False},
-        {"protocol": "deploy", "weight_bits": 2, "act_symmetric": True, "per_channel": False},
+        {"scheme": "deploy"},
+        {"scheme": "deploy", "finish": False},
+        {"scheme": "deploy", "weight_bits": 2, "act_symmetric": True, "per_channel": False},
     ],
 )
 def test_loaded_outputs_equal_the_students_bit_for_bit(tmp_path, make, layout, options):
@@ -214,7 +214,7 @@ def test_another_format(folder, version, hint):
 
 def test_a_configuration_that_was_changed_by_hand(folder):
     path = folder / "config.json"
-    path.write_bytes(path.read_bytes().replace(b'"protocol":"paper"', b'"protocol":"other"'))
+    path.write_bytes(path.read_bytes().replace(b'"scheme":"paper"', b'"scheme":"other"'))
     refused(folder, "config.json has changed")
 
 

@@ -64,13 +64,13 @@ def make(folder: Path, seed: int, **options: Any) -> None:
         student.module(torch.randn(8, *SHAPE))
     freeze(student)
     folder.mkdir()
-    write_again(folder, student.module, {"inputs": {"shape": SHAPE, "mean": (0.5, 0.5), "std": (0.2, 0.2)}, "protocol": student.protocol})
+    write_again(folder, student.module, {"inputs": {"shape": SHAPE, "mean": (0.5, 0.5), "std": (0.2, 0.2)}, "scheme": student.scheme})
 
 
 def write_again(folder: Path, module: Any, config: dict[str, Any]) -> None:
     inputs = config["inputs"] and InputSpec(**config["inputs"])
     ctx: Any = SimpleNamespace(teacher=SimpleNamespace(inputs=inputs))
-    Safetensors(Options(), ctx).export(Student(module, {}, {}, (), config["protocol"]), {"teacher": {"ref": "a"}, "n": [1, 2]}, folder)
+    Safetensors(Options(), ctx).export(Student(module, {}, {}, (), config["scheme"]), {"teacher": {"ref": "a"}, "n": [1, 2]}, folder)
 
 
 def meaning(folder: Path) -> tuple[Any, ...]:
@@ -294,7 +294,7 @@ ROUNDS, COUNT = 10, 200
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("originals")
     make(folder / "a", 1, weight_bits=4, act_bits=4)
-    make(folder / "b", 2, weight_bits=3, act_bits=8, protocol="deploy")
+    make(folder / "b", 2, weight_bits=3, act_bits=8, scheme="deploy")
     return [folder / "a", folder / "b"]
 
 

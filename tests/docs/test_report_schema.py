@@ -26,9 +26,7 @@ def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize(
-    "sections", [{}, {"tune": "none", "quant": {"name": "uniform8", "protocol": "deploy"}}], ids=["tuned", "calibrated"]
-)
+@pytest.mark.parametrize("sections", [{}, {"tune": "none", "quant": {"name": "uniform8", "scheme": "deploy"}}], ids=["tuned", "calibrated"])
 def test_report_satisfies_it(sections: dict[str, object], tmp_path: Path) -> None:
     jsonschema.validate(_report(tmp_path / "run", **sections), SCHEMA)
 

@@ -22,7 +22,7 @@ CHAINS: dict[str, dict[str, Any]] = {
     "lrq and ait": {"synth": {"name": "lrq", "train_data": "both"}, "calib": ["minmax"], "tune": {"name": "ait", "steps": 4}},
     "a spectrum on a plateau, deploy": {
         "synth": {"name": "zeroq-spectrum", "schedule": "plateau"},
-        "quant": {"name": "squant4", "protocol": "deploy"},
+        "quant": {"name": "squant4", "scheme": "deploy"},
         "calib": ["minmax", "bias-correction"],
         "tune": "clips",
     },
@@ -124,7 +124,7 @@ def test_a_calibrator_that_changed_the_graph_is_repeated(tmp_path: Path) -> None
     """``cle`` gives a bounded ReLU one bound per channel: the student that is quantized anew has no such operation yet."""
     (tmp_path / "net.py").write_text(CAPPED)
     teacher = {"ref": f"py:{tmp_path / 'net.py'}:build", "shape": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "classes": 4}
-    chain = {**PLAIN, "teacher": teacher, "calib": ["cle", "minmax"], "quant": {"name": "uniform4", "protocol": "deploy"}}
+    chain = {**PLAIN, "teacher": teacher, "calib": ["cle", "minmax"], "quant": {"name": "uniform4", "scheme": "deploy"}}
     start(chain, tmp_path / "whole")
     with pytest.raises(Interrupted):
         start(chain, tmp_path / "cut", listeners=[tuning_at(3, interrupt)])

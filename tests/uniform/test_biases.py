@@ -65,7 +65,7 @@ def off(student: Student) -> list[float]:
 
 
 def test_frozen_biases_are_whole_multiples() -> None:
-    student = made(weight_bits=8, act_bits=8, protocol="deploy")
+    student = made(weight_bits=8, act_bits=8, scheme="deploy")
     with torch.no_grad():
         before = student.module(inputs())
         assert min(off(student)) > 0.1
@@ -75,14 +75,14 @@ def test_frozen_biases_are_whole_multiples() -> None:
 
 
 def test_freezing_twice_changes_nothing_more() -> None:
-    student = made(weight_bits=8, act_bits=8, protocol="deploy")
+    student = made(weight_bits=8, act_bits=8, scheme="deploy")
     freeze(student)
     state = {name: tensor.clone() for name, tensor in student.module.state_dict().items() if name.endswith("bias")}
     freeze(student)
     assert len(state) == 4 and all(torch.equal(tensor, student.module.state_dict()[name]) for name, tensor in state.items())
 
 
-@pytest.mark.parametrize("options", [{"protocol": "paper"}, {"protocol": "deploy", "act_bits": None}])
+@pytest.mark.parametrize("options", [{"scheme": "paper"}, {"scheme": "deploy", "act_bits": None}])
 def test_other_students_keep_every_bit(options: dict[str, Any]) -> None:
     student = made(**{"weight_bits": 8, "act_bits": 8, **options})
     names = ("norm.bias", "first.bias", "second.bias", "head.bias")
@@ -92,7 +92,7 @@ def test_other_students_keep_every_bit(options: dict[str, Any]) -> None:
 
 
 def test_outputs_of_few_bits_leave_room_and_their_biases_alone() -> None:
-    student = made(weight_bits=4, act_bits=4, protocol="deploy")
+    student = made(weight_bits=4, act_bits=4, scheme="deploy")
     state = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
     freeze(student)
     after = student.module.state_dict()

@@ -92,10 +92,10 @@ def test_sixteen_bits_compute_what_the_teacher_computes(make, quantize, watch):
     before = copy.deepcopy(teacher.state_dict())
     x = torch.randn(5, 3, 8, 8)
     expected = teacher(x)
-    for protocol in ("paper", "deploy"):
-        student = quantize(teacher, weight_bits=16, act_bits=16, protocol=protocol)
+    for scheme in ("paper", "deploy"):
+        student = quantize(teacher, weight_bits=16, act_bits=16, scheme=scheme)
         torch.testing.assert_close(watch(student, x), expected, rtol=1e-3, atol=2e-3)
-        assert student.protocol == protocol
+        assert student.scheme == scheme
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert not {id(p) for p in teacher.parameters()} & {id(p) for p in student.module.parameters()}
 
@@ -113,7 +113,7 @@ def test_every_spelling_of_a_relu_is_a_site(quantize):
 
 
 def test_residual_sums_and_all_layer_inputs_are_sites_under_deploy(quantize):
-    student = quantize(Residual(), protocol="deploy")
+    student = quantize(Residual(), scheme="deploy")
     assert sites(student) == ["input", "relu", "a", "add", "b", "add_point_1", "d", "add_point_2", "adaptive_avg_pool2d"]
     assert all(point.symmetric for point in student.weights.values()) and not any(point.symmetric for point in student.acts.values())
     assert len(quantize(Residual()).acts) == 1
@@ -121,12 +121,12 @@ def test_residual_sums_and_all_layer_inputs_are_sites_under_deploy(quantize):
 
 def test_a_deployed_value_has_one_point_and_the_output_none(quantize):
     net = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), conv(4, 4), nn.Flatten(), nn.Linear(64, 2))
-    assert sites(quantize(net, protocol="deploy")) == ["input", "2", "5"]
+    assert sites(quantize(net, scheme="deploy")) == ["input", "2", "5"]
 
 
 def test_the_input_may_stay_in_float_under_deploy(quantize):
-    student = quantize(Residual(), protocol="deploy", float_input=True)
-    assert sites(student) == sites(quantize(Residual(), protocol="deploy"))[1:]
+    student = quantize(Residual(), scheme="deploy", float_input=True)
+    assert sites(student) == sites(quantize(Residual(), scheme="deploy"))[1:]
 
 
 def test_first_and_last_bits(quantize):
@@ -298,12 +298,12 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(("make", "paths"), [(Tied, ["one", "two", "three"]), (Twice, ["c", "c_1", "c_2"])])
 def test_layers_of_different_settings_that_share_a_weight_get_a_copy_each(make, paths, quantize, watch):
     net, x = make().eval(), torch.randn(5, 3, 8, 8)
-    student = quantize(net, weight_bits=4, act_bits=16, protocol="deploy")
+    student = quantize(net, weight_bits=4, act_bits=16, scheme="deploy")
     assert sorted(student.weights) == sorted(f"{path}.weight_point" for path in paths) and len(student.acts) >= len(paths)
     assert all(row["wrapped"] for row in student.layers)
     codes = [point.codes for point in student.weights.values()]
     assert all(torch.equal(code, codes[0]) for code in codes)
-    fine = quantize(net, weight_bits=16, act_bits=16, protocol="deploy")
+    fine = quantize(net, weight_bits=16, act_bits=16, scheme="deploy")
     torch.testing.assert_close(watch(fine, x), net(x), rtol=1e-3, atol=2e-3)
 
 
@@ -343,7 +343,7 @@ def test_parts_of_a_value_are_read_from_its_grid(part, quantize, watch):
             return sum(c(p) for c, p in zip(self.convs, PARTS[part](y), strict=True)) * 2
 
     net, x = Parted().eval(), torch.randn(4, 3, 8, 8)
-    student = quantize(net, weight_bits=16, act_bits=16, protocol="deploy")
+    student = quantize(net, weight_bits=16, act_bits=16, scheme="deploy")
     torch.testing.assert_close(watch(student, x), net(x), rtol=1e-3, atol=3e-3)
 
 
@@ -358,5 +358,5 @@ def test_what_is_given_out_and_read_by_a_layer_has_a_point_of_eight_bits(quantiz
             logits = self.fc(features)
             return {"logits": logits, "features": features, "probabilities": logits.softmax(1)}
 
-    student = quantize(Named(), weight_bits=4, act_bits=4, protocol="deploy")
+    student = quantize(Named(), weight_bits=4, act_bits=4, scheme="deploy")
     assert {path: point.bits for path, point in student.acts.items()} == {"input_point": 4, "relu_point": 4, "mean_point": 8}

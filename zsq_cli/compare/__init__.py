@@ -16,7 +16,7 @@ from zsq_cli.compare.runs import Run, Skipped, find
 
 #: Columns of ``--csv``: one line per row of a ranking.
 COLUMNS = (
-    *("ranking", "teacher", "protocol", "evaluation", "images", "metric", "teacher_value"),
+    *("ranking", "teacher", "scheme", "evaluation", "images", "metric", "teacher_value"),
     *("place", "method", "settings", "bits", "seeds", "value", "spread", "drop"),
     *("size_bytes", "teacher_bytes", "seconds", "seconds_spread", "stopped", "folders"),
 )
@@ -87,7 +87,7 @@ def _head(ranking: Ranking) -> dict[str, Any]:
     return {
         "teacher": ranking.teacher,
         "fingerprint": ranking.fingerprint,
-        "protocol": ranking.protocol,
+        "scheme": ranking.scheme,
         "evaluation": ranking.evaluation,
         "images": ranking.images,
         "metric": ranking.metric,

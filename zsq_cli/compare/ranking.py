@@ -56,11 +56,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows that may be compared: one teacher, one protocol, the same real images, and the same result of the teacher on them."""
+    """Rows that may be compared: one teacher, one scheme, the same real images, and the same result of the teacher on them."""
 
     teacher: str = field(compare=False)  # one network may have several references
     fingerprint: str
-    protocol: str
+    scheme: str
     evaluation: str
     images: int
     metric: str
@@ -70,7 +70,7 @@ class Ranking:
 
     @property
     def heading(self) -> str:
-        return f"{self.teacher}, protocol {self.protocol}, {self.images} images of {self.evaluation}"
+        return f"{self.teacher}, scheme {self.scheme}, {self.images} images of {self.evaluation}"
 
 
 def rank(runs: Sequence[Run], by: str = "accuracy") -> tuple[list[Ranking], list[Run]]:
@@ -86,7 +86,7 @@ def rank(runs: Sequence[Run], by: str = "accuracy") -> tuple[list[Ranking], list
         both = [name for name in run.metrics if name in run.own]
         if both and run.images:
             metric = _METRIC if _METRIC in both else both[0]
-            head = Ranking(run.teacher, run.fingerprint, run.protocol, run.evaluation, run.images, metric, round(run.own[metric], 2))
+            head = Ranking(run.teacher, run.fingerprint, run.scheme, run.evaluation, run.images, metric, round(run.own[metric], 2))
             apart.setdefault(head, []).append(run)
         else:
             alone.append(run)

@@ -48,8 +48,8 @@ class Run:
         return _text(self.report["teacher"]["fingerprint"])
 
     @property
-    def protocol(self) -> str:
-        return _text(self.report["student"]["protocol"])
+    def scheme(self) -> str:
+        return _text(self.report["student"]["scheme"])
 
     @property
     def images(self) -> int:
@@ -194,7 +194,7 @@ def read(folder: Path) -> Run:
         raise ValueError(f"it is what was left of a run that stopped: {_text(_mapping(report['checkpoint']).get('why', ''))}")
     right = (
         all(isinstance(teacher.get(key), str) for key in ("ref", "fingerprint"))
-        and isinstance(student.get("protocol"), str)
+        and isinstance(student.get("scheme"), str)
         and all(_numbers(side.get("metrics")) for side in (teacher, student))
         and _number(report.get("wall_s"))
         and all(isinstance(report.get(key), int) for key in ("seed", "images_evaluated"))

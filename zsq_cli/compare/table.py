@@ -22,7 +22,7 @@ def tables(rankings: Sequence[Ranking], alone: Sequence[Run]) -> Group:
         parts.append(render.indented(render.table(rows, *headers, styles=("dim", "bold"))))
         parts += [*(Text(f"note: {note}", style="yellow") for note in ranking.notes), ""]
     if len(rankings) > 1:
-        parts.append(Text("Rankings are apart where teacher, protocol or evaluation differ: their figures are not comparable."))
+        parts.append(Text("Rankings are apart where teacher, scheme or evaluation differ: their figures are not comparable."))
     if alone:
         parts.append(Text("Not ranked: evaluated on no real images, or with nothing of the teacher's beside", style="bold"))
         rows_ = [(str(run.folder), run.method, run.bits, metrics(run)) for run in alone]

@@ -77,7 +77,7 @@ def quantize(
     Args:
         teacher: The network, or a reference as on the command line (``"py:net.py:build"``); None for the recipe's, else the embedded one.
         bits: Grids of so many bits for weights and activations, or a pair of both (None leaves activations in float), as an integer
-            runtime needs them: protocol ``deploy``. For another quantizer or protocol give ``quant`` instead. Without ``bits``, ``quant``
+            runtime needs them: scheme ``deploy``. For another quantizer or scheme give ``quant`` instead. Without ``bits``, ``quant``
             and ``recipe``: 8.
         recipe: What the run is made of, as a recipe, plain values, a YAML file or ``PLUGIN/NAME``; the other arguments go before it.
         input_shape: Channels, height, width of one image; else from ``inputs``, else from a dict ``pretrained_cfg`` of the network.
@@ -192,7 +192,7 @@ def _grids(bits: int | tuple[int, int | None]) -> tuple[str, dict[str, Any]]:
     weight, act = bits if isinstance(bits, tuple) else (bits, bits)
     same = weight == act and 2 <= weight <= 8
     widths = {} if same else {"weight_bits": weight, "act_bits": act}
-    return (f"uniform{weight}" if same else "uniform"), {**widths, "protocol": "deploy"}
+    return (f"uniform{weight}" if same else "uniform"), {**widths, "scheme": "deploy"}
 
 
 def _entry(memory: Memory, section: str, value: Any) -> Any:

@@ -123,7 +123,7 @@ class SavedRun:
         from zsq.types import Student
 
         points = {path: m for path, m in self.module.named_modules() if isinstance(m, (ActPoint, WeightPoint))}
-        return Student(self.module, points, {}, self.report["student"].get("layers", ()), str(self.config.get("protocol", "")))
+        return Student(self.module, points, {}, self.report["student"].get("layers", ()), str(self.config.get("scheme", "")))
 
     @cached_property
     def context(self) -> Context:
@@ -202,8 +202,8 @@ class SavedRun:
         else:
             shown, source = self.images(images)
         result: dict[str, Any] = exporter.verify(self.module, shown, self.folder)
-        integer = not result["floating"] or self.saved_student.protocol != "deploy"
-        told = {"protocol": self.saved_student.protocol, "source": source, "unit": self.context.teacher.task.unit}
+        integer = not result["floating"] or self.saved_student.scheme != "deploy"
+        told = {"scheme": self.saved_student.scheme, "source": source, "unit": self.context.teacher.task.unit}
         verified = result["argmax_agreement"] >= ENOUGH and integer
         return keep(self.folder, {**result, **told, "below_8_bits": self.below_8_bits, "verified": verified})
 
@@ -218,7 +218,7 @@ class SavedRun:
         """
         exporter = self.exporter(to, Timing)
         result: dict[str, Any] = exporter.bench(teacher or self.load_teacher(), self.folder, threads, batch)
-        return {**result, "exported": to, "protocol": self.saved_student.protocol, "below_8_bits": self.below_8_bits}
+        return {**result, "exported": to, "scheme": self.saved_student.scheme, "below_8_bits": self.below_8_bits}
 
     def push(self, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
              license: str | None = None, dataset: str | None = None, verify: bool = True) -> Published:  # fmt: skip

@@ -35,7 +35,7 @@ def table(rows: Iterable[Sequence[Any]], *headers: str, title: str = "", styles:
 
 
 def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table:
-    """The closing table: what came out, beside the teacher's own figures under the same protocol."""
+    """The closing table: what came out, beside the teacher's own figures under the same scheme."""
     teacher, student = report["teacher"], report["student"]
     own, metrics = teacher["metrics"], student["metrics"]
     rows: list[tuple[str, str]] = [("teacher", teacher["ref"])]
@@ -49,7 +49,7 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
             label = f"agreement, % of {teacher.get('unit', 'images')}" if name == "agreement" else name.replace("_", " ")
             rows.append((label, f"{value:g}" if value == int(value) else f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}"))
     bits = f"weights {student['weight_bits']}, activations {student['act_bits'] or 'in float'}"
-    rows += [("bits", bits), ("protocol", student["protocol"])]
+    rows += [("bits", bits), ("scheme", student["scheme"])]
     if parts := student.get("float_parts"):
         rows.append(("in float", ", ".join(parts)))
     if student.get("size_bytes"):

@@ -45,7 +45,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         "student": {
             "metrics": metrics,
             "calibrated": engine.calibrated,
-            "protocol": student.protocol,
+            "scheme": student.scheme,
             "float_parts": list(teacher.task.float_parts if isinstance(teacher.task, PartlyFloat) else ()),
             "weight_bits": _bits(p.bits for p in student.weights.values()),
             "act_bits": _bits(p.bits for p in student.acts.values()),
@@ -87,7 +87,7 @@ def finish(report: dict[str, Any], engine: Any, folder: Path) -> dict[str, Any]:
 def manifest(report: dict[str, Any]) -> dict[str, Any]:
     """What an exporter may embed: identities and choices, nothing that changes from run to run."""
     teacher = {k: report["teacher"][k] for k in ("ref", "fingerprint", "params")}
-    return {"teacher": teacher, "protocol": report["student"]["protocol"], "recipe": report["recipe"], "versions": report["versions"]}
+    return {"teacher": teacher, "scheme": report["student"]["scheme"], "recipe": report["recipe"], "versions": report["versions"]}
 
 
 def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch | None) -> None:
@@ -117,7 +117,7 @@ def card(report: dict[str, Any]) -> str:
         [
             f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits'] or 32}",
             "",
-            f"Quantized without real images (`{chain}`), protocol `{student['protocol']}`, seed {report['seed']}.",
+            f"Quantized without real images (`{chain}`), scheme `{student['scheme']}`, seed {report['seed']}.",
             "",
             f"| metric ({report['images_evaluated']} real images) | teacher | student |",
             "|---|---|---|",

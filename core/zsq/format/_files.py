@@ -14,10 +14,10 @@ from zsq.errors import FileError
 #: Names of the two files of a student.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: Version of both files together; a reader takes no other.
-FORMAT = 2
+FORMAT = 3
 #: How ``config.json`` begins; 64 digits follow, the SHA-256 of every byte after them.
 _HEAD = b'{"checksum":"'
-_KEYS = {"checksum", "format", "sha256", "protocol", "integers", "inputs", "modules", "tensors", "graph", "manifest"}
+_KEYS = {"checksum", "format", "sha256", "scheme", "integers", "inputs", "modules", "tensors", "graph", "manifest"}
 #: Bytes of a configuration: a network of a thousand operations takes a fifth of a megabyte.
 _LONGEST = 2**25
 #: The next step where a file is damaged.
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _plain(config: Mapping[str, Any]) -> bool:
     """Whether the parts that build no network are of the right kind."""
-    kinds = {"sha256": str, "protocol": str, "integers": bool, "modules": dict, "tensors": dict, "manifest": dict}
+    kinds = {"sha256": str, "scheme": str, "integers": bool, "modules": dict, "tensors": dict, "manifest": dict}
     if not all(isinstance(config[key], kind) for key, kind in kinds.items()):
         return False
     inputs = config["inputs"]

@@ -50,7 +50,7 @@ def save(student: Student, manifest: Mapping[str, Any], folder: Path, inputs: In
     config = {
         "format": FORMAT,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "protocol": student.protocol,
+        "scheme": student.scheme,
         "integers": computes_in_integers(module),
         "inputs": {"shape": list(inputs.shape), "mean": list(inputs.mean), "std": list(inputs.std)} if inputs else None,
         "modules": modules,

@@ -1,4 +1,4 @@
-"""Where the two protocols put activation points, and what a node of a graph is: by the operations, whatever the network."""
+"""Where the two schemes put activation points, and what a node of a graph is: by the operations, whatever the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOVES = frozenset({
     "alias", "detach", "to",
 })
 # fmt: on
-#: Calculated in float under every protocol.
+#: Calculated in float under every scheme.
 INTERPOLATIONS = frozenset({"upsample_bilinear2d", "upsample_bicubic2d"})
 #: Operations that calculate with grids: operands and results get a point under ``deploy``.
 _COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean", *INTERPOLATIONS})

@@ -39,10 +39,10 @@ class UniformOptions(Options):
     act_bits: int | None = opt(8, "Bits of every activation; none leaves activations in float.", ge=2, le=16, means="bits")
     first_bits: int | None = opt(None, "Weight bits of the first layer, where they differ.", ge=2, le=16)
     last_bits: int | None = opt(None, "Weight bits of the last layer, where they differ.", ge=2, le=16)
-    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the protocol says (paper: no, deploy: yes).")
+    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the scheme says (paper: no, deploy: yes).")
     act_symmetric: bool | None = opt(None, "Symmetric activation grid; by default no.")
     per_channel: bool = opt(True, "One weight scale per output channel instead of one per tensor.")
-    protocol: Literal["paper", "deploy"] = opt(
+    scheme: Literal["paper", "deploy"] = opt(
         "paper",
         "Where activations are quantized. paper: after ReLU and ReLU6 only, as the published tables; "
         "deploy: the input, every convolution and linear input and every residual sum, for export.",

@@ -1,4 +1,4 @@
-"""The ``uniform`` quantizer: which values get a grid, under the two named protocols.
+"""The ``uniform`` quantizer: which values get a grid, under the two named schemes.
 
 ``paper``, as the GDFQ line publishes: the weights of every convolution and linear layer, first and last included, each output
 channel on its own asymmetric min/max grid; activations directly after ReLU, ReLU6 and clamps at zero, and nowhere else.
@@ -31,7 +31,7 @@ from zsq.placement._integers import use_integers
 from zsq.placement._sums import settle_sums
 from zsq.types import Batch, Context, QuantPoint, Student, Teacher
 
-#: Activations that no protocol point follows under ``paper``: reported, so that nobody takes them for quantized.
+#: Activations that no scheme point follows under ``paper``: reported, so that nobody takes them for quantized.
 _OTHER_ACTIVATIONS = frozenset(
     ("sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "celu", "selu", "prelu")
 )
@@ -72,7 +72,7 @@ class Uniform:
             )
         for path in layers:
             self._wrap(module, str(path), first=path == layers[0], last=path == layers[-1])
-        paper = self.options.protocol == "paper"
+        paper = self.options.scheme == "paper"
         sites = paper_sites(module) if paper else deploy_sites(module)
         if self.options.float_input:
             sites = [node for node in sites if node.op != "placeholder"]
@@ -85,8 +85,8 @@ class Uniform:
         rows = list(_rows(lifted, module, set(points.values())))
         for node in graph.nodes:
             node.meta.clear()
-        finish = partial(_finish, module) if self.options.protocol == "deploy" else None
-        return Student(module, dict(_points(module)), names, rows, self.options.protocol, finish=finish)
+        finish = partial(_finish, module) if self.options.scheme == "deploy" else None
+        return Student(module, dict(_points(module)), names, rows, self.options.scheme, finish=finish)
 
     def _wrap(self, module: fx.GraphModule, path: str, first: bool, last: bool) -> None:
         """Put the quantized layer in the place of the float one."""
@@ -94,7 +94,7 @@ class Uniform:
         layer: Any = module.get_submodule(path)
         bits = o.first_bits if first and o.first_bits else o.last_bits if last and o.last_bits else o.weight_bits
         bits = self.weight_bits.get(path, bits)
-        symmetric = o.weight_symmetric if o.weight_symmetric is not None else o.protocol == "deploy"
+        symmetric = o.weight_symmetric if o.weight_symmetric is not None else o.scheme == "deploy"
         layer.__class__ = LAYERS[type(layer).__name__]
         layer.point(bits, symmetric, o.per_channel)
         layer.weight_point.to(layer.weight.device)
@@ -208,7 +208,7 @@ def _rows(lifted: Lifted, module: fx.GraphModule, points: set[str]) -> Iterator[
         elif op_name(node) in INTERPOLATIONS:
             yield row | {"reason": "interpolation is calculated in float, between quantized values"}
         elif op_name(node) in _OTHER_ACTIVATIONS and not any(str(u.target) in points for u in node.users):
-            yield row | {"reason": "no protocol point follows this activation"}
+            yield row | {"reason": "no scheme point follows this activation"}
 
 
 def _sizes(module: fx.GraphModule, nodes: list[fx.Node]) -> int:

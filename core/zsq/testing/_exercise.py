@@ -136,7 +136,7 @@ def export(case: Case, teacher: Teacher, seed: int) -> Any:
         "teacher": {"ref": teacher.ref, "fingerprint": teacher.fingerprint},
         "recipe": {},
         "versions": {},
-        "protocol": student.protocol,
+        "scheme": student.scheme,
     }
     paths = case.build(case.context(teacher, student, seed=seed)).export(student, manifest, folder)
     return [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]

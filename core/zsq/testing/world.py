@@ -283,7 +283,7 @@ def plain_student(teacher: Teacher, bits: int = 8) -> Student:
         norm.register_forward_hook(lambda layer, inputs, output: layer.point(output))
         points[f"{path}.point"] = point
     names = {path: path for path in (*teacher.taps, *teacher.blocks, *batch_norms(teacher.module))}
-    return Student(module, points, names, protocol="plain")  # type: ignore[arg-type]
+    return Student(module, points, names, scheme="plain")  # type: ignore[arg-type]
 
 
 class FolderRepository:

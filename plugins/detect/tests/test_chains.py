@@ -84,7 +84,7 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     chain = recipe(
         tmp_path,
         synth=synth,
-        quant={"name": "uniform4", "protocol": "deploy"},
+        quant={"name": "uniform4", "scheme": "deploy"},
         calib=[{"name": "minmax", "batches": 2}],
         loss=loss,
         tune={"name": "finetune", "steps": 2},

@@ -28,11 +28,11 @@ def network() -> torch.nn.Module:
         return settle(Inverted())
 
 
-@pytest.mark.parametrize("protocol", ["paper", "deploy"])
+@pytest.mark.parametrize("scheme", ["paper", "deploy"])
 @pytest.mark.parametrize("relu6", ["cap", "relu"])
-def test_without_images_saved_and_loaded_bit_for_bit(tmp_path: Path, relu6: str, protocol: str) -> None:
+def test_without_images_saved_and_loaded_bit_for_bit(tmp_path: Path, relu6: str, scheme: str) -> None:
     teacher = {"ref": f"py:{__file__}:network", "shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.25] * 3, "classes": 4}
-    quant = {"name": "uniform8", "per_channel": False, "protocol": protocol}
+    quant = {"name": "uniform8", "per_channel": False, "scheme": scheme}
     calib: list[Any] = [{"name": "cle", "relu6": relu6}, *CHAIN[1:]]
     result = tiny_run(
         {"teacher": teacher, "synth": "none", "quant": quant, "calib": calib, "tune": "none", "eval": []}, folder=tmp_path / "run"

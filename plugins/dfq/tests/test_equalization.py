@@ -78,11 +78,11 @@ NETS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", ["paper", "deploy"])
+@pytest.mark.parametrize("scheme", ["paper", "deploy"])
 @pytest.mark.parametrize("name", NETS)
-def test_the_function_stays(name: str, protocol: str) -> None:
+def test_the_function_stays(name: str, scheme: str) -> None:
     teacher = teacher_of(settle(NETS[name]()))
-    student = student_of(teacher, protocol=protocol)
+    student = student_of(teacher, scheme=scheme)
     inputs = 2 * make_batch(teacher, 32).inputs
     calibrate(Equalization, CleOptions(), student, teacher)
     assert chains(teacher, student), "nothing was equalized"

@@ -114,7 +114,7 @@ def test_the_image_reaches_from_black_to_white() -> None:
     net = settle(Inverted())
     teacher = teacher_of(net)
     teacher = Teacher(net, InputSpec((3, 8, 8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), teacher.task)
-    student = student_of(teacher, protocol="deploy")
+    student = student_of(teacher, scheme="deploy")
     calibrate(BnRange, BnRangeOptions(), student, teacher)
     point = next(iter(student.acts.values()))
     assert [float(end) for end in point.range] == pytest.approx([-2.118, 2.64], abs=1e-3)

@@ -23,7 +23,7 @@ def deployed(capsys: pytest.CaptureFixture[str], folder: Path, size: int, *teach
     """Run, load, export and verify a W8A8 student of the teacher."""
     photos = save_photos(folder.with_suffix(".npz"), size, IMAGES)
     chain = ["--synth", "noise", "--quant", "uniform8", "--calib", "minmax", "--tune", "none", "--eval", f"npz:{photos}"]
-    sets = ["quant.protocol=deploy", "calib.batches=1", "run.batch_size=16"]
+    sets = ["quant.scheme=deploy", "calib.batches=1", "run.batch_size=16"]
     words = ["run", *teacher, *chain, *(word for value in sets for word in ("--set", value))]
     assert main([*words, "--export", "safetensors", "--export", "onnx", "--out", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())

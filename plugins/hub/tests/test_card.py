@@ -50,7 +50,7 @@ def test_metadata_and_text(hub: Loopback, run: Path) -> None:
     assert meta["license"] == "bsd-3-clause", "inherited, not guessed"
     assert (meta["base_model"], meta["base_model_relation"], meta["library_name"]) == ("timm/tiny", "quantized", "zsq")
     assert meta["pipeline_tag"] == "image-classification" and meta["quantized_by"] == "ann" and "datasets" not in meta
-    assert {"w4a4", "int4", "synth:noise", "zero-shot-quantization", f"protocol:{report['student']['protocol']}"} <= set(meta["tags"])
+    assert {"w4a4", "int4", "synth:noise", "zero-shot-quantization", f"scheme:{report['student']['scheme']}"} <= set(meta["tags"])
     (result,) = meta["model-index"][0]["results"]
     assert result["dataset"] == {"name": "tiny-val", "type": "tiny-val", "args": {"images": 20}}
     assert result["metrics"] == [{"type": "accuracy", "name": "top-1 (%)", "value": report["student"]["metrics"]["top1"]}]

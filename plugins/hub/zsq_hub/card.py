@@ -85,7 +85,7 @@ def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         "tags": ["zsq", *kind, "quantization", "zero-shot-quantization", "data-free",
                  f"int{width}" if isinstance(width, int) else "mixed-precision", f"w{width}a{acts}",
                  *({"onnx": "onnx", "xml": "openvino"}[kind] for kind in exported),
-                 f"synth:{synth}", f"protocol:{student['protocol']}"],
+                 f"synth:{synth}", f"scheme:{student['scheme']}"],
     }  # fmt: skip
     if facts.base_model:
         fields |= {"base_model": facts.base_model, "base_model_relation": "quantized"}

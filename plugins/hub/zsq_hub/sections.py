@@ -171,7 +171,7 @@ def made(report: Mapping[str, Any]) -> str:
     machine = report.get("hardware") or {}
     place = machine.get("gpu") or machine.get("cpu") or ""
     took = f", in {report['wall_s']:.0f} s" + (f" on {place}" if place else "") if isinstance(report.get("wall_s"), (int, float)) else ""
-    return f"{chosen[:1].upper()}{chosen[1:]}; protocol `{report['student']['protocol']}`, seed {report['seed']}{took}."
+    return f"{chosen[:1].upper()}{chosen[1:]}; scheme `{report['student']['scheme']}`, seed {report['seed']}{took}."
 
 
 def again(report: Mapping[str, Any]) -> str:
@@ -191,8 +191,8 @@ def limits(report: Mapping[str, Any], facts: Facts) -> list[str]:
         found.append("Weights below 8 bits save download size; on CPUs they run no faster than 8 bits.")
     if not set(_FILES.values()) & set(facts.files):
         found.append("Not verified in an integer runtime: no exported file is here; `zsq export` makes one.")
-    if "model.onnx" in facts.files and student["protocol"] != "deploy":
-        found.append(f"Protocol `{student['protocol']}` is not integer from end to end: `model.onnx` runs partly in float.")
+    if "model.onnx" in facts.files and student["scheme"] != "deploy":
+        found.append(f"Scheme `{student['scheme']}` is not integer from end to end: `model.onnx` runs partly in float.")
     if report.get("stopped"):
         found.append("The budget of time ended the run early.")
     if not facts.license:

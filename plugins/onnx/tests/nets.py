@@ -16,9 +16,9 @@ from zsq.types import Student, Teacher
 SHAPE = (3, 8, 8)
 
 
-def student(teacher: Teacher, bits: int = 8, protocol: str = "deploy", **options: Any) -> Student:
+def student(teacher: Teacher, bits: int = 8, scheme: str = "deploy", **options: Any) -> Student:
     """Frozen, with ranges from 64 noise images."""
-    values = {"weight_bits": bits, "act_bits": bits, "protocol": protocol, **options}
+    values = {"weight_bits": bits, "act_bits": bits, "scheme": scheme, **options}
     made = Uniform(UniformOptions(**values), world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(images(64, seed=1))

@@ -20,7 +20,7 @@ pytestmark = [
 
 def made(bits: int, folder: Path, *more: str) -> Path:
     words = ["run", "py:zsq_zoo.resnet:resnet20", "--weights", str(WEIGHTS), "--synth", "none", "--quant", f"squant{bits}"]
-    assert main([*words, "--set", "quant.protocol=deploy", *more, "--out", str(folder)]) == 0
+    assert main([*words, "--set", "quant.scheme=deploy", *more, "--out", str(folder)]) == 0
     assert main(["export", str(folder), "--to", "onnx"]) == 0
     return folder
 

@@ -21,7 +21,7 @@ from zsq_cli.app import main
 
 @pytest.fixture(scope="session")
 def runs(exported_run: Callable[[str, str, int], Path]) -> Callable[[str, int], Path]:
-    """``runs(protocol, bits)``: the folder of a tiny run with its ``model.onnx``."""
+    """``runs(scheme, bits)``: the folder of a tiny run with its ``model.onnx``."""
     return partial(exported_run, "onnx")
 
 
@@ -78,7 +78,7 @@ def test_bench_gives_a_speed_up_only_for_integer_graphs(runs: Any, capsys: pytes
     assert "speed-up" in said and "threads 1" in said and "onnxruntime" in said and "int8 speed" in said
     assert main(["bench", str(paper), "--batch", "4"]) == 0
     said = capsys.readouterr().out
-    assert "no speed-up: " in said and "protocol 'paper'" in said and "x\n" not in said.split("no speed-up")[0].splitlines()[-1]
+    assert "no speed-up: " in said and "scheme 'paper'" in said and "x\n" not in said.split("no speed-up")[0].splitlines()[-1]
 
 
 def test_messages(tmp_path: Path, runs: Any, capsys: pytest.CaptureFixture[str]) -> None:

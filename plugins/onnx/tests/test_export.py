@@ -66,12 +66,12 @@ def exported(made: Student, of: Teacher, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("protocol", ["deploy", "paper"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 @pytest.mark.parametrize("bits", [8, 5, 4, 3, 2])
 @pytest.mark.parametrize("make", [tiny, shuffle, grouped])
-def test_it_agrees_with_the_simulated_student(make: Callable[[], Teacher], bits: int, protocol: str, tmp_path: Path) -> None:
+def test_it_agrees_with_the_simulated_student(make: Callable[[], Teacher], bits: int, scheme: str, tmp_path: Path) -> None:
     of = make()
-    made = student(of, bits, protocol)
+    made = student(of, bits, scheme)
     result = verify(made.module, images(128), exported(made, of, tmp_path))
     assert result["argmax_agreement"] == 100
     assert result["max_abs_diff"] < 0.25 * result["spread"]
@@ -137,7 +137,7 @@ def test_the_batch_is_free_and_the_file_says_where_it_comes_from(tmp_path: Path)
     session = OnnxRuntime().session((tmp_path / "model.onnx").read_bytes())
     assert [session(images(n).numpy())[0].shape for n in (1, 5)] == [(1, 4), (5, 4)]
     told = {p.key: p.value for p in model.metadata_props}
-    assert told["zsq_teacher"] == of.ref and told["zsq_teacher_sha256"] == of.fingerprint and told["zsq_protocol"] == "deploy"
+    assert told["zsq_teacher"] == of.ref and told["zsq_teacher_sha256"] == of.fingerprint and told["zsq_scheme"] == "deploy"
     assert len(told["zsq_recipe_sha256"]) == 64 and told["zsq_weight_bits"] == "8"
     assert [o.version for o in model.opset_import if not o.domain] == [17]
 
@@ -290,14 +290,14 @@ BETWEEN: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("protocol", ["deploy", "paper"])
+@pytest.mark.parametrize("scheme", ["deploy", "paper"])
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_stays_in_float_between_layers_computes_the_same_and_the_layers_in_integers(name: str, protocol: str, tmp_path: Path) -> None:
+def test_what_stays_in_float_between_layers_computes_the_same_and_the_layers_in_integers(name: str, scheme: str, tmp_path: Path) -> None:
     of = teacher(Piece(BETWEEN[name]()))
-    made = student(of, 4, protocol)
+    made = student(of, 4, scheme)
     result = verify(made.module, images(128), exported(made, of, tmp_path))
     assert result["argmax_agreement"] == 100 and result["max_abs_diff"] < 1e-3 * result["spread"]
-    if protocol == "deploy":
+    if scheme == "deploy":
         assert not result["floating"] and len(result["integer"]) == 2
         assert result["islands"] or name == "one slope"
 

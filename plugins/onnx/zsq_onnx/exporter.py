@@ -112,10 +112,10 @@ def notes(student: Student) -> list[str]:
     bits = [p.bits for p in student.points.values()]
     if bits and min(bits) < 8:
         lines.append("values below 8 bits lie in int8 containers: they run at int8 speed and save download size (model.safetensors)")
-    if student.protocol == "paper":
+    if student.scheme == "paper":
         lines.append(
-            "protocol 'paper' leaves inputs and sums in float and shifts weights: this graph is not integer from end to end; "
-            "for speed quantize with --set quant.protocol=deploy"
+            "scheme 'paper' leaves inputs and sums in float and shifts weights: this graph is not integer from end to end; "
+            "for speed quantize with --set quant.scheme=deploy"
         )
     return lines
 
@@ -132,7 +132,7 @@ def _metadata(student: Student, manifest: Mapping[str, Any], inputs: InputSpec) 
         "zsq_recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
         "zsq_teacher": str(teacher.get("ref", "")),
         "zsq_teacher_sha256": str(teacher.get("fingerprint", "")),
-        "zsq_protocol": student.protocol,
+        "zsq_scheme": student.scheme,
         "zsq_weight_bits": bits(student.weights),
         "zsq_act_bits": bits(student.acts),
         "zsq_mean": json.dumps(list(inputs.mean)),

@@ -23,7 +23,7 @@ test_openvino = conformance("openvino")
 
 @pytest.fixture(scope="session")
 def runs(exported_run: Callable[[str, str, int], Path]) -> Callable[[str, int], Path]:
-    """``runs(protocol, bits)``: the folder of a tiny run with its OpenVINO files."""
+    """``runs(scheme, bits)``: the folder of a tiny run with its OpenVINO files."""
     return partial(exported_run, "openvino")
 
 

@@ -57,16 +57,16 @@ def test_sensitivity_is_that_of_a_teacher_with_one_layer_on_its_grid(per_channel
 def test_sensitivity_of_an_activation_is_that_of_a_student_with_one_range() -> None:
     teacher = make_teacher()
     inputs = make_batch(teacher, 9).inputs
-    work = Sensitivities(uniform(teacher, protocol="deploy"), teacher.task, inputs)
+    work = Sensitivities(uniform(teacher, scheme="deploy"), teacher.task, inputs)
     list(work.measure((), (4,)))
     seen: dict[str, tuple[Tensor, Tensor]] = {}
-    plain = uniform(teacher, weight_bits=16, act_bits=4, protocol="deploy")
+    plain = uniform(teacher, weight_bits=16, act_bits=4, scheme="deploy")
     for path, point in plain.acts.items():
         point.register_forward_pre_hook(lambda _m, x, path=path: seen.__setitem__(path, tuple(torch.aminmax(x[0]))))
     with torch.no_grad():
         plain.module(inputs)
     for path, found in zip(work.sites, work.acts[4].tolist(), strict=True):
-        student = uniform(teacher, weight_bits=16, act_bits=4, protocol="deploy")
+        student = uniform(teacher, weight_bits=16, act_bits=4, scheme="deploy")
         student.acts[path].set_range(*seen[path])
         assert found == pytest.approx(divergence(teacher, student.module, inputs), rel=2e-2, abs=1e-7)
 

@@ -40,10 +40,10 @@ class ParetoOptions(Options):
         "Points that the frontier is thinned to after every layer, for very deep networks; by default it is exact.",
         ge=1,
     )
-    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the protocol says (paper: no, deploy: yes).")
+    weight_symmetric: bool | None = opt(None, "Symmetric weight grid; by default as the scheme says (paper: no, deploy: yes).")
     act_symmetric: bool | None = opt(None, "Symmetric activation grid; by default no.")
     per_channel: bool = opt(True, "One weight scale per output channel instead of one per tensor.")
-    protocol: Literal["paper", "deploy"] = opt(
+    scheme: Literal["paper", "deploy"] = opt(
         "paper",
         "Where activations are quantized. paper: after ReLU and ReLU6 only, as the published tables; "
         "deploy: the input, every convolution and linear input and every residual sum, for export.",

@@ -52,7 +52,7 @@ class Pareto:
     def prepare(self, teacher: Teacher, pool: Batch) -> Iterator[Beat]:
         """Trace the student and get its sensitivities: from the cache where they are there, else measured, a beat a trial."""
         o = self.options
-        shared = {name: getattr(o, name) for name in ("act_bits", "weight_symmetric", "act_symmetric", "per_channel", "protocol")}
+        shared = {name: getattr(o, name) for name in ("act_bits", "weight_symmetric", "act_symmetric", "per_channel", "scheme")}
         student = Uniform(UniformOptions(**shared), self.ctx).quantize(teacher, None)
         found = yield from self._found(student, teacher, pool.inputs[: o.images].to(self.ctx.device))
         self.measured = student, found
@@ -131,7 +131,7 @@ class Pareto:
 
     def _act_key(self) -> dict[str, Any]:
         o = self.options
-        return {"protocol": o.protocol, "act_symmetric": bool(o.act_symmetric), "percent": o.act_percent}
+        return {"scheme": o.scheme, "act_symmetric": bool(o.act_symmetric), "percent": o.act_percent}
 
     # The choice
 

@@ -209,7 +209,7 @@ def test_synthesizers_that_serve_every_task_run_to_the_runtime(synth: dict[str, 
     chain = recipe(
         tmp_path,
         synth=synth,
-        quant={"name": "uniform4", "protocol": "deploy"},
+        quant={"name": "uniform4", "scheme": "deploy"},
         calib=[{"name": "minmax", "batches": 2}, {"name": "abn", "source": "bns", "images": 8, "batch": 8, "steps": 1}]
         if synth["name"] == "noise"
         else [{"name": "minmax", "batches": 2}],

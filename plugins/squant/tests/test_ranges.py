@@ -101,7 +101,7 @@ def test_sites_see_those_before_them_on_their_grids() -> None:
 def test_inputs_that_are_never_negative_stay_unsigned_and_sums_may_be_signed() -> None:
     """Under ``deploy`` points stand at the input, noise on [0, 1), and at sums before which nothing is cut off."""
     teacher = make_teacher()
-    student = student_of(teacher, 8, protocol="deploy")
+    student = student_of(teacher, 8, scheme="deploy")
     calibrate(student, teacher)
     lows = {path: float(point.range[0]) for path, point in student.acts.items()}
     highs = {path: float(point.range[1]) for path, point in student.acts.items()}

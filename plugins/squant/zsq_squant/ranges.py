@@ -27,7 +27,7 @@ class SquantRange:
 
     As the authors' code, not their text, which speaks of BatchNorm statistics: one forward of noise, uniform on [0, 1), given
     to the network as it is, that is, in its normalised input space. What differs: 64 images instead of 256; sites are those
-    of the quantizer's protocol, not all layer inputs; their bits count, also at the last layer; between and beyond 4, 6 and 8
+    of the quantizer's scheme, not all layer inputs; their bits count, also at the last layer; between and beyond 4, 6 and 8
     bits the factor is linear; a site that stays at zero gets an empty range and a message.
     """
 

@@ -50,7 +50,7 @@ def load(model: Any, name: str, folder: Path) -> Teacher:
 
 
 def student(of: Teacher, folder: Path) -> Student:
-    made = Uniform(UniformOptions(protocol="deploy"), world.make_context(folder)).quantize(of, None)
+    made = Uniform(UniformOptions(scheme="deploy"), world.make_context(folder)).quantize(of, None)
     minmax = world.make_component("calib", "minmax", world.make_context(folder, teacher=of), batches=1)
     for _ in minmax.fit(made, world.make_stream(of, made)):
         pass

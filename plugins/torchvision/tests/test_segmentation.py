@@ -40,7 +40,7 @@ def test_the_whole_way_to_the_runtime(torchvision: Any, name: str, tmp_path: Pat
     exporter = pytest.importorskip("zsq_onnx.exporter")
     of = teacher(torchvision, name, tmp_path)
     assert of.task.name == "segment" and of.task.classes == CLASSES and len(of.taps) >= 4
-    made = Uniform(UniformOptions(protocol="deploy"), world.make_context(tmp_path)).quantize(of, None)
+    made = Uniform(UniformOptions(scheme="deploy"), world.make_context(tmp_path)).quantize(of, None)
     minmax = world.make_component("calib", "minmax", world.make_context(tmp_path, teacher=of), batches=2)
     for _ in minmax.fit(made, world.make_stream(of, made)):
         pass
