@@ -20,9 +20,9 @@ from records import keep
 from zsq._manager import Manager
 from zsq._named_recipes import find_recipe
 from zsq._recipe import RunOptions, apply_settings, read_recipe
-from zsq._run import resume
+from zsq._run import checkpoints
+from zsq._run.checkpoints import Phases
 from zsq._run.engine import run
-from zsq._run.journal import Journal
 
 
 def main() -> None:
@@ -35,14 +35,14 @@ def main() -> None:
     spent = {"seconds": 0.0, "steps": 0, "written": 0, "largest": 0.0, "bytes": 0}
     for name in ("stepped", "enter"):
         _timed(name, spent)
-    write = resume.write_atomic
+    write = checkpoints.write_atomic
 
     def counted(path: Path, content: Any) -> Path:
         spent["written"] += 1
         spent["bytes"] = max(spent["bytes"], len(content))
         return write(path, content)
 
-    resume.write_atomic = counted
+    checkpoints.write_atomic = counted
     manager = Manager.discover()
     recipe = apply_settings(read_recipe(find_recipe(options.recipe, manager)), [f"run.budget={options.budget}"])
     with tempfile.TemporaryDirectory() as folder:
@@ -65,9 +65,9 @@ def main() -> None:
 
 def _timed(name: str, spent: dict[str, Any]) -> None:
     """Time a method of the journal; of ``enter`` no checkpoint that is gone on from is part here."""
-    inner = getattr(Journal, name)
+    inner = getattr(Phases, name)
 
-    def method(self: Journal, *given: Any, **named: Any) -> Any:
+    def method(self: Phases, *given: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:
             return inner(self, *given, **named)
@@ -77,7 +77,7 @@ def _timed(name: str, spent: dict[str, Any]) -> None:
             spent["largest"] = max(spent["largest"], seconds)
             spent["steps"] += name == "stepped"
 
-    setattr(Journal, name, method)
+    setattr(Phases, name, method)
 
 
 if __name__ == "__main__":

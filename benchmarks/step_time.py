@@ -40,8 +40,7 @@ from zsq._manager import Manager
 from zsq._plan import Plan
 from zsq._recipe import Recipe
 from zsq._run.engine import run
-from zsq._run.objective import Objective, Term
-from zsq._run.stream import Stream
+from zsq._run.stream import Objective, Stream, Term
 from zsq.errors import ZsqError
 from zsq.training import Precision, Probe
 from zsq.types import Batch, Beat, Context, Student

@@ -100,7 +100,7 @@ def run_flags(flags: Flags, out: Path | None, *, json: bool = False, trust_code:
         for line in pin_warnings(recipe):
             render.console(error=True).print(line, style="yellow")
     else:
-        from zsq._run.resume import reopen
+        from zsq._run.checkpoints import reopen
 
         flags.refuse("--resume", out)
         out = resume

@@ -254,6 +254,14 @@ class Student:
         """Weight points only."""
         return {path: point for path, point in self.points.items() if point.kind == "weight"}
 
+    def freeze(self) -> None:
+        """End all changes: the codes and ranges are now those that are evaluated and saved."""
+        for point in self.points.values():
+            point.freeze()
+        if self.finish is not None:
+            self.finish()
+        self.module.eval().requires_grad_(False)
+
     @contextmanager
     def observing(self, on: bool = True) -> Iterator[None]:
         """Inside, every activation point that passes data on watches its range (or, with ``on=False``, none does)."""
@@ -300,7 +308,7 @@ class Finder(Protocol):
     def __call__(self, ctx: Context, role: str, name: str, options: Mapping[str, Any]) -> Any: ...
 
 
-def _steady(step: int, steps: int) -> float:
+def _unchanged(step: int, steps: int) -> float:
     return step
 
 
@@ -312,9 +320,9 @@ class Context:
     teacher, None standing for the default; :meth:`find` builds another component, such as the reader of a library, by means of
     ``finder``; ``student`` is None before quantization; ``objective`` is None where no losses were built; ``sampler(n)`` draws images
     from the finished synthesizer, for evaluators.
-    ``pace(step, steps)`` tells a tuner where in a schedule of ``steps`` it is: at ``step``, unless a budget cuts it short. ``rng`` is the
-    component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the run (None where
-    nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
+    ``schedule(step, steps)`` is the position of ``step`` in a learning-rate schedule of ``steps``: ``step`` itself, unless a budget
+    shortens it. ``rng`` is the component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the
+    run (None where nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
     ``zsq.files``.
     """
 
@@ -333,7 +341,7 @@ class Context:
     student: Student | None = None
     objective: Objective | None = None
     probe: Probe = None  # type: ignore[assignment]
-    pace: Callable[[int, int], float] = _steady
+    schedule: Callable[[int, int], float] = _unchanged
     sampler: Callable[[int], Batch] | None = None
 
     def with_(self, **changes: Any) -> Context:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import zsq
-from zsq._run.checkpoint import freeze
 from zsq.errors import ZsqError
 from zsq.format import save
 from zsq.options import UniformOptions
@@ -46,7 +45,7 @@ def student_of(teacher: Teacher, bits: int, scheme: Any, inputs: Tensor) -> Stud
     made = Uniform(options, world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(inputs)
-    freeze(made)
+    made.freeze()
     return made
 
 

@@ -126,7 +126,7 @@ BAD = {
     "somebody else's": ('{"runs": 3}', "none of zsq"),
     "of the future": ('{"schema": 2, "student": {}}', "schema 2"),
     "lacking": ('{"schema": 1, "student": {}, "teacher": {}}', "damaged"),
-    "of a run that stopped": ('{"schema": 1, "checkpoint": {"why": "loss is nan"}}', "loss is nan"),
+    "of a run that stopped": ('{"schema": 1, "last_good": {"why": "loss is nan"}}', "loss is nan"),
     "deep": ("[" * 100_000, "no JSON"),
 }
 

@@ -16,7 +16,6 @@ from torch import nn
 
 import zsq
 from zsq._builtin.safetensors import Safetensors
-from zsq._run.checkpoint import freeze
 from zsq.format import FORMAT
 from zsq.format._layout import DTYPES
 from zsq.grids import LAYERS, ActPoint
@@ -53,7 +52,7 @@ def saved(folder: Path, network: type[nn.Module] = Every, **options: Any) -> Stu
     student = Uniform(UniformOptions(**options), None).quantize(teacher, None)  # type: ignore[arg-type]
     with student.observing():
         student.module(torch.randn(8, 3, 8, 8))
-    freeze(student)
+    student.freeze()
     manifest = {"teacher": {"ref": "test:1"}, "recipe": {"quant": "uniform"}}
     Safetensors(Options(), SimpleNamespace(teacher=teacher)).export(student, manifest, folder)  # type: ignore[arg-type]
     return student

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 import zsq
 from zsq._builtin.safetensors import Safetensors
-from zsq._run.checkpoint import freeze
 from zsq.errors import ZsqError
 from zsq.format import text_of
 from zsq.format._pack import squeeze
@@ -62,7 +61,7 @@ def make(folder: Path, seed: int, **options: Any) -> None:
     student = Uniform(UniformOptions(**options), None).quantize(teacher, None)  # type: ignore[arg-type]
     with student.observing():
         student.module(torch.randn(8, *SHAPE))
-    freeze(student)
+    student.freeze()
     folder.mkdir()
     write_again(folder, student.module, {"inputs": {"shape": SHAPE, "mean": (0.5, 0.5), "std": (0.2, 0.2)}, "scheme": student.scheme})
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import zsq._run.resume as resume
 from zsq import events
 from zsq._manager import Manager
+from zsq._run.checkpoints import reopen
 from zsq._run.engine import Finished, run
 from zsq.testing._chains import tiny_run
 
@@ -30,7 +30,7 @@ def go_on(folder: Path, manager: Manager | None = None) -> list[str]:
     """Do what ``zsq run --resume`` does; what it says."""
     words: list[str] = []
     manager = manager or Manager.discover()
-    plan, saved = resume.reopen(folder, manager)
+    plan, saved = reopen(folder, manager)
     run(plan, folder, manager=manager, saved=saved, listeners=[hearing(words)])
     return words
 

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsq._run.diversity import COUNT, diversity, figures
+from zsq._run.evaluation import COUNT, images_to_measure
 from zsq._run.stream import Stream
+from zsq.images import diversity
+from zsq.images._diversity import figures
 from zsq.testing import tiny_run
 from zsq.testing.world import make_context, make_teacher, plain_student
 from zsq.training import Probe
@@ -87,7 +89,7 @@ def test_images_come_as_the_student_got_them(pool: int, draws: list[int], tmp_pa
     ctx = make_context(tmp_path, teacher=teacher)
     stream = Stream(synth, ctx.probe, plain_student(teacher), batch_size=COUNT // 64)
     before = {name: value.clone() for name, value in teacher.module.state_dict().items()}
-    got = diversity(stream, teacher, Probe(teacher, ctx.precision))
+    got = diversity(images_to_measure(stream, teacher.inputs), teacher, Probe(teacher, ctx.precision))
     assert got is not None and synth.seen == draws and got["count"] == sum(draws)
     assert all(torch.equal(value, before[name]) for name, value in teacher.module.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in teacher.module.modules())
@@ -101,7 +103,9 @@ def test_features_are_what_enters_the_head(tmp_path: Any) -> None:
     with torch.no_grad():
         logits = teacher.module(synth.pool)
     handle.remove()
-    got = diversity(Stream(synth, ctx.probe, plain_student(teacher), 16), teacher, Probe(teacher, ctx.precision))
+    got = diversity(
+        images_to_measure(Stream(synth, ctx.probe, plain_student(teacher), 16), teacher.inputs), teacher, Probe(teacher, ctx.precision)
+    )
     assert got is not None and got.pop("features") == "linear"
     assert got == pytest.approx(figures(seen[0], *answers(logits)), abs=1e-3)
 
@@ -135,5 +139,7 @@ def test_without_images_there_is_nothing_to_say() -> None:
 def test_without_a_head_features_are_those_of_the_last_tap(taps: tuple[str, ...], told: str | None, tmp_path: Any) -> None:
     teacher = replace(make_teacher(), head="", taps=taps)
     ctx = make_context(tmp_path, teacher=teacher)
-    got = diversity(Stream(Fixed(8), ctx.probe, plain_student(teacher), 4), teacher, Probe(teacher, ctx.precision))
+    got = diversity(
+        images_to_measure(Stream(Fixed(8), ctx.probe, plain_student(teacher), 4), teacher.inputs), teacher, Probe(teacher, ctx.precision)
+    )
     assert (got and got["features"]) == told and (got is None or got["count"] == 8)

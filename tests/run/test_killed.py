@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from resuming import TUNE, die, forked, go_on, same, start
 
-import zsq._run.resume as resume
 from zsq import events
-from zsq._run import checkpoint
+from zsq._run.checkpoints import CheckpointFolder, checkpoint_folder, found
 
 CHAINS: dict[str, dict[str, Any]] = {
     "qimera": {"synth": {"name": "qimera", "warmup": 4}, "calib": ["aac", "abn", "ema"], "tune": TUNE},
@@ -124,7 +123,7 @@ def test_killed_again_and_again(whole: Any, tmp_path: Path) -> None:
     rng = random.Random()
 
     def work() -> None:
-        if resume.found(checkpoint.beside(target)):
+        if found(checkpoint_folder(target)):
             go_on(target)
         else:
             start(CHAINS["zeroq"], target)
@@ -136,5 +135,5 @@ def test_killed_again_and_again(whole: Any, tmp_path: Path) -> None:
         assert code == -signal.SIGKILL
     else:
         work()
-    resume.clear(checkpoint.beside(target))  # where the kill fell between the last two steps of all
+    CheckpointFolder(checkpoint_folder(target), 0, print).clear()  # where the kill fell between the last two steps of all
     assert same(target, folder)

@@ -17,7 +17,7 @@ from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._recipe import Recipe, apply_flags
 from zsq._run import engine
-from zsq._run.resume import reopen
+from zsq._run.checkpoints import reopen
 from zsq.errors import FileError, PlanError, ZsqError
 from zsq.testing._chains import tiny_recipe, tiny_run
 
@@ -142,7 +142,7 @@ def test_logs_come_from_flags_and_recipes_and_stay_with_a_run_that_goes_on() -> 
 
 def test_a_run_that_goes_on_goes_on_with_its_log(tmp_path: Path) -> None:
     path, folder = tmp_path / "run.jsonl", tmp_path / "run"
-    with pytest.raises(ZsqError, match="goes on"):
+    with pytest.raises(ZsqError, match="resumes it"):
         run(folder, sections={"log": f"jsonl:{path}", "run": {"checkpoint": 0}}, steps=4, listeners=[tuning_at(3, interrupt)])
     before = len(lines(path))
     plan, saved = reopen(folder, MANAGER)

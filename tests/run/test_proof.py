@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zsq._run.proof import FILE, keep, proven
+from zsq._run.folder import VERIFIED, keep_proof, read_proof
 from zsq.errors import FileError
 
 
@@ -16,38 +16,38 @@ from zsq.errors import FileError
 def run(tmp_path: Path) -> Path:
     (tmp_path / "graph.bin").write_bytes(b"a graph")
     (tmp_path / "weights.bin").write_bytes(b"its weights")
-    keep(tmp_path, {"exported": "lab", "files": ["graph.bin", "weights.bin"], "verified": True})
+    keep_proof(tmp_path, {"exported": "lab", "files": ["graph.bin", "weights.bin"], "verified": True})
     return tmp_path
 
 
 def test_what_was_found_is_there_with_the_files_it_is_about(run: Path) -> None:
-    found = proven(run)
+    found = read_proof(run)
     assert found is not None and found["exported"] == "lab" and found["verified"]
     assert sorted(found["files"]) == ["graph.bin", "weights.bin"] and all(len(digest) == 64 for digest in found["files"].values())
 
 
 def test_another_file_since_has_no_proof(run: Path) -> None:
     (run / "weights.bin").write_bytes(b"other weights")
-    assert proven(run) is None
+    assert read_proof(run) is None
     (run / "weights.bin").unlink()
-    assert proven(run) is None
+    assert read_proof(run) is None
 
 
 @pytest.mark.parametrize("files", [None, [], {}, ["graph.bin"], {"graph.bin": 1}, {"graph.bin": None}, "graph.bin", 3])
 def test_a_proof_that_names_no_files_is_none(run: Path, files: Any) -> None:
-    (run / FILE).write_text(json.dumps({"exported": "lab", "files": files, "verified": True}))
-    assert proven(run) is None
+    (run / VERIFIED).write_text(json.dumps({"exported": "lab", "files": files, "verified": True}))
+    assert read_proof(run) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
 def test_a_damaged_proof_is_none(run: Path, text: str) -> None:
-    (run / FILE).write_text(text)
-    assert proven(run) is None
+    (run / VERIFIED).write_text(text)
+    assert read_proof(run) is None
 
 
 def test_no_file_outside_the_run_is_looked_at(run: Path) -> None:
     (inner := run / "inner").mkdir()
     with pytest.raises(FileError, match="outside"):
-        keep(inner, {"files": ["../graph.bin"]})
-    (inner / FILE).write_text((run / FILE).read_text().replace("graph.bin", "../graph.bin"))
-    assert proven(inner) is None
+        keep_proof(inner, {"files": ["../graph.bin"]})
+    (inner / VERIFIED).write_text((run / VERIFIED).read_text().replace("graph.bin", "../graph.bin"))
+    assert read_proof(inner) is None

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from resuming import PLAIN, TUNE, die, forked, go_on, interrupt, same, start, tuning_at
 
-import zsq._run.resume as resume
 from zsq import events
 from zsq._manager import Manager
-from zsq._run import checkpoint
-from zsq._run.interrupt import Interrupted
+from zsq._run.checkpoints import read
+from zsq._run.stopping import Interrupted
 from zsq.errors import FileError, ZsqError
 
 CHAINS: dict[str, dict[str, Any]] = {
@@ -106,8 +105,8 @@ def build():
 @pytest.mark.parametrize(
     ("chain", "at"),
     [
-        ({**PLAIN, "tune": "no-state-tuner"}, "going on at the beginning of tune:no-state-tuner"),
-        ({**PLAIN, "synth": "no-state"}, "going on at the beginning of the run"),
+        ({**PLAIN, "tune": "no-state-tuner"}, "resuming at the beginning of tune:no-state-tuner"),
+        ({**PLAIN, "synth": "no-state"}, "resuming at the beginning of the run"),
     ],
     ids=["tuner", "synthesizer"],
 )
@@ -128,7 +127,7 @@ def test_a_calibrator_that_changed_the_graph_is_repeated(tmp_path: Path) -> None
     start(chain, tmp_path / "whole")
     with pytest.raises(Interrupted):
         start(chain, tmp_path / "cut", listeners=[tuning_at(3, interrupt)])
-    assert resume.read(checkpoint.beside(tmp_path / "cut"))["changed"] == [1]
+    assert read(tmp_path / "cut")["changed"] == [1]
     go_on(tmp_path / "cut")
     assert same(tmp_path / "cut", tmp_path / "whole")
 
@@ -140,7 +139,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         start({**PLAIN, "teacher": teacher}, tmp_path / "cut", listeners=[tuning_at(1, interrupt)])
     file.write_text("from zsq.testing.teachers import tiny\n\ndef build():\n    net = tiny()\n    net.linear.bias += 1\n    return net\n")
-    with pytest.raises(ZsqError, match="the teacher is another than"):
+    with pytest.raises(ZsqError, match="the teacher differs from"):
         go_on(tmp_path / "cut")
 
 

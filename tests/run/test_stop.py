@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from resuming import forked
 
-from zsq._run.pace import Pace
-from zsq._run.resume import found
+from zsq._run import checkpoints as module
+from zsq._run.checkpoints import CheckpointFolder, found
+from zsq._run.stopping import Budget
 from zsq.testing._chains import tiny_run
 from zsq_cli.app import main
 
@@ -59,12 +60,12 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     assert main([*TUNED, "--out", "whole"]) == 0
     assert main([*TUNED, *presses, "--out", "runs/cut"]) == 130
     lines = capfd.readouterr().err.splitlines()
-    assert "zsq: finishing this step; Ctrl-C once more to leave now" in lines
+    assert "zsq: finishing this step; press Ctrl-C again to stop now" in lines
     assert lines[-2] == "zsq: stopped at step 3 of tune:finetune"
-    assert lines[-1] == f"`zsq run --resume runs/cut {' '.join(presses)}` goes on with it"
+    assert lines[-1] == f"`zsq run --resume runs/cut {' '.join(presses)}` resumes it"
     assert signal.getsignal(signal.SIGINT) is before and not Path("runs/cut").exists()
     assert main(["run", "--resume", "runs/cut"]) == 0
-    assert "going on at step 3 of tune:finetune" in capfd.readouterr().err
+    assert "resuming at step 3 of tune:finetune" in capfd.readouterr().err
     assert Path("runs/cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
     assert [path.name for path in Path("runs").iterdir()] == ["cut"]
 
@@ -77,7 +78,7 @@ def test_ctrl_c_twice_leaves_now(presses: tuple[str, str], capfd: pytest.Capture
     assert main([*TUNED, *presses, "--set", "run.checkpoint=0", "--out", "cut"]) == 130
     assert capfd.readouterr().err.splitlines()[-1].startswith("`zsq run --resume cut ")
     assert main(["run", "--resume", "cut"]) == 0
-    assert "going on at step 2 of tune:finetune" in capfd.readouterr().err
+    assert "resuming at step 2 of tune:finetune" in capfd.readouterr().err
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
 
@@ -108,7 +109,7 @@ def test_what_a_run_is_made_of_is_not_said_anew(words: tuple[str, ...], expected
 
 def test_where_there_is_nothing_to_go_on_with(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--resume", "nowhere"]) == 2
-    assert "no checkpoint to go on from" in capfd.readouterr().err
+    assert "no checkpoint to resume from" in capfd.readouterr().err
     assert main([*TINY, "--tune", "none", "--out", "done"]) == 0
     assert main(["run", "--resume", "done"]) == 2
     assert "'done' is finished" in capfd.readouterr().err
@@ -121,7 +122,7 @@ def test_an_unfinished_run_that_is_replaced_is_named(
     assert main([*TUNED, *presses, "--out", "cut"]) == 130
     capfd.readouterr()
     assert main([*TUNED, "--out", "cut"]) == 0
-    assert "`zsq run --resume cut` would have gone on with it" in capfd.readouterr().err
+    assert "`zsq run --resume cut` would have resumed it" in capfd.readouterr().err
     assert sorted(p.name for p in here.iterdir() if "cut" in p.name) == ["cut"]
 
 
@@ -155,28 +156,28 @@ def test_out_of_memory_names_the_batch_size_to_try(words: tuple[str, ...], expec
 
 
 def test_a_schedule_follows_the_time_that_is_left() -> None:
-    """100 steps that take a second each in 50 seconds: it is foreseen after 5, and the schedule then ends with the time."""
+    """100 steps of a second each in 50 seconds: the estimate comes after 5, and the schedule then ends with the time."""
     clock = [0.0]
-    pace = Pace(lambda: clock[0])
-    pace.begin(0.0, 50.0)
+    budget = Budget(50.0 / 0.9, lambda: clock[0])
+    budget.begin("tune:any")
     shares = []
     for step in range(50):
         clock[0] = float(step)
-        shares.append(pace(step, 100) / 100)
+        shares.append(budget(step, 100) / 100)
     assert shares[:5] == [0.0, 0.01, 0.02, 0.03, 0.04] and shares == sorted(shares) and shares[-1] > 0.97
     clock[0] = 50.0
-    assert pace(50, 100) == 100 and pace.over
+    assert budget(50, 100) == 100 and budget.over
 
 
 @pytest.mark.parametrize("limit", [None, 101.0, 1000.0])
 def test_a_budget_that_suffices_changes_no_schedule(limit: float | None) -> None:
     clock = [0.0]
-    pace = Pace(lambda: clock[0])
-    pace.begin(0.0, limit)
+    budget = Budget(limit and limit / 0.9, lambda: clock[0])
+    budget.begin("tune:any")
     for step in range(100):
         clock[0] = float(step)
-        assert pace(step, 100) == step
-    assert pace.bound is None
+        assert budget(step, 100) == step
+    assert budget.rescaled is None
 
 
 def test_a_run_within_its_budget_has_the_bits_of_one_without(here: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_run_within_its_budget_has_the_bits_of_one_without(here: Path) -> None
 
 def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds of this process: the machine may have much else to do."""
-    monkeypatch.setattr("zsq._run.engine.time", SimpleNamespace(monotonic=time.process_time))
+    monkeypatch.setattr("zsq._run.state.time", SimpleNamespace(monotonic=time.process_time))
     rates: list[float] = []
     monkeypatch.setattr("zsq._builtin.finetune.cosine", lambda step, steps: rates.append(step / steps) or 0.0)
     report = tiny_run({"synth": "noise", "tune": {"name": "finetune", "steps": 100_000}, "run": {"budget": "2"}}).report
@@ -201,16 +202,14 @@ def test_a_learning_rate_reaches_its_end_under_a_budget(monkeypatch: pytest.Monk
 
 def test_checkpoints_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     """One that takes a second is not followed by another for 100, however short the interval."""
-    import zsq._run.resume as resume
-
     clock = [0.0]
-    monkeypatch.setattr(resume.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
 
     def slow(*_: object) -> None:
         clock[0] += 1.0
 
-    monkeypatch.setattr(resume, "write_atomic", slow)
-    checkpoints = resume.Checkpoints(here / "r.checkpoint", 10.0, print)
+    monkeypatch.setattr(module, "write_atomic", slow)
+    checkpoints = CheckpointFolder(here / "r.checkpoint", 10.0, print)
     assert checkpoints.due() and checkpoints.write({})
     for second, due in ((50.0, False), (100.9, False), (101.0, True)):
         clock[0] = second

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zsq._run.checkpoint import freeze
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import world
@@ -69,16 +68,16 @@ def test_frozen_biases_are_whole_multiples() -> None:
     with torch.no_grad():
         before = student.module(inputs())
         assert min(off(student)) > 0.1
-        freeze(student)
+        student.freeze()
         assert max(off(student)) < 0.01
         assert torch.allclose(student.module(inputs()), before, atol=0.02 * float(before.abs().max()))
 
 
 def test_freezing_twice_changes_nothing_more() -> None:
     student = made(weight_bits=8, act_bits=8, scheme="deploy")
-    freeze(student)
+    student.freeze()
     state = {name: tensor.clone() for name, tensor in student.module.state_dict().items() if name.endswith("bias")}
-    freeze(student)
+    student.freeze()
     assert len(state) == 4 and all(torch.equal(tensor, student.module.state_dict()[name]) for name, tensor in state.items())
 
 
@@ -87,14 +86,14 @@ def test_other_students_keep_every_bit(options: dict[str, Any]) -> None:
     student = made(**{"weight_bits": 8, "act_bits": 8, **options})
     names = ("norm.bias", "first.bias", "second.bias", "head.bias")
     state = {name: student.module.state_dict()[name].clone() for name in names}
-    freeze(student)
+    student.freeze()
     assert all(torch.equal(student.module.state_dict()[name], state[name]) for name in names)
 
 
 def test_outputs_of_few_bits_leave_room_and_their_biases_alone() -> None:
     student = made(weight_bits=4, act_bits=4, scheme="deploy")
     state = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
-    freeze(student)
+    student.freeze()
     after = student.module.state_dict()
     assert torch.equal(after["norm.bias"], state["norm.bias"]) and torch.equal(after["second.bias"], state["second.bias"])
     assert not torch.equal(after["head.bias"], state["head.bias"]), "the output is in float: its bias is rounded"

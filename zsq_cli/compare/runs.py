@@ -190,8 +190,8 @@ def read(folder: Path) -> Run:
         known = isinstance(report, dict) and isinstance(report.get("schema"), int) and "student" in report
         raise ValueError(f"its {_REPORT} is of schema {report['schema']}, this zsq reads 1" if known else f"its {_REPORT} is none of zsq")
     teacher, student = _mapping(report.get("teacher")), _mapping(report.get("student"))
-    if report.get("checkpoint"):
-        raise ValueError(f"it is what was left of a run that stopped: {_text(_mapping(report['checkpoint']).get('why', ''))}")
+    if report.get("last_good"):
+        raise ValueError(f"it is what was left of a run that stopped: {_text(_mapping(report['last_good']).get('why', ''))}")
     right = (
         all(isinstance(teacher.get(key), str) for key in ("ref", "fingerprint"))
         and isinstance(student.get("scheme"), str)
@@ -212,10 +212,10 @@ def _folders(place: str) -> Iterator[Path]:
     Raises:
         ZsqError, OSError: When there is none.
     """
-    from zsq._run.places import locate, named
+    from zsq._run.lookup import in_store, locate
 
     path = Path(place)
-    if named(str(place)) and not path.exists():
+    if in_store(str(place)) and not path.exists():
         yield locate(str(place))
     elif path.name == _REPORT and path.is_file():
         yield path.parent

@@ -19,10 +19,9 @@ from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._named_recipes import find_recipe
 from zsq._recipe import Recipe, apply_flags, apply_settings, pin_warnings, read_recipe
-from zsq._run.checkpoint import beside
+from zsq._run.checkpoints import read, recipe_of, reopen
 from zsq._run.engine import Finished, Listener, run
-from zsq._run.interrupt import Interrupted, stopping
-from zsq._run.resume import read, recipe_of, reopen
+from zsq._run.stopping import Interrupted, stop_on_sigint
 from zsq.errors import OptionError
 from zsq.files import cache_folder
 
@@ -118,7 +117,7 @@ def quantize(
     if resume:
         if out is None:
             raise OptionError("resume= needs the folder of the run", "zsq.quantize", "give out=, as in the call that was stopped")
-        saved = read(beside(Path(out)))
+        saved = read(Path(out))
         base = recipe_of(saved, Path(out))
     else:
         base = _recipe(recipe, plugins)
@@ -183,7 +182,7 @@ def start(plan: Plan, folder: Path, manager: Manager, listeners: Sequence[Listen
     """
     with ExitStack() as stack:
         shown = [] if quiet else [stack.enter_context(progress())]
-        stop = stack.enter_context(stopping())
+        stop = stack.enter_context(stop_on_sigint())
         heard = (*shown, *listeners)
         return run(plan, folder, manager=manager, listeners=heard, trust_code=trust_code, cache=cache, stop=stop, saved=saved, notes=notes)
 

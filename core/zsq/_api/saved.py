@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from zsq._component import Role
 from zsq._manager import Found, Manager
 from zsq._recipe import parse_entry
-from zsq._run.finding import plain_context
-from zsq._run.places import locate, store
-from zsq._run.proof import keep, proven
+from zsq._run.folder import keep_proof, read_proof
+from zsq._run.lookup import locate, plain_context, store, task_maker
 from zsq.errors import FileError, ZsqError
 from zsq.options import Options
 from zsq.protocols import Timing, Verifying
@@ -36,7 +35,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
     It takes inputs normalised as the teacher's (``inputs`` in ``config.json``), and needs no code of the teacher.
 
     Args:
-        folder: A run folder, or a student in a store: ``"ORG/NAME"`` on the Hub (see :func:`zsq._run.places.locate`).
+        folder: A run folder, or a student in a store: ``"ORG/NAME"`` on the Hub (see :func:`zsq._run.lookup.locate`).
         device: Where its tensors shall be.
         revision: Branch, tag or commit, of a student in a store.
 
@@ -96,7 +95,7 @@ class SavedRun:
     @property
     def proof(self) -> Mapping[str, Any] | None:
         """What :meth:`verify` found of the exported file as it lies there now; None where it was not verified since it was written."""
-        return proven(self.folder)
+        return read_proof(self.folder)
 
     def __rich__(self) -> Any:
         """The closing table of ``zsq run``, for terminals."""
@@ -131,13 +130,12 @@ class SavedRun:
         import torch
 
         from zsq._compose import DEFAULT_TASK, choose_task
-        from zsq._run.tasks import maker
         from zsq.types import InputSpec, Teacher
 
         spec = self.config["inputs"]
         inputs = InputSpec(tuple(spec["shape"]), tuple(spec["mean"]), tuple(spec["std"]))
         ctx = plain_context(self.manager, self.folder, self._say)
-        make = maker(choose_task(self.report["teacher"].get("task", DEFAULT_TASK), self.manager))
+        make = task_maker(choose_task(self.report["teacher"].get("task", DEFAULT_TASK), self.manager))
         with torch.no_grad():
             classes = make(2).logits(self.module(torch.zeros((1, *inputs.shape)))).shape[1]
         return ctx.with_(teacher=Teacher(self.module, inputs, make(classes), ref=self.report["teacher"]["ref"]))
@@ -154,13 +152,12 @@ class SavedRun:
             ZsqError: When it cannot be had: a network in memory is gone.
         """
         from zsq._compose import task_of
-        from zsq._run.tasks import maker
 
         values = dict(self.report.get("recipe", {}).get("teacher") or {})
         source, _, ref = str(values.pop("ref", "")).partition(":")
         component = self.manager.get(Role.TEACHER, source).component
         options = component.options.parse(values, f"teacher {source}:{ref}")
-        ctx = self.context.with_(task=maker(task_of(component, options, ref, self.manager)))
+        ctx = self.context.with_(task=task_maker(task_of(component, options, ref, self.manager)))
         teacher: Teacher = component.implementation()(options, ctx).load(ref)
         teacher.module.eval().requires_grad_(False)
         return teacher
@@ -205,7 +202,7 @@ class SavedRun:
         integer = not result["floating"] or self.saved_student.scheme != "deploy"
         told = {"scheme": self.saved_student.scheme, "source": source, "unit": self.context.teacher.task.unit}
         verified = result["argmax_agreement"] >= ENOUGH and integer
-        return keep(self.folder, {**result, **told, "below_8_bits": self.below_8_bits, "verified": verified})
+        return keep_proof(self.folder, {**result, **told, "below_8_bits": self.below_8_bits, "verified": verified})
 
     def bench(self, to: str = "onnx", threads: int = 1, batch: int = 32, teacher: Teacher | None = None) -> dict[str, Any]:
         """Time teacher and student in the same runtime, as plain values; ``speedup`` is None where the student calculates in float.

@@ -1,59 +1,41 @@
-"""Runs a plan from teacher to files. Every phase is a generator of beats, so progress, budget and clean stops are here once."""
+"""Runs a plan from teacher to files. Long phases are generators of beats, so progress, budget, checkpoints and stops are handled once."""
 
 from __future__ import annotations
 
-import hashlib
-import shlex
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from zsq import events
-from zsq._component import TEACHER_NEEDS
 from zsq._compose import choose_evaluator, compose
-from zsq._manager import MEMORY
-from zsq._plan import Choice, Plan
-from zsq._recipe import Recipe, RunOptions
-from zsq._run import checkpoint, resume
+from zsq._manager import Manager
+from zsq._plan import Plan
+from zsq._recipe import Recipe
+from zsq._run import failures
 from zsq._run import report as reporting
-from zsq._run.diversity import diversity
-from zsq._run.evaluation import Evaluation
-from zsq._run.finding import finder
+from zsq._run.checkpoints import CheckpointFolder, Phases, checkpoint_folder, structure
+from zsq._run.evaluation import Evaluation, images_to_measure
 from zsq._run.folder import RunFolder
-from zsq._run.guard import LastGood, NotFinite, Watch
-from zsq._run.interrupt import Interrupted, Stop
-from zsq._run.journal import Journal
 from zsq._run.logs import Logs
-from zsq._run.memory import is_out_of_memory, out_of_memory
-from zsq._run.objective import Objective, Term
-from zsq._run.pace import Pace
-from zsq._run.stream import Stream
-from zsq._run.tasks import maker
+from zsq._run.lookup import finder, task_maker
+from zsq._run.state import Phase, RunState
+from zsq._run.stopping import Interrupted, LastGood, NotFinite, Stop, Watch
+from zsq._run.stream import Objective, Stream, Term, cadence_of
 from zsq.errors import PlanError, ZsqError
+from zsq.images import diversity
 from zsq.protocols import Checked, Measuring, Staged
 from zsq.teachers import to_channels_last
 from zsq.training import Probe, batch_norms, choose_precision
-from zsq.types import Batch, Beat, Context, Student, Teacher
-
-if TYPE_CHECKING:
-    from zsq._manager import Manager
+from zsq.types import Batch, Beat, Student, Teacher
 
 Listener = Callable[[events.Event], None]
-
-#: Share of the time left that a phase may use under ``--budget``; tuning gets what calibration leaves.
-_SHARES = {"prepare": 0.3, "calibrate": 0.4, "tune": 1.0}
-#: Share of the budget kept for evaluation and saving.
-_RESERVE = 0.1
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run leaves: its report, student and teacher, and the folder it was written to (None when nothing was asked to be written)."""
+    """The result of a run: its report, student and teacher, and the folder it was written to (None if nothing was written)."""
 
     report: Mapping[str, Any]
     student: Student
@@ -66,76 +48,45 @@ def run(plan: Plan | Recipe, folder: Path | str | None = None, *, manager: Manag
         saved: Mapping[str, Any] | None = None, notes: Sequence[str] = ()) -> Finished:  # fmt: skip
     """Run a plan (or compose a recipe first) and write its run folder.
 
-    While it runs, checkpoints are kept in ``FOLDER.checkpoint``. To go on from there, with the same bits in the end as if the run
-    had been left alone: ``plan, saved = zsq._run.resume.reopen(folder, manager)``, then ``run(plan, folder, saved=saved)``.
+    Checkpoints are kept in ``FOLDER.checkpoint`` while it runs. To resume, with the same bits as an uninterrupted run:
+    ``plan, saved = zsq._run.checkpoints.reopen(folder, manager)``, then ``run(plan, folder, saved=saved)``.
 
     Args:
         plan: What to run.
         folder: Where the finished run goes; it appears there whole or not at all. None writes nothing.
-        manager: Where event implementations are found; discovered anew when None.
+        manager: The plugins that hear events; discovered if None.
         listeners: Called with every event.
-        trust_code: Allow checkpoints that carry code.
-        cache: Where pools and the like are kept for later runs; None keeps nothing.
+        trust_code: Allow weights files that contain code.
+        cache: Where pools are kept for later runs; None keeps nothing.
         stop: Asked between two steps whether to stop.
-        saved: The checkpoint to go on from.
-        notes: Said at the beginning.
+        saved: The checkpoint to resume from.
+        notes: Messages to show at the beginning.
 
     Raises:
         ZsqError: With what, where and a hint; ``folder`` is then as it was before.
     """
-    manager = manager or _discover()
+    manager = manager or Manager.discover()
     if isinstance(plan, Recipe):
         plan = compose(plan, manager)
     target = Path(folder) if folder is not None else None
     with RunFolder(target, adopt=saved["scratch"] if saved else "") as out:
-        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache, stop, saved).run(notes)
-
-
-def _discover() -> Manager:
-    from zsq._manager import Manager
-
-    return Manager.discover()
+        return _Engine(plan, out, manager, (*listeners, manager.emit), trust_code, cache, stop or Stop(), saved).run(notes)
 
 
 class _Engine:
-    """State of one run: the clock, the events, the context that components are built with, and where in the plan it is."""
+    """Runs the phases of one plan. What they make is in ``state``."""
 
     def __init__(self, plan: Plan, out: RunFolder, manager: Manager, listeners: Sequence[Listener], trust_code: bool,
-                 cache: Path | None, stop: Stop | None = None, saved: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-        self.plan, self.out, self.manager, self.listeners = plan, out, manager, listeners
-        self.stop = stop or Stop()
-        self.began = time.monotonic() - (saved["seconds"] if saved else 0.0)
-        self.phases: list[dict[str, Any]] = []
-        self.stopped = False
-        self.steps = 0
+                 cache: Path | None, stop: Stop, saved: Mapping[str, Any] | None) -> None:  # fmt: skip
+        self.plan, self.out, self.manager, self.listeners, self.stop = plan, out, manager, listeners, stop
         self.logs: Logs | None = None
-        self.student: Student | None = None
-        self.good: LastGood | None = None
-        self.stream: Stream | None = None
-        self.calibrated: dict[str, float] | None = None
-        self.pace = Pace(lambda: self.seconds)
-        options: RunOptions = plan.run
-        self.budget = options.budget_seconds
-        device = torch.device(options.device)
-        self.ctx = Context(
-            rng=_rng(options.seed, "run", device),
-            device=device,
-            precision=choose_precision(options.precision, device, plan.quant.bits),
-            workdir=out.scratch,
-            log=lambda text: self.emit(events.Message(self.seconds, text)),
-            seed=options.seed,
-            batch_size=options.batch_size,
-            trust_code=trust_code,
-            cache=cache,
-            finder=finder(manager),
-        )
-        folder = checkpoint.beside(out.target) if out.target is not None else None
-        self.journal = Journal(self, resume.Checkpoints(folder, options.checkpoint, self.ctx.log), saved)
-        self.journal.rngs["run"] = self.ctx.rng
+        before = saved["seconds"] if saved else 0.0
+        self.state = RunState(plan=plan, out=out, log=self.say, finder=finder(manager), trust_code=trust_code, cache=cache, before=before)
+        folder = checkpoint_folder(out.target) if out.target is not None else None
+        self.phases = Phases(self.state, CheckpointFolder(folder, plan.run.checkpoint, self.say), saved)
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
+    def say(self, text: str) -> None:
+        self.emit(events.Message(self.state.seconds, text))
 
     def emit(self, event: events.Event) -> None:
         for listener in self.listeners:
@@ -143,236 +94,225 @@ class _Engine:
         if self.logs is not None:
             self.logs(event)
 
-    def build(self, choice: Choice, key: str, **fields: Any) -> Any:
-        """The implementation of a choice, with a random generator of its own: changing one component leaves the others' noise alone."""
-        rng = self.journal.rngs[key] = _rng(self.plan.run.seed, key, self.ctx.device)
-        ctx = self.ctx.with_(rng=rng, **fields)
-        return choice.component.implementation()(choice.options, ctx)
-
     def run(self, notes: Sequence[str] = ()) -> Finished:
-        """All of it; whatever ends it early is put in words."""
+        """Run all phases; turn whatever ends the run early into an error with a next step."""
+        state, phases = self.state, self.phases
         try:
             return self.work(notes)
         except Interrupted:
             raise
         except NotFinite as fault:
-            self.journal.checkpoints.clear()  # it would end in the same way again
-            raise checkpoint.stopped(fault, self.good, self) from None
+            phases.checkpoints.clear()  # a resumed run would fail in the same way
+            raise failures.with_hint(fault, state) from None
         except KeyboardInterrupt:
-            if self.journal.stands:
+            if phases.resumable:
                 raise self.interrupted() from None
-            self.journal.checkpoints.clear()
+            phases.checkpoints.clear()
             raise
-        except BaseException as error:  # also SystemExit: whatever ends the run, what is left of it is to be of use
-            again = self.command if self.journal.stands else ""
+        except BaseException as error:  # SystemExit too: the checkpoint must stay usable, whatever ends the run
+            again = state.command if phases.resumable else ""
             if not again:
-                self.journal.checkpoints.clear()
-            if is_out_of_memory(error):
-                worker = self.journal.worker or self.journal.synth
-                raise out_of_memory(self.journal.name or "teacher", self.plan, worker, again) from error
+                phases.checkpoints.clear()
+            if failures.is_out_of_memory(error):
+                raise failures.out_of_memory(state, again) from error
             if again:
-                self.ctx.log(f"what was done is kept: {again} goes on from there")
+                self.say(f"the finished work is kept: {again} resumes it")
             raise
         finally:
             if self.logs is not None:
                 self.logs.close()
 
-    @property
-    def command(self) -> str:
-        """What goes on with this run: what is in memory has to be given again, in Python."""
-        if any(choice.provider == MEMORY for choice in (*self.plan.choices, *self.plan.logs)):
-            return f"zsq.quantize(network, out={str(self.out.target)!r}, resume=True), with all that was given in memory,"
-        return f"`zsq run --resume {shlex.quote(str(self.out.target))}`"
-
     def interrupted(self, what: str = "stopped") -> ZsqError:
         self.out.left = True
-        return Interrupted(what, "", f"{self.command} goes on with it")
+        return Interrupted(what, "", f"{self.state.command} resumes it")
 
     def work(self, notes: Sequence[str] = ()) -> Finished:
         """All phases in their order."""
-        plan = self.plan
-        self.logs = Logs(plan.logs, self.ctx, self.out.target)
-        self.emit(events.RunStarted(self.seconds, plan.describe(), self.out.target))
+        state, plan = self.state, self.plan
+        self.logs = Logs(plan.logs, state.context(), self.out.target)
+        self.emit(events.RunStarted(state.seconds, plan.describe(), self.out.target))
         for note in notes:
-            self.ctx.log(note)
-        self.journal.begin()
-        teacher = self.phase("teacher", self.load_teacher)
-        self.check_teacher(teacher)
+            self.say(note)
+        self.phases.begin()
+        teacher = state.teacher = self.phase(Phase("teacher", plan.teacher), self.load_teacher)
+        check_teacher(plan, teacher)
         evaluation = self.evaluation(teacher)
-        objective = Objective(
-            [Term(c.name, self.build(c, f"loss:{c.name}", teacher=teacher), c.weight, frozenset(c.component.needs)) for c in plan.losses]
+        objective = state.objective = Objective(
+            [Term(c.name, state.build(c, f"loss:{c.name}"), c.weight, frozenset(c.component.needs)) for c in plan.losses]
         )
-        probe = Probe(teacher, self.ctx.precision)
-        self.ctx = self.ctx.with_(teacher=teacher, probe=probe, objective=objective)
-        staged = not plan.synth.alternates  # then no student is on a grid while images are made
-        making = choose_precision(plan.run.precision, self.ctx.device) if staged else self.ctx.precision
-        synth = self.journal.synth = self.build(plan.synth, "synth", precision=making)
-        quant = self.build(plan.quant, "quant")
-        if needs_pool := "pool" in plan.quant.component.needs:
-            self.prepare(synth, Probe(teacher, making))
-            pool = Batch(**self.journal.keep("pool", lambda: _plain(synth.sample(len(synth.pool)))))
-            if isinstance(quant, Measuring):  # all of it or nothing: the budget ends later phases, not this one
-                self.beats("measure", partial(quant.prepare, teacher, pool), len(pool), quant, limited=False, again=True)
-        student: Student = self.phase("quantize", lambda: quant.quantize(teacher, pool if needs_pool else None))
-        self.student, self.good = student, LastGood(student)
-        probe.student = student
-        self.ctx = self.ctx.with_(student=student)
-        if not needs_pool:
-            self.prepare(synth, Probe(teacher, making) if staged else probe)
-        stream = self.stream = Stream(synth, probe, student, plan.run.batch_size)
-        if stream.cadence.reuse:
-            probe.also = objective.needs & TEACHER_NEEDS
+        student, stream = self.student_and_stream(teacher, objective)
         for index, choice in enumerate(plan.calibrators):
-            last = index + 1 == len(plan.calibrators)
-            calibrator = self.build(choice, f"calib:{index}")
-            work = partial(calibrator.fit, student, stream)
-            self.beats(f"calibrate:{choice.name}", work, plan.run.batch_size, calibrator, calibrated=last)
+            calibrator = state.build(choice, f"calib:{index}")
+            phase = Phase(f"calibrate:{choice.name}", choice, calibrator)
+            self.beats(phase, partial(calibrator.fit, student, stream), calibrated=index + 1 == len(plan.calibrators))
         if plan.run.calibrated:
-            before = partial(self.phase, "evaluate:calibrated", lambda: evaluation.calibrated(student, self.ctx))
-            self.calibrated = self.journal.keep("calibrated", before)
-        tuner = self.build(plan.tuner, "tune", pace=self.pace)
-        self.steps = self.beats(f"tune:{plan.tuner.name}", partial(tuner.fit, student, stream, objective), plan.run.batch_size, tuner)
-        self.journal.enter("evaluate")
-        checkpoint.freeze(student)
-        metrics, own, images = self.phase("evaluate", lambda: self.evaluate(evaluation, stream, student))
-        report = reporting.build(plan.lasting, teacher, student, metrics, own, images, self)
+            measure = partial(self.phase, Phase("evaluate:calibrated"), lambda: evaluation.calibrated(student, state.context()))
+            state.calibrated = self.phases.keep("calibrated", measure)
+        tuner = state.build(plan.tuner, "tune", schedule=state.budget)
+        tune = Phase(f"tune:{plan.tuner.name}", plan.tuner, tuner)
+        state.steps = self.beats(tune, partial(tuner.fit, student, stream, objective))
+        self.phases.enter(Phase("evaluate"))
+        student.freeze()
+        makes_images = "images" in plan.synth.provides
+        metrics, own, images = self.phase(Phase("evaluate"), lambda: self.evaluate(evaluation, stream, student, makes_images))
+        report = reporting.build(state, student, metrics, own, images)
         if self.out.scratch is not None:
-            self.phase("export", lambda: self.export(student, report, stream))
-            report = reporting.finish(report, self, self.out.scratch)
-            ctx = self.ctx.with_(sampler=stream.sample if "images" in plan.synth.provides else None)
-            self.emit(events.Publishing(self.seconds, report, self.out.scratch, ctx, evaluation.details))
+            shown = partial(stream.sample, 64) if makes_images else None
+            self.phase(Phase("export"), lambda: self.export(student, report, shown))
+            report = reporting.finish(report, state, self.out.scratch)
+            ctx = state.context(sampler=stream.sample if makes_images else None)
+            self.emit(events.Publishing(state.seconds, report, self.out.scratch, ctx, evaluation.details))
             self.out.publish()
-            self.journal.checkpoints.clear()
-        self.emit(events.RunEnded(self.seconds, report))
+            self.phases.checkpoints.clear()
+        self.emit(events.RunEnded(state.seconds, report))
         return Finished(report, student, teacher, self.out.target)
 
     def load_teacher(self) -> Teacher:
-        teacher: Teacher = self.build(self.plan.teacher, "teacher", task=maker(self.plan.task)).load(self.plan.ref)
-        to_channels_last(teacher.module.eval().requires_grad_(False), self.ctx.device)
+        source = self.state.build(self.plan.teacher, "teacher", task=task_maker(self.plan.task))
+        teacher: Teacher = source.load(self.plan.ref)
+        to_channels_last(teacher.module.eval().requires_grad_(False), self.state.device)
         return teacher
 
-    def check_teacher(self, teacher: Teacher) -> None:
-        """Refuse components that need what this teacher does not have, before any training."""
-        if teacher.task.name != self.plan.task.component.name:
-            what = f"its source says that the teacher's task is '{self.plan.task.name}', but it is '{teacher.task.name}'"
-            raise PlanError(what, f"teacher {teacher.ref}", f"say so: --set teacher.task={teacher.task.name}, where the source has it")
-        if batch_norms(teacher.module):
-            return
-        for choice in (self.plan.synth, self.plan.quant, *self.plan.calibrators, *self.plan.losses):
-            if "teacher.bn" in choice.component.needs:
-                raise PlanError(
-                    f"'{choice.name}' needs teacher.bn, but the teacher has no BatchNorm layer",
-                    f"teacher {teacher.ref}",
-                    "use components without that need (`zsq show NAME`), e.g. --synth noise --calib mean-image-max --loss kd",
-                )
-
-    def prepare(self, synth: Any, probe: Probe) -> None:
-        if isinstance(synth, Staged):
-            self.beats("prepare", partial(synth.prepare, probe), self.plan.run.batch_size)
-
     def evaluation(self, teacher: Teacher) -> Evaluation:
-        """The chosen evaluators, and those the teacher brings when none was asked for; their files are checked before any work."""
+        """The chosen evaluators, and the teacher's own if none was chosen; their files are checked before any work."""
         choices = list(self.plan.evaluators)
         if self.plan.default_eval and teacher.evaluation:
             choices.append(choose_evaluator(teacher.evaluation, self.manager))
-        built = {choice.name: self.build(choice, f"eval:{choice.name}", teacher=teacher) for choice in choices}
+        built = {choice.name: self.state.build(choice, f"eval:{choice.name}") for choice in choices}
         for evaluator in built.values():
             if isinstance(evaluator, Checked):
-                evaluator.check(self.ctx.with_(teacher=teacher))
+                evaluator.check(self.state.context())
         return Evaluation(built, {choice.name for choice in choices if choice.component.compares})
 
-    def evaluate(self, evaluation: Evaluation, stream: Stream, student: Student) -> tuple[dict[str, float], dict[str, float], Any]:
-        """Metrics of the student, those of the teacher, and figures of the images where there are any."""
-        ctx = self.ctx.with_(sampler=stream.sample)
+    def student_and_stream(self, teacher: Teacher, objective: Objective) -> tuple[Student, Stream]:
+        """Quantize, and prepare the synthesizer: before it, if the quantizer needs a pool of images, otherwise after it."""
+        state, plan = self.state, self.plan
+        alone = not plan.synth.alternates  # the synthesizer makes its images without a student
+        precision = choose_precision(plan.run.precision, state.device) if alone else state.precision
+        synth = state.synth = state.build(plan.synth, "synth", precision=precision)
+        quant = state.build(plan.quant, "quant")
+
+        def prepare(student: Student | None) -> None:
+            if isinstance(synth, Staged):
+                self.beats(Phase("prepare", plan.synth, synth), partial(synth.prepare, Probe(teacher, precision, student)))
+
+        pool = None
+        if needs_pool := "pool" in plan.quant.component.needs:
+            prepare(None)
+            pool = Batch(**self.phases.keep("pool", lambda: _plain(synth.sample(len(synth.pool)))))
+            if isinstance(quant, Measuring):  # all of it or nothing: the budget limits later phases, not this one
+                measure = Phase("measure", plan.quant, quant)
+                self.beats(measure, partial(quant.prepare, teacher, pool), len(pool), limited=False, again=True)
+        student: Student = self.phase(Phase("quantize", plan.quant, quant), lambda: quant.quantize(teacher, pool))
+        state.student, state.last_good = student, LastGood(student)
+        if not needs_pool:
+            prepare(None if alone else student)
+        also = objective.needs if cadence_of(synth).reuse else frozenset[str]()
+        state.probe = Probe(teacher, state.precision, student, also)
+        state.stream = Stream(synth, state.probe, student, plan.run.batch_size)
+        return student, state.stream
+
+    def evaluate(
+        self, evaluation: Evaluation, stream: Stream, student: Student, makes_images: bool
+    ) -> tuple[dict[str, float], dict[str, float], Any]:
+        """Metrics of the student, those of the teacher, and the diversity of the images if there are any."""
+        ctx = self.state.context(sampler=stream.sample)
         metrics, own = evaluation.both(student, ctx)
-        images = diversity(stream, ctx.teacher, Probe(ctx.teacher, ctx.precision)) if "images" in self.plan.synth.provides else None
+        probe = Probe(ctx.teacher, ctx.precision)
+        images = diversity(images_to_measure(stream, ctx.teacher.inputs), ctx.teacher, probe) if makes_images else None
         return metrics, own, images
 
-    def export(self, student: Student, report: dict[str, Any], stream: Stream) -> None:
-        folder = self.out.scratch
-        assert folder is not None
+    def export(self, student: Student, report: dict[str, Any], draw: Callable[[], Batch] | None) -> None:
+        folder, teacher = self.out.scratch, self.state.teacher
+        assert folder is not None and teacher is not None
         for choice in self.plan.exporters:
-            self.build(choice, f"export:{choice.name}").export(student, reporting.manifest(report), folder)
-        images = stream.sample(64) if "images" in self.plan.synth.provides else None
-        reporting.write_files(folder, self.plan.lasting, report, self.ctx.teacher.inputs, images)
+            self.state.build(choice, f"export:{choice.name}").export(student, reporting.manifest(report), folder)
+        reporting.write_recipe(folder, self.plan.lasting, report)
+        if draw is not None:
+            reporting.write_images(folder, draw(), teacher.inputs)
 
-    def phase(self, name: str, work: Callable[[], Any]) -> Any:
-        """Run ``work`` as a timed phase."""
-        start = self.seconds
-        self.emit(events.PhaseStarted(start, name))
+    def phase(self, phase: Phase, work: Callable[[], Any]) -> Any:
+        """Run ``work`` as a timed phase without steps."""
+        self.state.phase = phase
+        start = self.state.seconds
+        self.emit(events.PhaseStarted(start, phase.name))
         try:
             return work()
         finally:
-            self.phases.append({"name": name, "seconds": round(self.seconds - start, 3)})
-            self.emit(events.PhaseEnded(self.seconds, name))
+            self.state.timings.append({"name": phase.name, "seconds": round(self.state.seconds - start, 3)})
+            self.emit(events.PhaseEnded(self.state.seconds, phase.name))
 
-    def beats(self, name: str, start: Callable[[], Iterable[Beat]], images: int, worker: Any = None, limited: bool = True,
+    def beats(self, phase: Phase, start: Callable[[], Iterable[Beat]], images: int = 0, *, limited: bool = True,
               calibrated: bool = False, again: bool = False) -> int:  # fmt: skip
-        """Drive a generator of beats to its end; the number of beats. Between two of them the run may be written down, and stopped.
+        """Run a phase with steps; returns their number. Between two steps the run may write a checkpoint, and may be stopped.
 
         Args:
-            name: Of the phase.
-            start: Gives the generator of beats.
-            images: In one step.
-            worker: The component whose work it is, where that is not the synthesizer.
-            limited: End it with its share of the budget.
-            calibrated: The student's activations have to have ranges afterwards.
-            again: Also on the way to a later phase, where a run goes on.
+            phase: The phase.
+            start: Returns the generator of beats.
+            images: In one step; 0 means the batch size of the run.
+            limited: Whether the budget limits the phase.
+            calibrated: The student's activations must have ranges afterwards.
+            again: Run it also while a resumed run skips phases.
 
         Raises:
-            NotFinite: When a metric, or a parameter or range of the student, is nan or infinite.
-            Interrupted: When the run was asked to stop.
+            NotFinite: If a metric, or a parameter or range of the student, is NaN or Inf.
+            Interrupted: If the user stopped the run.
         """
-        journal = self.journal
-        self.pace.begin(self.seconds, self.limit(name) if limited else None)
-        if not journal.enter(name, worker, again):
+        state, phases, budget, name = self.state, self.phases, self.state.budget, phase.name
+        budget.begin(name if limited else "")
+        if not phases.enter(phase, again):
             return 0
-        if journal.passing:
-            self.pace.begin(self.seconds, None)
-        began, count, total, stopped = journal.started, 0, 0, False
-        form = resume.structure(self.student) if self.student is not None else ""
+        if phases.skipping:
+            budget.begin()
+        began, count, total, stopped = phases.started, 0, 0, False
+        form = structure(state.student) if state.student is not None else ""
         iterator: Iterator[Beat] = iter(start())
-        watch = Watch(name, self.good)
+        watch = Watch(name, state.last_good)
         self.emit(events.PhaseStarted(began, name))
         try:
             with self.stop.between_steps():
                 for beat in iterator:
                     count, total = beat.step, beat.total
-                    made = self.stream.metrics if self.stream else {}
-                    self.emit(events.Stepped(self.seconds, name, beat.step, beat.total, beat.metrics, images, made))
+                    made = state.stream.metrics if state.stream else {}
+                    self.emit(events.Stepped(state.seconds, name, count, total, beat.metrics, images or self.plan.run.batch_size, made))
                     watch(beat, made)
-                    written = journal.stepped(beat.step, last=self.stop.requested)
+                    written = phases.stepped(count, last=self.stop.requested)
                     if self.stop.requested:
-                        kept = "" if written or not journal.stands else f"; {name} does not keep its place and begins again"
-                        raise self.interrupted(f"stopped at step {beat.step} of {name}{kept}") if journal.stands else KeyboardInterrupt
-                    if self.pace.over:
-                        stopped = beat.step < beat.total
+                        if not phases.resumable:
+                            raise KeyboardInterrupt
+                        kept = "" if written else f"; {name} saves no state of its own and starts again"
+                        raise self.interrupted(f"stopped at step {count} of {name}{kept}")
+                    if budget.over:
+                        stopped = count < total
                         break
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()
-        if not journal.passing:
+        if not phases.skipping:
             watch.finish(count, calibrated)
-        self.stopped |= stopped or self.pace.bound is not None
-        if self.student is not None and resume.structure(self.student) != form and journal.at not in journal.changed:
-            journal.changed.append(journal.at)
-        self.phases.append({"name": name, "seconds": round(self.seconds - began, 3), "steps": count, "total": total})
-        self.emit(events.PhaseEnded(self.seconds, name, stopped))
+        state.stopped |= stopped or budget.rescaled is not None
+        phases.student_changed(form)
+        state.timings.append({"name": name, "seconds": round(state.seconds - began, 3), "steps": count, "total": total})
+        self.emit(events.PhaseEnded(state.seconds, name, stopped))
         return count
 
-    def limit(self, name: str) -> float | None:
-        """The second at which a phase has to end, or None without a budget."""
-        if self.budget is None:
-            return None
-        left = self.budget * (1 - _RESERVE) - self.seconds
-        return self.seconds + max(0.0, left) * _SHARES[name.partition(":")[0]]
+
+def check_teacher(plan: Plan, teacher: Teacher) -> None:
+    """Refuse components that need something this teacher does not have, before any training."""
+    if teacher.task.name != plan.task.component.name:
+        what = f"the source declares the teacher's task as '{plan.task.name}', but it is '{teacher.task.name}'"
+        raise PlanError(what, f"teacher {teacher.ref}", f"set it: --set teacher.task={teacher.task.name}, if the source has this option")
+    if batch_norms(teacher.module):
+        return
+    for choice in (plan.synth, plan.quant, *plan.calibrators, *plan.losses):
+        if "teacher.bn" in choice.component.needs:
+            raise PlanError(
+                f"'{choice.name}' needs teacher.bn, but the teacher has no BatchNorm layer",
+                f"teacher {teacher.ref}",
+                "use components without that need (`zsq show NAME`), e.g. --synth noise --calib mean-image-max --loss kd",
+            )
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """A batch as it is kept in a checkpoint."""
+    """A batch as plain values for a checkpoint."""
     return {"inputs": batch.inputs, "targets": batch.targets}
-
-
-def _rng(seed: int, key: str, device: torch.device) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,33 +1,47 @@
-"""What a run says of itself: ``report.json`` (schema 1, see docs/report.md), the recipe with pins, the card and the pictures."""
+"""What a run writes about itself: ``report.json`` (schema 1, see docs/report.md), the recipe with pins, a short model card, images."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
-from zsq._plan import pins
+from zsq._plan import Plan, pins
 from zsq._recipe import Recipe, dump_recipe
-from zsq._run.evaluation import IMAGES
+from zsq._run.state import RunState
 from zsq.files import write_atomic
-from zsq.images import distinct, gallery
+from zsq.images import distinct, gallery, pixels_of
 from zsq.protocols import PartlyFloat
-from zsq.types import Batch, InputSpec, Student, Teacher
-
-if TYPE_CHECKING:
-    from zsq._plan import Plan
+from zsq.types import Batch, InputSpec, Student
 
 SCHEMA = 1
+#: What evaluators call the number of images they looked at.
+IMAGES = "images"
+#: At most so many pixels of synthetic images are kept, for `zsq verify`.
+_KEPT_PIXELS = 500_000
 
 
-def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, float], own: dict[str, float],
-          images: dict[str, Any] | None, engine: Any) -> dict[str, Any]:  # fmt: skip
-    """The report of a finished student. Sizes in bytes; top-1 and agreement in percent; ``images`` are figures of the synthetic ones."""
+def build(
+    state: RunState, student: Student, metrics: dict[str, float], own: dict[str, float], images: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The report of a finished student.
+
+    Args:
+        state: Of the run.
+        student: The student, frozen.
+        metrics: Of the student; top-1 and agreement in percent.
+        own: Of the teacher.
+        images: Diversity of the synthetic images.
+    """
+    teacher, plan = state.teacher, state.plan.lasting
+    assert teacher is not None
     evaluated = int(metrics.pop(IMAGES, 0))
     own.pop(IMAGES, None)
     return {
@@ -44,7 +58,7 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
         },
         "student": {
             "metrics": metrics,
-            "calibrated": engine.calibrated,
+            "calibrated": state.calibrated,
             "scheme": student.scheme,
             "float_parts": list(teacher.task.float_parts if isinstance(teacher.task, PartlyFloat) else ()),
             "weight_bits": _bits(p.bits for p in student.weights.values()),
@@ -53,14 +67,14 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
             "details": dict(student.details),
             "layers": [dict(row) for row in student.layers],
         },
-        "steps": engine.steps,
-        "phases": list(engine.phases),
-        "wall_s": round(engine.seconds, 3),
+        "steps": state.steps,
+        "phases": list(state.timings),
+        "wall_s": round(state.seconds, 3),
         "seed": plan.run.seed,
         "images": images,
         "images_evaluated": evaluated,
-        "precision": engine.ctx.precision.name,
-        "stopped": engine.stopped,
+        "precision": state.precision.name,
+        "stopped": state.stopped,
         "versions": pins(plan),
         "hardware": hardware(),
         "recipe": pinned(plan.recipe, teacher.ref).to_dict(),
@@ -68,17 +82,17 @@ def build(plan: Plan, teacher: Teacher, student: Student, metrics: dict[str, flo
 
 
 def pinned(recipe: Recipe, ref: str) -> Recipe:
-    """The recipe with the teacher's own reference, which may say more than the one asked for: a commit beside a name."""
+    """The recipe with the teacher's own reference, which may be more exact than the one in the recipe: a commit beside a name."""
     entry = recipe.teacher or {}
     same = str(entry.get("ref", "")).partition(":")[0] == ref.partition(":")[0]
     return replace(recipe, teacher={**entry, "ref": ref}) if entry and same else recipe
 
 
-def finish(report: dict[str, Any], engine: Any, folder: Path) -> dict[str, Any]:
-    """The report with what is known only after export, written to ``folder``."""
+def finish(report: dict[str, Any], state: RunState, folder: Path) -> dict[str, Any]:
+    """The report with the values that are known only after export; written to ``folder`` with the card."""
     file = folder / "model.safetensors"
     report["student"]["size_bytes"] = file.stat().st_size if file.exists() else 0
-    report["phases"], report["wall_s"] = list(engine.phases), round(engine.seconds, 3)
+    report["phases"], report["wall_s"] = list(state.timings), round(state.seconds, 3)
     write_atomic(folder / "README.md", card(report))
     write_atomic(folder / "report.json", json.dumps(report, indent=1) + "\n")
     return report
@@ -90,51 +104,53 @@ def manifest(report: dict[str, Any]) -> dict[str, Any]:
     return {"teacher": teacher, "scheme": report["student"]["scheme"], "recipe": report["recipe"], "versions": report["versions"]}
 
 
-def write_files(folder: Path, plan: Plan, report: dict[str, Any], inputs: InputSpec, images: Batch | None) -> None:
-    """The recipe with its pins, and a picture of synthetic images where there are any."""
-    write_atomic(
-        folder / "recipe.yaml",
-        dump_recipe(pinned(plan.recipe, report["teacher"]["ref"]), {**report["versions"], "teacher": report["teacher"]["fingerprint"]}),
-    )
-    if images is not None and len(inputs.shape) == 3 and inputs.shape[0] in (1, 3):
-        shown = Batch(distinct(images.inputs))
-        write_atomic(folder / "images.png", lambda path: gallery(shown, inputs).save(path, "PNG"))
+def write_recipe(folder: Path, plan: Plan, report: dict[str, Any]) -> None:
+    """Write the recipe with its pins."""
+    pinned_recipe = pinned(plan.recipe, report["teacher"]["ref"])
+    write_atomic(folder / "recipe.yaml", dump_recipe(pinned_recipe, {**report["versions"], "teacher": report["teacher"]["fingerprint"]}))
+
+
+def write_images(folder: Path, images: Batch, inputs: InputSpec) -> None:
+    """Write synthetic images as uint8 pixels (``images.npz``) and as a picture (``images.png``), if they have one or three channels."""
+    if len(inputs.shape) != 3 or inputs.shape[0] not in (1, 3):
+        return
+    shown = Batch(distinct(images.inputs))
+    write_atomic(folder / "images.png", lambda path: gallery(shown, inputs).save(path, "PNG"))
+    count = max(1, _KEPT_PIXELS // (inputs.shape[1] * inputs.shape[2]))
+    pixels = pixels_of(shown.inputs[:count], inputs).byte().permute(0, 2, 3, 1).numpy()
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, images=pixels)
+
+    write_atomic(folder / "images.npz", save)
 
 
 def card(report: dict[str, Any]) -> str:
-    """A short model card: what it is, what was measured beside the teacher's own figures, how to load it."""
+    """A short model card: what it is, its metrics beside the teacher's own, how to load it."""
     teacher, student, recipe = report["teacher"], report["student"], report["recipe"]
     sections = {key: recipe[key] if isinstance(recipe[key], list) else [recipe[key]] for key in ("synth", "quant", "calib", "loss", "tune")}
     chain = " ".join(f"--{key} {entry['name']}" for key, entries in sections.items() for entry in entries)
-    rows = [
-        f"| {k} | {teacher['metrics'].get(k, float('nan')):.2f} | {v:.2f} |"
-        for k, v in student["metrics"].items()
-        if k in teacher["metrics"]
-    ]
-    units = {"agreement": f"agreement with the teacher, % of {teacher['unit']}"}
-    rows += [f"| {units.get(k, k)} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in teacher["metrics"]]
-    return "\n".join(
-        [
-            f"# {teacher['ref']}, W{student['weight_bits']}A{student['act_bits'] or 32}",
-            "",
-            f"Quantized without real images (`{chain}`), scheme `{student['scheme']}`, seed {report['seed']}.",
-            "",
-            f"| metric ({report['images_evaluated']} real images) | teacher | student |",
-            "|---|---|---|",
-            *rows,
-            f"| bytes | {teacher['size_bytes']} | {student['size_bytes']} |",
-            "",
-            *([f"In float, behind the network: {', '.join(parts)}.", ""] if (parts := student["float_parts"]) else []),
-            "```python",
-            "import zsq",
-            "",
-            'student = zsq.load("PATH/OF/THIS/FOLDER")  # inputs normalised as the teacher\'s',
-            "```",
-            "",
-            "`recipe.yaml` repeats the run; `report.json` holds every figure.",
-            "",
-        ]
-    )
+    own, unit = teacher["metrics"], f"agreement with the teacher, % of {teacher['unit']}"
+    rows = [f"| {k} | {own[k]:.2f} | {v:.2f} |" for k, v in student["metrics"].items() if k in own]
+    rows += [f"| {unit if k == 'agreement' else k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in own]
+    parts = f"In float, after the network: {', '.join(student['float_parts'])}.\n\n" if student["float_parts"] else ""
+    return f"""# {teacher["ref"]}, W{student["weight_bits"]}A{student["act_bits"] or 32}
+
+Quantized without real images (`{chain}`), scheme `{student["scheme"]}`, seed {report["seed"]}.
+
+| metric ({report["images_evaluated"]} real images) | teacher | student |
+|---|---|---|
+{chr(10).join([*rows, f"| bytes | {teacher['size_bytes']} | {student['size_bytes']} |"])}
+
+{parts}```python
+import zsq
+
+student = zsq.load("PATH/OF/THIS/FOLDER")  # inputs normalised as for the teacher
+```
+
+`recipe.yaml` repeats the run; `report.json` has all results.
+"""
 
 
 def hardware() -> dict[str, Any]:
@@ -149,7 +165,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _bits(bits: Any) -> int | str | None:
-    """The one bit width of all points, or ``"2-8"``, or None where there are none."""
+def _bits(bits: Iterable[int]) -> int | str | None:
+    """The bit width if all points have the same, ``"2-8"`` if not, None without points."""
     found = sorted(set(bits))
     return None if not found else found[0] if len(found) == 1 else f"{found[0]}-{found[-1]}"

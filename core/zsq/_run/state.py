@@ -1,92 +1,122 @@
-"""State as bytes and back: tensors and plain values, nested as they may be, in one safetensors file. Nothing is ever pickled."""
+"""What a run has made so far. The engine fills it; checkpoints, reports and messages read it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import shlex
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load, save
-from torch import Tensor
 
-#: What stands in JSON for a tensor, a tuple, and a mapping whose keys are not all texts.
-_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
+from zsq._manager import MEMORY
+from zsq._run.stopping import Budget, LastGood
+from zsq.training import choose_precision
+from zsq.types import Context
+
+if TYPE_CHECKING:
+    from zsq._plan import Choice, Plan
+    from zsq._run.folder import RunFolder
+    from zsq._run.stream import Objective, Stream
+    from zsq.training import Probe
+    from zsq.types import Finder, Say, Student, Teacher
 
 
-def dump(value: Any) -> bytes:
-    """``value`` as the content of a safetensors file: tensors under numbers, all else as JSON in its metadata.
+@dataclass(frozen=True)
+class Phase:
+    """The phase that a run is in: its name, the component that it belongs to, and the object that does the work, where there is one."""
 
-    Numbers come back exactly, and tensors (on the CPU) with the same bits, type and strides.
+    name: str = "teacher"
+    choice: Choice | None = None
+    worker: Any = None
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """The state of one run.
 
     Args:
-        value: Mappings, lists and tuples of tensors, texts, numbers, truth values and None.
-
-    Raises:
-        TypeError: Naming the place of anything else.
+        plan: What is run.
+        out: The folder that the run is written to.
+        log: Shows a message to the user.
+        finder: Builds components by name.
+        trust_code: Allow weights files that contain code.
+        cache: Folder for images that later runs can use again; None keeps nothing.
+        before: Seconds that the run took before it was interrupted.
     """
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    text = json.dumps(_encode(value, "", tensors, seen), separators=(",", ":"))
-    return save(tensors, {"state": text})
 
+    plan: Plan
+    out: RunFolder
+    log: Say
+    finder: Finder
+    trust_code: bool = False
+    cache: Path | None = None
+    before: float = 0.0
 
-def parse(content: bytes) -> Any:
-    """What :func:`dump` was given.
+    phase: Phase = field(default_factory=Phase)
+    teacher: Teacher | None = None
+    objective: Objective | None = None
+    synth: Any = None
+    student: Student | None = None
+    last_good: LastGood | None = None
+    probe: Probe | None = None
+    stream: Stream | None = None
+    calibrated: dict[str, float] | None = None
+    steps: int = 0
+    stopped: bool = False
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    rngs: dict[str, torch.Generator] = field(default_factory=dict)
 
-    Raises:
-        ValueError, KeyError, SafetensorError: When the content is something else.
-    """
-    size = int.from_bytes(content[:8], "little")
-    text = json.loads(content[8 : 8 + size])["__metadata__"]["state"]
-    return _decode(json.loads(text), load(content))
+    def __post_init__(self) -> None:
+        self._began, options = time.monotonic() - self.before, self.plan.run
+        self.device = torch.device(options.device)
+        self.precision = choose_precision(options.precision, self.device, self.plan.quant.bits)
+        self.budget = Budget(options.budget_seconds, lambda: self.seconds)
+        self.rng("run")
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began; a resumed run counts the time before the interruption."""
+        return time.monotonic() - self._began
 
-def _encode(value: Any, where: str, tensors: dict[str, Tensor], seen: set[int]) -> Any:
-    if isinstance(value, Tensor):
-        name, plain = str(len(tensors)), value.detach().cpu()
-        flat = plain.contiguous()
-        if flat.data_ptr() in seen:
-            flat = flat.clone()
-        seen.add(flat.data_ptr())
-        tensors[name] = flat
-        stride = list(plain.stride())  # also where a dimension of size 1 leaves them open: kernels are chosen by them
-        usual = stride == list(torch.empty(plain.shape, device="meta").stride())
-        return {_TENSOR: name} if usual or not _dense(plain) else {_TENSOR: name, "stride": stride}
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: _encode(item, f"{where}.{key}", tensors, seen) for key, item in value.items()}
-        return {_PAIRS: [[_encode(part, f"{where}.{key}", tensors, seen) for part in (key, item)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        items = [_encode(item, f"{where}.{index}", tensors, seen) for index, item in enumerate(value)]
-        return {_TUPLE: items} if isinstance(value, tuple) else items
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise TypeError(f"a {type(value).__name__} at '{where.lstrip('.')}' is neither a tensor nor a plain value")
+    @property
+    def command(self) -> str:
+        """What resumes this run, for messages. Objects in memory must be passed again, in Python."""
+        if any(choice.provider == MEMORY for choice in (*self.plan.choices, *self.plan.logs)):
+            return f"zsq.quantize(network, out={str(self.out.target)!r}, resume=True), with the same objects,"
+        return f"`zsq run --resume {shlex.quote(str(self.out.target))}`"
 
+    def rng(self, key: str) -> torch.Generator:
+        """A new random generator for ``key``. Each component has its own: changing one does not change another's noise."""
+        digest = hashlib.sha256(f"{self.plan.run.seed}:{key}".encode()).digest()
+        self.rngs[key] = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7], "big"))
+        return self.rngs[key]
 
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if _TENSOR in value:
-        tensor = tensors[value[_TENSOR]]
-        if "stride" not in value:
-            return tensor
-        return torch.empty_strided(tensor.shape, value["stride"], dtype=tensor.dtype).copy_(tensor)
-    if _TUPLE in value:
-        return tuple(_decode(item, tensors) for item in value[_TUPLE])
-    if _PAIRS in value:
-        return {_decode(key, tensors): _decode(item, tensors) for key, item in value[_PAIRS]}
-    return {key: _decode(item, tensors) for key, item in value.items()}
+    def context(self, rng: torch.Generator | None = None, **fields: Any) -> Context:
+        """The context of a component that is built now: what the run has made so far, and ``fields``."""
+        options = self.plan.run
+        known = {
+            "teacher": self.teacher,
+            "student": self.student,
+            "probe": self.probe,
+            "objective": self.objective,
+            "precision": self.precision,
+        }
+        return Context(
+            rng=rng or self.rngs["run"],
+            device=self.device,
+            workdir=self.out.scratch,
+            log=self.log,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            trust_code=self.trust_code,
+            cache=self.cache,
+            finder=self.finder,
+            **{**known, **fields},
+        )
 
-
-def _dense(tensor: Tensor) -> bool:
-    """Whether the tensor's elements fill a piece of memory, each place once: then its strides can be had again."""
-    expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    def build(self, choice: Choice, key: str, **fields: Any) -> Any:
+        """Build the component of a choice."""
+        return choice.component.implementation()(choice.options, self.context(self.rng(key), **fields))

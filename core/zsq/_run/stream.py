@@ -1,30 +1,35 @@
-"""The one place that alternates: everyone downstream pulls batches, and pulling is what moves a generator."""
+"""Batches for calibrators and tuners, and the loss that tuners minimise.
+
+The stream is the only place where a synthesizer with a generator takes training steps: pulling a batch moves it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from zsq.protocols import Alternating, Paced, Synthesizer
-from zsq.types import Batch, Cadence, Probe, Student, Trace
+from zsq.protocols import Alternating, Loss, Paced, Synthesizer
+from zsq.types import Batch, Cadence, Probe, Student, Trace, View
 
 
 class Stream:
     """An endless iterator of ``(batch, teacher trace or None)``.
 
     Args:
-        synth: A synthesizer. One with ``update`` takes generator steps as its ``cadence`` says, under grad mode even when
-            a calibrator pulls under ``no_grad``; any other only samples.
-        probe: Given to ``synth.update``.
-        student: Its activation points watch during an update only where the synthesizer says so (``Cadence.observes``).
+        synth: A synthesizer. One with ``update`` takes generator steps as its ``cadence`` says, with gradients even when a calibrator
+            pulls under ``no_grad``; any other only samples.
+        probe: Passed to ``synth.update``.
+        student: Its activation points observe during an update only if the synthesizer asks for it (``Cadence.observes``).
         batch_size: Images per batch.
     """
 
     def __init__(self, synth: Synthesizer, probe: Probe, student: Student, batch_size: int) -> None:
         self.synth, self.probe, self.student, self.batch_size = synth, probe, student, batch_size
-        self.cadence = synth.cadence if isinstance(synth, Paced) else Cadence()
+        self.cadence = cadence_of(synth)
         self.pulls = 0
         self.metrics: dict[str, Any] = {}
 
@@ -46,7 +51,38 @@ class Stream:
         return ready or (self.sample(self.batch_size), None)
 
     def sample(self, n: int) -> Batch:
-        """``n`` images without moving the generator and without a graph."""
+        """``n`` images, without a generator step and without gradients."""
         with torch.no_grad():
             batch: Batch = self.synth.sample(n)
             return batch.detached()
+
+
+def cadence_of(synth: Synthesizer) -> Cadence:
+    """How a synthesizer and the student take turns."""
+    return synth.cadence if isinstance(synth, Paced) else Cadence()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss with its weight (of any sign) and its needs."""
+
+    name: str
+    loss: Loss
+    weight: float = 1.0
+    needs: frozenset[str] = frozenset()
+
+
+class Objective:
+    """The weighted sum of the losses: ``objective(view)`` returns the sum and, for display, each term unweighted and detached."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms = tuple(terms)
+        self.needs: frozenset[str] = frozenset().union(*(term.needs for term in terms))
+
+    def __call__(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
+        total, metrics = torch.zeros(()), {}
+        for term in self.terms:
+            value = term.loss(view)
+            metrics[term.name] = value.detach()
+            total = total + (value if term.weight == 1 else term.weight * value)
+        return total, metrics

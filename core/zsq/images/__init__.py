@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zsq.images._diversity import diversity
 from zsq.images._gallery import distinct, gallery, read_gallery
 from zsq.images._pixels import normalise, patterns, pixel_limits, pixels_of
 from zsq.images._pool import Made, Maker, PoolSynth, deal_classes
@@ -12,6 +13,7 @@ __all__ = [
     "PoolSynth",
     "deal_classes",
     "distinct",
+    "diversity",
     "gallery",
     "normalise",
     "patterns",

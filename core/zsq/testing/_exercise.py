@@ -88,9 +88,9 @@ def tune(case: Case, teacher: Teacher, seed: int) -> Any:
 def load(case: Case, seed: int = 0) -> Teacher:
     """The teacher that a source gives for the case's reference."""
     from zsq._compose import task_of
-    from zsq._run.tasks import maker
+    from zsq._run.lookup import task_maker
 
-    task = maker(task_of(case.component, case.options(), case.ref, case.manager))
+    task = task_maker(task_of(case.component, case.options(), case.ref, case.manager))
     try:
         teacher: Teacher = case.build(case.context(seed=seed).with_(task=task)).load(case.ref)
     except ZsqError as error:

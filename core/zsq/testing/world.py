@@ -1,5 +1,5 @@
 """What checks are run in: a tiny teacher, contexts, components by name, what the engine has of its own (``Stream``, ``Objective`` of
-``Term``, ``freeze``), snapshots of everything a component must leave alone, and test doubles."""
+``Term``), snapshots of everything a component must leave alone, and test doubles."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from zsq._component import Role
 from zsq._compose import compose
 from zsq._manager import Manager
 from zsq._recipe import read_recipe
-from zsq._run.checkpoint import freeze
 from zsq._run.engine import run
-from zsq._run.finding import finder
-from zsq._run.objective import Objective, Term
-from zsq._run.stream import Stream
+from zsq._run.lookup import finder
+from zsq._run.stream import Objective, Stream, Term
 from zsq.errors import FileError
 from zsq.protocols import Staged
 from zsq.teachers import read_weights
@@ -47,7 +45,6 @@ __all__ = [
     "changed",
     "compose",
     "digest",
-    "freeze",
     "global_state",
     "make_batch",
     "make_component",

@@ -61,7 +61,7 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
     try:
         for step in range(progress.take_up([optimizer for optimizer, _ in moved]), steps):
             batch, trace = next(stream)
-            share = rate(ctx.pace(step, steps)) if rate is not None else 1.0
+            share = rate(ctx.schedule(step, steps)) if rate is not None else 1.0
             for optimizer, lr in moved:
                 optimizer.param_groups[0]["lr"] = lr * share
                 optimizer.zero_grad(set_to_none=True)

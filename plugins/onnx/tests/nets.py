@@ -22,7 +22,7 @@ def student(teacher: Teacher, bits: int = 8, scheme: str = "deploy", **options: 
     made = Uniform(UniformOptions(**values), world.make_context(Path(), teacher=teacher)).quantize(teacher, None)
     with made.observing(), torch.no_grad():
         made.module(images(64, seed=1))
-    world.freeze(made)
+    made.freeze()
     return made
 
 

@@ -54,7 +54,7 @@ def student(of: Teacher, folder: Path) -> Student:
     minmax = world.make_component("calib", "minmax", world.make_context(folder, teacher=of), batches=1)
     for _ in minmax.fit(made, world.make_stream(of, made)):
         pass
-    world.freeze(made)
+    made.freeze()
     return made
 
 

@@ -44,7 +44,7 @@ def test_the_whole_way_to_the_runtime(torchvision: Any, name: str, tmp_path: Pat
     minmax = world.make_component("calib", "minmax", world.make_context(tmp_path, teacher=of), batches=2)
     for _ in minmax.fit(made, world.make_stream(of, made)):
         pass
-    world.freeze(made)
+    made.freeze()
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     ctx = world.make_context(tmp_path, teacher=of)
     save(made, {}, tmp_path, of.inputs)

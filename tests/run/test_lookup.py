@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from zsq._manager import Manager
-from zsq._run.finding import plain_context
-from zsq._run.places import locate, named, store
+from zsq._run.lookup import in_store, locate, plain_context, store
 from zsq.errors import ComponentError, FileError, OptionError
 from zsq.testing import FakeDist, world
 from zsq.types import Context
@@ -97,4 +96,4 @@ def test_a_folder_goes_before_a_store(manager: Manager, tmp_path: Path, monkeypa
 
 
 def test_how_a_place_is_written() -> None:
-    assert [text for text in ("hub:a/b", "zsq-hub/hub:a", "C:/runs", "runs/a", ":a") if named(text)] == ["hub:a/b", "zsq-hub/hub:a"]
+    assert [text for text in ("hub:a/b", "zsq-hub/hub:a", "C:/runs", "runs/a", ":a") if in_store(text)] == ["hub:a/b", "zsq-hub/hub:a"]

@@ -1,37 +1,31 @@
-"""How different the synthetic images are, as the teacher sees them: figures for ``images`` of the report."""
+"""How diverse synthetic images are, measured on the teacher's features: the values of ``images`` in a report."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zsq._run.stream import Stream
-from zsq.protocols import Pooled
-from zsq.training import Probe, watching_inputs, watching_outputs
-from zsq.types import Batch, Teacher
-
-#: Images that are looked at, and how many of those above 64 x 64 pixels.
-COUNT, LARGE = 512, 64
+from zsq.training import watching_inputs, watching_outputs
+from zsq.types import Batch, Probe, Teacher
 
 
-def diversity(stream: Stream, teacher: Teacher, probe: Probe) -> dict[str, Any] | None:
-    """Figures of images as the student last got them: from the pool where there is one, else drawn anew batch by batch.
+def diversity(batches: Iterable[Batch], teacher: Teacher, probe: Probe) -> dict[str, Any] | None:
+    """How diverse images are; see :func:`figures` for the keys of the result.
 
-    Features are what enters the teacher's head, else what its last tap gives, averaged over positions where there are any. None
-    where the teacher has neither.
+    Features are the input of the teacher's head, or else the output of its last tap, averaged over positions. None if the teacher has
+    neither.
     """
     if not (path := teacher.head or next(iter(teacher.taps[-1:]), "")):
         return None
-    shape = teacher.inputs.shape
-    count = COUNT if shape[-1] * shape[-2] <= 64 * 64 else LARGE
     features: list[Tensor] = []
     answers: list[tuple[Tensor, Tensor]] = []
     watched = {path: teacher.module.get_submodule(path)}
     watching = watching_inputs if teacher.head else watching_outputs
-    for batch in _batches(stream, count):
+    for batch in batches:
         with watching(watched, lambda _path, _module, x: features.append(_averaged(x.detach().float()))):
             view = probe(batch, {"teacher.output"})
         assert view.teacher is not None
@@ -78,15 +72,6 @@ def figures(features: Tensor, sure: Tensor | None = None, classes: Tensor | None
         "cosine_distance": _number(within.mean()) if len(n) else None,
         "effective_rank": round(math.exp(_entropy(spectrum)), 4) if float(spectrum.sum()) > 1e-20 else 0.0,
     }
-
-
-def _batches(stream: Stream, count: int) -> list[Batch]:
-    size = stream.batch_size
-    pool = stream.synth.pool if isinstance(stream.synth, Pooled) else ()
-    if not len(pool):
-        return [stream.sample(min(size, count - first)) for first in range(0, count, size)]
-    inputs = stream.sample(min(count, len(pool))).inputs  # in one draw, so that no image comes twice
-    return [Batch(part) for part in torch.split(inputs, size)]
 
 
 def _averaged(x: Tensor) -> Tensor:

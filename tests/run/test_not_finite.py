@@ -12,8 +12,8 @@ import torch
 
 import zsq
 from zsq._manager import Manager
-from zsq._run import guard
-from zsq._run.guard import LastGood, NotFinite, Watch
+from zsq._run import stopping
+from zsq._run.stopping import LastGood, NotFinite, Watch
 from zsq.testing import tiny_run
 from zsq.testing.world import make_teacher, plain_student
 from zsq.types import Beat
@@ -173,12 +173,12 @@ def test_it_stops_the_run_and_the_last_good_student_is_kept(what: str, plugin: P
     steps = () if "--tune" in words else STEPS
     assert main([*TINY, *steps, *words, "--plugin-file", str(plugin), "--out", "runs/r"]) == 2
     lines = capsys.readouterr().err[-600:].rpartition("zsq: ")[2].splitlines()
-    assert expected in lines[0] and len(lines) == 3 and "runs/r.checkpoint" in lines[2]
-    assert [path.name for path in Path("runs").iterdir()] == ["r.checkpoint"]
-    student = zsq.load("runs/r.checkpoint")
+    assert expected in lines[0] and len(lines) == 3 and "runs/r.last-good" in lines[2]
+    assert [path.name for path in Path("runs").iterdir()] == ["r.last-good"]
+    student = zsq.load("runs/r.last-good")
     assert student(torch.randn((5, 3, 8, 8), generator=torch.Generator().manual_seed(0))).isfinite().all()
-    report = json.loads(Path("runs/r.checkpoint/report.json").read_text())
-    assert report["checkpoint"]["why"] == lines[0] and report["stopped"] is True
+    report = json.loads(Path("runs/r.last-good/report.json").read_text())
+    assert report["last_good"]["why"] == lines[0] and report["stopped"] is True
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_the_student_that_is_kept_is_the_one_before_the_phase_that_broke(plugin:
     """A whole run without tuning ends where tuning would have begun."""
     assert main([*TINY, *STEPS, *MINMAX, "--loss", "bad-loss", "--plugin-file", str(plugin), "--out", "broken"]) == 2
     assert main([*TINY, *MINMAX, "--tune", "none", "--out", "whole"]) == 0
-    assert Path("broken.checkpoint/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
-    kept = json.loads(Path("broken.checkpoint/report.json").read_text())["checkpoint"]
+    assert Path("broken.last-good/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    kept = json.loads(Path("broken.last-good/report.json").read_text())["last_good"]
     assert (kept["phase"], kept["step"]) == ("calibrate:minmax", 2)
 
 
@@ -208,16 +208,16 @@ def test_the_kept_student_can_be_evaluated(plugin: Path, capsys: pytest.CaptureF
     np.savez("real.npz", images=rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), labels=rng.integers(0, 4, 12))
     assert main([*TINY, *STEPS, *MINMAX, "--loss", "bad-loss", "--plugin-file", str(plugin), "--out", "r"]) == 2
     capsys.readouterr()
-    assert main(["eval", "r.checkpoint", "--eval", "npz:real.npz"]) == 0
+    assert main(["eval", "r.last-good", "--eval", "npz:real.npz"]) == 0
     assert "top1" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_never_touched(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("r", "r.checkpoint"):
+    for name in ("r", "r.last-good"):
         assert main([*TINY, *STEPS, *MINMAX, "--out", name]) == 0
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     assert main([*TINY, *STEPS, *MINMAX, "--loss", "bad-loss", "--plugin-file", str(plugin), "--out", "r"]) == 2
-    assert "is not kept: 'r.checkpoint' is a finished run" in capsys.readouterr().err
+    assert "is not kept: 'r.last-good' is a finished run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
@@ -225,7 +225,7 @@ def test_the_next_checkpoint_replaces_the_one_before(plugin: Path) -> None:
     for step in (2, 4):
         words = ("--loss", "bad-loss", "--set", f"loss.step={step}", "--plugin-file", plugin, "--out", "r")
         assert main([*TINY, *STEPS, *MINMAX, *map(str, words)]) == 2
-    assert "step 4" in json.loads(Path("r.checkpoint/report.json").read_text())["checkpoint"]["why"]
+    assert "step 4" in json.loads(Path("r.last-good/report.json").read_text())["last_good"]["why"]
 
 
 def test_without_a_folder_nothing_is_written_and_the_message_says_so(plugin: Path, here: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_learned_range_that_breaks_is_put_back() -> None:
 def test_metrics_of_an_accelerator_are_read_late_and_name_the_right_step(break_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No accelerator is needed: a tensor that says it is on one, and counts how often it is read."""
     watch, read = Watch("tune:x"), []
-    monkeypatch.setattr(guard, "_on_host", lambda tensor: False)
+    monkeypatch.setattr(stopping, "_on_device", lambda value: isinstance(value, torch.Tensor))
     stack = torch.stack
     monkeypatch.setattr(torch, "stack", lambda tensors: read.append(len(tensors)) or stack(tensors))
     with pytest.raises(NotFinite, match=rf"the loss term 'kd' became nan at step {break_at} of tune:x"):
@@ -298,6 +298,6 @@ def test_metrics_of_an_accelerator_are_read_late_and_name_the_right_step(break_a
 def test_the_cost_of_copies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that takes a second is not renewed for 100 seconds."""
     clock = iter([0.0, 1.0, 50.0, 102.0])
-    monkeypatch.setattr(guard.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: next(clock))
     good = LastGood(plain_student(make_teacher()))
     assert not good.due and good.due
