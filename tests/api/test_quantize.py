@@ -181,7 +181,7 @@ def test_own_images(net: nn.Module, images: Tensor) -> None:
     pair = zsq.quantize(net, bits=8, synth=(images, labels), **{**QUICK, "loss": "ce", "tune": ("finetune", {"steps": 2})})
     assert _codes(tensor) == _codes(batches) and _codes(loaded) == _codes(pair) != _codes(tensor)
     assert tensor.recipe.synth == batches.recipe.synth and (tensor.recipe.synth or {})["count"] == 24
-    with pytest.raises(OptionError, match="other images than the run"):
+    with pytest.raises(OptionError, match="other images than those the run"):
         zsq.quantize(net, recipe=tensor.recipe, synth=("memory/images", {}) and images.flip(0), cache=False, quiet=True,
                      settings={"synth.sha256": (tensor.recipe.synth or {})["sha256"]})  # fmt: skip
     for wrong, said in ((images[:, :1], "the network takes"), (images[:, :, :4], "the network takes"), ((images * 255).byte(), "uint8"),
@@ -227,7 +227,7 @@ def test_own_evaluator(net: nn.Module, images: Tensor) -> None:
     assert result.teacher_metrics["top1"] == 100 and result.metrics["top1"] > 90 and result.report["images_evaluated"] == 24
     assert result.metrics["brightness"] == pytest.approx(result.teacher_metrics["brightness"], abs=0.05) and result.metrics["depth"] == 2
     for wrong, said in ((iter([images]), "only once"), ([images], "not a pair"), (lambda network: "good", "not a number"),
-                        (lambda network: float("nan"), "gives nan"), (7, "evaluate= is a int")):  # fmt: skip
+                        (lambda network: float("nan"), "returns nan"), (7, "evaluate= is a int")):  # fmt: skip
         with pytest.raises(OptionError, match=said):
             zsq.quantize(net, bits=8, evaluate=wrong, **QUICK)
 
@@ -259,9 +259,9 @@ def test_own_calibrator_tuner_exporter_and_log(net: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"quant": object()}, "no quantizer"),
-        ({"loss": 3}, "no loss"),
-        ({"calib": ("minmax", "wide")}, "no pair of a component and its options"),
+        ({"quant": object()}, "not a quantizer"),
+        ({"loss": 3}, "not a loss"),
+        ({"calib": ("minmax", "wide")}, "not a pair of a component and its options"),
         ({"calib": "minmx"}, "did you mean 'minmax'"),
         ({"bits": 8, "quant": "uniform4"}, "both say how to quantize"),
         ({"bits": 1}, "at least 2"),

@@ -195,7 +195,7 @@ class SavedRun:
         if not isinstance(images, int):
             shown, source = images.float(), "given in memory"
         elif npz is not None:
-            shown, source = _read_images(npz, spec, images), npz.name
+            shown, source = _read_npz(npz, spec, images), npz.name
         else:
             shown, source = self.images(images)
         result: dict[str, Any] = exporter.verify(self.module, shown, self.folder)
@@ -311,20 +311,18 @@ class SavedRun:
         return evaluation
 
     def images(self, count: int) -> tuple[Tensor, str]:
-        """Images that need no data, and what they are: those that the run made and kept, as its picture shows them, then patterns."""
+        """Images that need no data, and their source: those that the run made and kept in ``images.npz``, then random patterns."""
         import torch
 
-        from zsq.images import patterns, read_gallery
+        from zsq.images import patterns
 
-        spec = self.context.teacher.inputs
-        found = read_gallery(self.folder / "images.png", spec)
-        if found is None:
+        spec, file = self.context.teacher.inputs, self.folder / "images.npz"
+        if not file.is_file():
             return patterns(spec, count), "synthetic patterns"
-        own, less = found[0][:count], found[1]
-        kept = "" if less == 1 else f", kept at 1/{less} of their size"
+        own = _read_npz(file, spec, count)
         if (rest := count - len(own)) <= 0:
-            return own, f"of the run's own{kept}"
-        return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own{kept}, {rest} synthetic patterns"
+            return own, "of the run's own"
+        return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own, {rest} synthetic patterns"
 
     def _evaluator(self, entry: Mapping[str, Any]) -> tuple[Found, Options]:
         """The component and options of one entry of the section ``eval``."""
@@ -358,7 +356,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _read_images(file: Path, spec: InputSpec, count: int) -> Tensor:
+def _read_npz(file: Path, spec: InputSpec, count: int) -> Tensor:
     import zipfile
 
     import numpy as np
