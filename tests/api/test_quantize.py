@@ -185,7 +185,7 @@ def test_own_images(net: nn.Module, images: Tensor) -> None:
         zsq.quantize(net, recipe=tensor.recipe, synth=("memory/images", {}) and images.flip(0), cache=False, quiet=True,
                      settings={"synth.sha256": (tensor.recipe.synth or {})["sha256"]})  # fmt: skip
     for wrong, said in ((images[:, :1], "the network takes"), (images[:, :, :4], "the network takes"), ((images * 255).byte(), "uint8"),
-                        ([], "no images"), (images * torch.nan, "not finite"), (7, "synth= is a int")):  # fmt: skip
+                        ([], "no images"), (images * torch.nan, "NaN or Inf"), (7, "synth= is a int")):  # fmt: skip
         with pytest.raises(OptionError, match=said):
             zsq.quantize(net, bits=8, synth=wrong, **QUICK)
 

@@ -15,19 +15,20 @@ from zsq._plan import Plan
 from zsq._recipe import Recipe
 from zsq._run import failures
 from zsq._run import report as reporting
-from zsq._run.checkpoints import CheckpointFolder, Phases, checkpoint_folder, structure
+from zsq._run.checkpoints import CheckpointFolder, Phases, checkpoint_folder
 from zsq._run.evaluation import Evaluation, images_to_measure
 from zsq._run.folder import RunFolder
 from zsq._run.logs import Logs
 from zsq._run.lookup import finder, task_maker
 from zsq._run.state import Phase, RunState
 from zsq._run.stopping import Interrupted, LastGood, NotFinite, Stop, Watch
-from zsq._run.stream import Objective, Stream, Term, cadence_of
+from zsq._run.stream import Stream, cadence_of
 from zsq.errors import PlanError, ZsqError
+from zsq.format import structure
 from zsq.images import diversity
 from zsq.protocols import Checked, Measuring, Staged
 from zsq.teachers import to_channels_last
-from zsq.training import Probe, batch_norms, choose_precision
+from zsq.training import Objective, Probe, Term, batch_norms, choose_precision
 from zsq.types import Batch, Beat, Student, Teacher
 
 Listener = Callable[[events.Event], None]

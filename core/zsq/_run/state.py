@@ -19,8 +19,8 @@ from zsq.types import Context
 if TYPE_CHECKING:
     from zsq._plan import Choice, Plan
     from zsq._run.folder import RunFolder
-    from zsq._run.stream import Objective, Stream
-    from zsq.training import Probe
+    from zsq._run.stream import Stream
+    from zsq.training import Objective, Probe
     from zsq.types import Finder, Say, Student, Teacher
 
 

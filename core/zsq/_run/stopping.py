@@ -150,8 +150,8 @@ class NotFinite(ZsqError):
 class LastGood:
     """A copy of the student (parameters and buffers, ranges among them) from the last time that all of it was finite.
 
-    Two things may stay non-finite: a range that no component has set yet, and a buffer that is not finite from the start (the mask of an
-    attention layer).
+    A value that was never finite may stay so: a range that no component has set yet, the mask of an attention layer. Parameters must
+    always be finite.
 
     Args:
         student: As the quantizer returned it.
@@ -163,21 +163,28 @@ class LastGood:
 
     def __init__(self, student: Student, phase: str = "quantize") -> None:
         self.student = student
-        buffers = dict(student.module.named_buffers())
-        self._exempt = {name for name, good in zip(buffers, _finite(buffers.values()), strict=True) if not good}
-        self._blank = {path for path, point in student.points.items() if _word(*point.range) == "infinite"}
-        self._set: set[str] = set()
+        self._finite_once = {f"the student's '{name}'" for name, _ in student.module.named_parameters()}
         self.keep(phase, 0)
 
     def keep(self, phase: str, step: int) -> None:
         """Copy the student.
 
         Raises:
-            NotFinite: If one of its tensors is not finite; the copy before is then kept.
+            NotFinite: If a value that was finite is not finite any more; the copy before is then kept.
         """
         began = time.monotonic()
         state = {name: value.detach().clone() for name, value in self.student.module.state_dict().items() if isinstance(value, Tensor)}
-        self._check(state, phase, step)
+        points = {id(point) for point in self.student.points.values()}
+        inside = tuple(f"{path}." for path, module in self.student.module.named_modules() if id(module) in points)
+        values: dict[str, tuple[Tensor, ...]] = {
+            f"the student's '{name}'": (value,) for name, value in state.items() if not name.startswith(inside)
+        }
+        values |= {f"the range of '{path}'": point.range for path, point in self.student.points.items()}
+        finite = _finite(torch.stack([torch.isfinite(part).all() for part in parts]) for parts in values.values())
+        for (name, parts), good in zip(values.items(), finite, strict=True):
+            if not good and name in self._finite_once:
+                raise NotFinite(f"{name} became {_word(*parts)}", phase, step)
+        self._finite_once |= {name for name, good in zip(values, finite, strict=True) if good}
         self.state, self.phase, self.step = state, phase, step
         now = time.monotonic()
         self._next = now + max(_SECONDS, _TIMES * (now - began))
@@ -201,21 +208,6 @@ class LastGood:
         """The student with the values of the copy."""
         self.student.module.load_state_dict(self.state, strict=False)  # a learned range may be new or gone
         return self.student
-
-    def _check(self, state: Mapping[str, Tensor], phase: str, step: int) -> None:
-        points = {id(point) for point in self.student.points.values()}
-        inside = tuple(f"{path}." for path, module in self.student.module.named_modules() if id(module) in points)
-        names = [name for name in state if name not in self._exempt and not name.startswith(inside)]
-        for name, good in zip(names, _finite([state[name] for name in names]), strict=True):
-            if not good:
-                raise NotFinite(f"the student's '{name}' became {_word(state[name])}", phase, step)
-        ranges = {path: point.range for path, point in self.student.points.items()}
-        lows, highs = (_finite([pair[end] for pair in ranges.values()]) for end in (0, 1))
-        for path, low, high in zip(ranges, lows, highs, strict=True):
-            if low and high:
-                self._set.add(path)
-            elif path in self._set or (path not in self._blank and _word(*ranges[path]) == "infinite"):
-                raise NotFinite(f"the range of '{path}' became {_word(*ranges[path])}", phase, step)
 
 
 class Watch:
@@ -279,9 +271,9 @@ def _on_device(value: Any) -> bool:
     return isinstance(value, Tensor) and value.device.type != "cpu"
 
 
-def _finite(tensors: Iterable[Tensor]) -> list[bool]:
-    """For each tensor whether all of it is finite, with one transfer from the device for all of them."""
-    found = [torch.isfinite(tensor).all() for tensor in tensors]
+def _finite(flags: Iterable[Tensor]) -> list[bool]:
+    """Whether all of each tensor is True, with one transfer from the device for all of them."""
+    found = [flag.all() for flag in flags]
     return torch.stack(found).tolist() if found else []
 
 

@@ -1,19 +1,14 @@
-"""Batches for calibrators and tuners, and the loss that tuners minimise.
-
-The stream is the only place where a synthesizer with a generator takes training steps: pulling a batch moves it.
-"""
+"""The stream of batches for calibrators and tuners: the only place where a generator takes training steps, one per batch or so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from zsq.protocols import Alternating, Loss, Paced, Synthesizer
-from zsq.types import Batch, Cadence, Probe, Student, Trace, View
+from zsq.protocols import Alternating, Paced, Synthesizer
+from zsq.types import Batch, Cadence, Probe, Student, Trace
 
 
 class Stream:
@@ -60,29 +55,3 @@ class Stream:
 def cadence_of(synth: Synthesizer) -> Cadence:
     """How a synthesizer and the student take turns."""
     return synth.cadence if isinstance(synth, Paced) else Cadence()
-
-
-@dataclass(frozen=True)
-class Term:
-    """One loss with its weight (of any sign) and its needs."""
-
-    name: str
-    loss: Loss
-    weight: float = 1.0
-    needs: frozenset[str] = frozenset()
-
-
-class Objective:
-    """The weighted sum of the losses: ``objective(view)`` returns the sum and, for display, each term unweighted and detached."""
-
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms = tuple(terms)
-        self.needs: frozenset[str] = frozenset().union(*(term.needs for term in terms))
-
-    def __call__(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
-        total, metrics = torch.zeros(()), {}
-        for term in self.terms:
-            value = term.loss(view)
-            metrics[term.name] = value.detach()
-            total = total + (value if term.weight == 1 else term.weight * value)
-        return total, metrics

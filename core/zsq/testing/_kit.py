@@ -104,8 +104,8 @@ class Case:
 
     def context(self, teacher: Teacher | None = None, student: Student | None = None, *, seed: int = 0, losses: bool = False) -> Context:
         """A context over the tiny teacher; with ``losses`` its objective is ``kd``."""
-        from zsq._run.stream import Objective, Term
         from zsq.testing.world import make_context
+        from zsq.training import Objective, Term
 
         objective = None
         if losses:

@@ -25,12 +25,12 @@ from zsq._manager import Manager
 from zsq._recipe import read_recipe
 from zsq._run.engine import run
 from zsq._run.lookup import finder
-from zsq._run.stream import Objective, Stream, Term
+from zsq._run.stream import Stream
 from zsq.errors import FileError
 from zsq.protocols import Staged
 from zsq.teachers import read_weights
 from zsq.testing import teachers
-from zsq.training import Precision, Probe, batch_norms
+from zsq.training import Objective, Precision, Probe, Term, batch_norms
 from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zsq.training._comparing import pairs, sum_of
 from zsq.training._descent import Moved, Progress, cosine, descend, learn_ranges
+from zsq.training._objective import Objective, Term
 from zsq.training._precision import Precision, choose_precision
 from zsq.training._probe import Probe
 from zsq.training._statistics import BnsDistance, batch_norms, bns_distance, channel_stats
@@ -16,10 +17,12 @@ __all__ = [
     "ImageExtremes",
     "Moved",
     "MovingAverage",
+    "Objective",
     "Percentiles",
     "Precision",
     "Probe",
     "Progress",
+    "Term",
     "Tracker",
     "act_modules",
     "batch_norms",

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def check_goes_on_where_it_was(case: Case) -> None:
     """With ``state_dict`` and ``load_state_dict``: built anew and given its state, it does the rest of its work bit for bit."""
-    from zsq._run.checkpoints import dump, parse, restore_student, student_state
+    from zsq._run.checkpoints import dump, parse
+    from zsq.format import restore_student, student_state
     from zsq.testing.world import make_teacher
 
     if not issubclass(case.implementation, Resumable):
@@ -77,7 +78,7 @@ class _World:
 
     def rest(self) -> str:
         """Do what is left; a digest of the student, of the last batches, and of one more."""
-        from zsq._run.checkpoints import student_state
+        from zsq.format import student_state
         from zsq.testing.world import digest
 
         batches = [beat[0] for beat in self.work if isinstance(beat, tuple)][-1:]
