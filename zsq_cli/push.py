@@ -44,7 +44,7 @@ def ready(place: str, plan: Plan) -> None:
     Raises:
         ZsqError: When nobody may push there, or the run would save nothing that can be loaded again.
     """
-    from zsq._run.lookup import store
+    from zsq._api.stores import store
 
     if "safetensors" not in [choice.name for choice in plan.exporters]:
         asked = " ".join(f"--export {choice.name}" for choice in plan.exporters)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from zsq._api.stores import in_store, locate, store
 from zsq._manager import Manager
-from zsq._run.lookup import in_store, locate, plain_context, store
+from zsq._run.lookup import plain_context
 from zsq.errors import ComponentError, FileError, OptionError
 from zsq.testing import FakeDist, world
 from zsq.types import Context

@@ -212,7 +212,7 @@ def _folders(place: str) -> Iterator[Path]:
     Raises:
         ZsqError, OSError: When there is none.
     """
-    from zsq._run.lookup import in_store, locate
+    from zsq._api.stores import in_store, locate
 
     path = Path(place)
     if in_store(str(place)) and not path.exists():

@@ -1,7 +1,8 @@
-"""A run folder, and all that can be done with it: loaded, evaluated, exported, verified, timed, published. The command line calls this."""
+"""A finished run in a folder: load it, evaluate, export, verify, time and publish it. The command line calls this."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -10,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsq._api.stores import locate, store
 from zsq._component import Role
 from zsq._manager import Found, Manager
 from zsq._recipe import parse_entry
-from zsq._run.folder import keep_proof, read_proof
-from zsq._run.lookup import locate, plain_context, store, task_maker
+from zsq._run.lookup import plain_context, task_maker
 from zsq.errors import FileError, ZsqError
+from zsq.files import inside, write_atomic
 from zsq.options import Options
 from zsq.protocols import Timing, Verifying
 
@@ -23,24 +25,26 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from zsq.types import Context, InputSpec, Published, Say, Student, Teacher
+    from zsq.types import Context, Published, Say, Student, Teacher
 
-#: Percent of answers that have to be the same.
+#: Percent of answers that must be the same for a file to be verified.
 ENOUGH = 99.9
+#: The result of `zsq verify`, beside the exported files.
+VERIFIED = "verify.json"
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: str | None = None) -> nn.Module:
     """The student saved in ``folder``, in eval mode; its outputs equal those of the student that was saved, bit for bit.
 
-    It takes inputs normalised as the teacher's (``inputs`` in ``config.json``), and needs no code of the teacher.
+    It takes inputs normalised as for the teacher (``inputs`` in ``config.json``), and needs no code of the teacher.
 
     Args:
-        folder: A run folder, or a student in a store: ``"ORG/NAME"`` on the Hub (see :func:`zsq._run.lookup.locate`).
-        device: Where its tensors shall be.
+        folder: A run folder, or a student in a store: ``"ORG/NAME"`` on the Hub (see :func:`zsq._api.stores.locate`).
+        device: Where its tensors go.
         revision: Branch, tag or commit, of a student in a store.
 
     Raises:
-        FileError: When a file is missing, damaged, of another format, or the two do not belong together.
+        FileError: If a file is missing, damaged, of another format, or the two files do not belong together.
     """
     from zsq.format import load
 
@@ -48,12 +52,12 @@ def load(folder: Path | str, device: torch.device | str = "cpu", *, revision: st
 
 
 class SavedRun:
-    """A finished run in a folder. What it needs is read when it is asked for.
+    """A finished run in a folder. Files are read when they are needed.
 
     Args:
-        folder: Of the run.
-        manager: Where components are found; discovered anew when None.
-        say: Where messages go; by default standard error.
+        folder: The run folder.
+        manager: The plugins; discovered if None.
+        say: Shows messages; default: on standard error.
     """
 
     def __init__(self, folder: Path | str, manager: Manager | None = None, say: Say | None = None) -> None:
@@ -62,10 +66,10 @@ class SavedRun:
 
     @classmethod
     def open(cls, place: Path | str, *, revision: str | None = None, exported: bool = False, manager: Manager | None = None) -> SavedRun:
-        """The run in a folder, or of a student in a store (``hub:ORG/NAME``), fetched first.
+        """The run in a folder, or of a student in a store (``hub:ORG/NAME``), which is fetched first.
 
         Raises:
-            FileError: When there is none.
+            FileError: If there is none.
         """
         return cls(locate(place, revision, exported=exported, manager=manager), manager)
 
@@ -78,24 +82,39 @@ class SavedRun:
         """``report.json``.
 
         Raises:
-            FileError: When the folder is not a run, or the report is damaged.
+            FileError: If the folder is not a run, or the report is damaged.
         """
-        return read_report(self.folder)
+        file = self.folder / "report.json"
+        try:
+            report = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileError(f"'{self.folder}' is not a run", "", "use a folder that `zsq run` wrote") from None
+        except (OSError, ValueError) as error:
+            raise FileError(f"the report cannot be read: {error}", str(file)) from None
+        if not isinstance(report, dict) or not {"teacher", "student"} <= report.keys():
+            raise FileError("the report is not the report of a run", str(file))
+        return report
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``, as ``zsq.load`` checked it."""
-        _ = self.module  # what is damaged is said by the loader
-        config: Mapping[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        _ = self.module  # the loader reports damage
+        file = self.folder / "config.json"
+        config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not config.get("inputs"):
-            where = str(self.folder / "config.json")
-            raise ZsqError("the saved student does not say what it takes", where, "run it again with this zsq")
+            raise ZsqError("the saved student has no input spec", str(file), "run it again with this zsq")
         return config
 
     @property
     def proof(self) -> Mapping[str, Any] | None:
-        """What :meth:`verify` found of the exported file as it lies there now; None where it was not verified since it was written."""
-        return read_proof(self.folder)
+        """The result of :meth:`verify`; None if there is none, or if an exported file has changed since."""
+        try:
+            found = json.loads((self.folder / VERIFIED).read_text(encoding="utf-8"))
+            files = dict(found["files"])
+            same = bool(files) and all(self._digest(name) == digest for name, digest in files.items())
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ZsqError):
+            return None
+        return found if same else None
 
     def __rich__(self) -> Any:
         """The closing table of ``zsq run``, for terminals."""
@@ -105,7 +124,7 @@ class SavedRun:
 
     @property
     def _kept(self) -> Path | None:
-        """The folder, where it outlives this object."""
+        """The folder, if it outlives this object."""
         return self.folder
 
     @cached_property
@@ -117,7 +136,7 @@ class SavedRun:
 
     @cached_property
     def saved_student(self) -> Student:
-        """The same with its points, as exporters take it."""
+        """The student with its points, as exporters take it."""
         from zsq.grids import ActPoint, WeightPoint
         from zsq.types import Student
 
@@ -126,7 +145,7 @@ class SavedRun:
 
     @cached_property
     def context(self) -> Context:
-        """What components of a saved student get: its input spec, task and number of classes; in the teacher's place stands the student."""
+        """The context of components for a saved student: its input spec, task and classes. Its ``teacher`` holds the student's module."""
         import torch
 
         from zsq._compose import DEFAULT_TASK, choose_task
@@ -142,14 +161,14 @@ class SavedRun:
 
     @property
     def below_8_bits(self) -> bool:
-        """Whether some of its grids are coarser than the containers that runtimes have."""
+        """Whether some grids have fewer bits than the integer types of runtimes."""
         return min((point.bits for point in self.saved_student.points.values()), default=8) < 8
 
     def load_teacher(self) -> Teacher:
-        """The teacher of the run, loaded again from where it came.
+        """The teacher of the run, loaded again from its reference.
 
         Raises:
-            ZsqError: When it cannot be had: a network in memory is gone.
+            ZsqError: If that is impossible: a network in memory is gone.
         """
         from zsq._compose import task_of
 
@@ -165,73 +184,81 @@ class SavedRun:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def export(self, to: str = "onnx", **options: Any) -> list[Path]:
-        """Write the student in another format, into the run's folder; the files.
+        """Write the student in another format into the run folder; returns the files.
 
         Args:
             to: An exporter.
             options: Its options.
 
         Raises:
-            ZsqError: When the exporter is not installed, or cannot translate a layer.
+            ZsqError: If the exporter is not installed, or cannot translate a layer.
         """
         exporter = self.context.find(Role.EXPORT, to, options)
         written: list[Path] = exporter.export(self.saved_student, self.config.get("manifest", {}), self.folder)
         return written
 
     def verify(self, to: str = "onnx", images: int | Tensor = 256, npz: Path | None = None) -> dict[str, Any]:
-        """Compare the exported file with the evaluated student, image by image; needs no data. Also written to ``verify.json``.
+        """Compare the exported file with the student, image by image; needs no data. The result is also written to ``verify.json``.
 
         Args:
             to: The exporter that made the file.
-            images: How many images to compare: the run's own, then synthetic patterns; or images (N, C, H, W) as the network takes them.
-            npz: A file with ``images`` (N, H, W, C) uint8 to take them from.
+            images: The number of images: the run's own, then random patterns; or images (N, C, H, W) as the network takes them.
+            npz: Read the images from this file, ``images`` (N, H, W, C) uint8.
 
         Returns:
-            Plain values; ``verified`` is the outcome: at least 99.9 % of the answers are the same, and no convolution of a student for
-            deployment calculates in float.
+            Plain values. ``verified`` is True if at least 99.9 % of the answers are the same, and no convolution of a student of scheme
+            ``deploy`` runs in float.
         """
-        exporter = self.exporter(to, Verifying)
-        spec = self.context.teacher.inputs
+        from zsq.images import read_npz
+
+        exporter = self._exporter(to, Verifying, "verify")
         if not isinstance(images, int):
             shown, source = images.float(), "given in memory"
         elif npz is not None:
-            shown, source = _read_npz(npz, spec, images), npz.name
+            shown, source = read_npz(npz, self.context.teacher.inputs, images), npz.name
         else:
             shown, source = self.images(images)
         result: dict[str, Any] = exporter.verify(self.module, shown, self.folder)
-        integer = not result["floating"] or self.saved_student.scheme != "deploy"
-        told = {"scheme": self.saved_student.scheme, "source": source, "unit": self.context.teacher.task.unit}
-        verified = result["argmax_agreement"] >= ENOUGH and integer
-        return keep_proof(self.folder, {**result, **told, "below_8_bits": self.below_8_bits, "verified": verified})
+        scheme = self.saved_student.scheme
+        more = {
+            "files": {name: self._digest(name) for name in result["files"]},
+            "scheme": scheme,
+            "source": source,
+            "unit": self.context.teacher.task.unit,
+            "below_8_bits": self.below_8_bits,
+            "verified": result["argmax_agreement"] >= ENOUGH and (not result["floating"] or scheme != "deploy"),
+        }
+        write_atomic(self.folder / VERIFIED, json.dumps(result | more, indent=1) + "\n")
+        return result | more
 
     def bench(self, to: str = "onnx", threads: int = 1, batch: int = 32, teacher: Teacher | None = None) -> dict[str, Any]:
-        """Time teacher and student in the same runtime, as plain values; ``speedup`` is None where the student calculates in float.
+        """Time teacher and student in the same runtime; returns plain values. ``speedup`` is None if the student runs in float.
 
         Args:
             to: The exporter that made the file.
-            threads: Of the runtime.
-            batch: Images at once, for throughput.
-            teacher: By default the run's own, loaded again.
+            threads: Threads of the runtime.
+            batch: Images per batch, for throughput.
+            teacher: Default: the run's own, loaded again.
         """
-        exporter = self.exporter(to, Timing)
+        exporter = self._exporter(to, Timing, "bench")
         result: dict[str, Any] = exporter.bench(teacher or self.load_teacher(), self.folder, threads, batch)
         return {**result, "exported": to, "scheme": self.saved_student.scheme, "below_8_bits": self.below_8_bits}
 
     def push(self, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
              license: str | None = None, dataset: str | None = None, verify: bool = True) -> Published:  # fmt: skip
-        """Publish the run in a store: one version with a model card that tells figures, proof, recipe and limits.
+        """Publish the run in a store, with a model card that shows metrics, verification, recipe and limits.
 
         Args:
             place: ``STORE:REST``; ``ORG/NAME`` means the Hub.
             private: Who may see it; None leaves that to the store.
-            dry_run: Write what would be published to this new folder instead; the network is not touched.
-            base_model: The teacher in the store; by default the one that its reference names.
+            dry_run: Write the files to this new folder instead, without network.
+            base_model: The teacher in the store; default: from its reference.
             license: Default: that of ``base_model``.
-            dataset: What accuracy was measured on; by default the name of its file.
-            verify: Refuse exported files that :meth:`verify` refuses.
+            dataset: The data that accuracy was measured on; default: the name of its file.
+            verify: Refuse to publish exported files that :meth:`verify` refuses.
 
         Raises:
-            ZsqError: When the run holds an exported file which does not compute what was evaluated, or the store refuses.
+            ZsqError: If an exported file does not compute what was evaluated, or the store refuses.
         """
         if verify and (self.folder / "model.safetensors").is_file():
             for name in self.unproven():
@@ -245,29 +272,28 @@ class SavedRun:
         )  # fmt: skip
 
     def unproven(self) -> list[str]:
-        """The exporters whose files lie in the folder, and were not verified as they lie there."""
+        """The exporters that have files in the folder which are not verified."""
         proof = self.proof or {}
         done = proof.get("exported") if proof.get("verified") else None
         able = [f.component.name for f in self.manager.components(Role.EXPORT) if f.component.has(Verifying)]
-        made = [name for name in able if self.context.find(Role.EXPORT, name).exported(self.folder)]
-        return [name for name in made if name != done]
+        return [name for name in able if name != done and self.context.find(Role.EXPORT, name).exported(self.folder)]
 
     def measured_on(self) -> str | None:
-        """The name of the images that the run measured accuracy on: that of their file, or None where they cannot be told."""
+        """The name of the images that accuracy was measured on, from the name of their file; None if it is not known."""
         refs = [str(entry.get("ref") or "") for entry in self.report.get("recipe", {}).get("eval") or ()]
-        if not any(refs) and self.report.get("images_evaluated"):  # those that the teacher brought
+        if not any(refs) and self.report.get("images_evaluated"):
             try:
-                refs = [self.brought().partition(":")[2]]
+                refs = [self.teacher_evaluation().partition(":")[2]]
             except ZsqError:
                 return None
         named = [Path(ref).stem for ref in refs if ref]
         return named[0] if len(named) == 1 else None
 
     def save(self, folder: Path | str) -> SavedRun:
-        """Copy the run to another folder, whole or not at all; a run that stood there is replaced.
+        """Copy the run to another folder, whole or not at all; a run in that folder is replaced.
 
         Raises:
-            FileError: When ``folder`` is there and is no run, or the disk refuses.
+            FileError: If ``folder`` exists and is not a run, or the disk refuses.
         """
         from zsq._run.folder import RunFolder
 
@@ -278,48 +304,47 @@ class SavedRun:
             out.publish()
         return SavedRun(target, self._given, self._say)
 
-    # -- figures ---------------------------------------------------------------------------------------------------
+    # -- metrics ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, evaluators: Iterable[str] = ()) -> tuple[dict[str, float], Mapping[str, float]]:
-        """Metrics of the student on real images, and those of the teacher that the run measured in the same way.
+        """Metrics of the student on real images, and those of the teacher if the run measured them in the same way.
 
         Args:
-            evaluators: ``NAME`` or ``NAME:REF``; by default those of the run, else the one that its teacher brings.
+            evaluators: ``NAME`` or ``NAME:REF``; default: those of the run, else the one of its teacher.
         """
         asked = [self._evaluator(parse_entry("eval", text, "--eval")) for text in evaluators]
         ran = [self._evaluator(entry) for entry in self.report.get("recipe", {}).get("eval") or ()]
         if not (chosen := asked or [one for one in ran if not one[0].component.compares]):
-            ran = chosen = [self._evaluator(parse_entry("eval", self.brought()))]
+            ran = chosen = [self._evaluator(parse_entry("eval", self.teacher_evaluation()))]
         metrics: dict[str, float] = {}
-        for evaluator in chosen:
-            if evaluator[0].component.compares:
-                what = f"'{evaluator[0].component.name}' compares with the teacher, which a run folder does not hold"
+        for found, options in chosen:
+            if found.component.compares:
+                what = f"'{found.component.name}' compares with the teacher, which a run folder does not have"
                 raise ZsqError(what, "--eval", "use e.g. --eval npz:PATH")
-            found, options = evaluator
             metrics |= found.component.implementation()(options, self.context).evaluate(self.module, self.context)
         same = all(one in ran for one in chosen) and int(metrics.get("images", 0)) == self.report.get("images_evaluated")
         return metrics, self.report["teacher"]["metrics"] if same else {}
 
-    def brought(self) -> str:
-        """The evaluation on real images that the run's teacher brings with it, as typed after ``--eval``.
+    def teacher_evaluation(self) -> str:
+        """The evaluation on real images that comes with the run's teacher, as typed after ``--eval``.
 
         Raises:
-            ZsqError: When it brings none.
+            ZsqError: If there is none.
         """
         if not (evaluation := self.load_teacher().evaluation):
-            raise ZsqError("the run names no real images", "report.json", "say which: --eval npz:PATH or --eval folder:PATH")
+            raise ZsqError("the run names no real images", "report.json", "name them: --eval npz:PATH or --eval folder:PATH")
         return evaluation
 
     def images(self, count: int) -> tuple[Tensor, str]:
-        """Images that need no data, and their source: those that the run made and kept in ``images.npz``, then random patterns."""
+        """Images without data, and their source: those that the run made and kept in ``images.npz``, then random patterns."""
         import torch
 
-        from zsq.images import patterns
+        from zsq.images import patterns, read_npz
 
         spec, file = self.context.teacher.inputs, self.folder / "images.npz"
         if not file.is_file():
             return patterns(spec, count), "synthetic patterns"
-        own = _read_npz(file, spec, count)
+        own = read_npz(file, spec, count)
         if (rest := count - len(own)) <= 0:
             return own, "of the run's own"
         return torch.cat([own, patterns(spec, rest)]), f"{len(own)} of the run's own, {rest} synthetic patterns"
@@ -330,46 +355,12 @@ class SavedRun:
         values = {**found.values, **{key: value for key, value in entry.items() if key != "name"}}
         return found, found.component.options.parse(values, f"evaluator '{entry['name']}'")
 
-    def exporter(self, to: str, protocol: type) -> Any:
-        """The exporter ``to``, which has to have all of ``protocol``: :class:`~zsq.protocols.Verifying`, :class:`~zsq.protocols.Timing`."""
+    def _exporter(self, to: str, protocol: type, verb: str) -> Any:
+        """The exporter ``to``, which must satisfy ``protocol``: :class:`~zsq.protocols.Verifying`, :class:`~zsq.protocols.Timing`."""
         found = self.manager.get(Role.EXPORT, to)
         if not found.component.has(protocol):
-            what = "verify" if protocol is Verifying else "bench"
-            raise ZsqError(f"exporter '{to}' cannot {what} its files", found.provider, "choose another exporter, e.g. onnx")
+            raise ZsqError(f"exporter '{to}' cannot {verb} its files", found.provider, "choose another exporter, e.g. onnx")
         return self.context.find(Role.EXPORT, to)
 
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """``report.json`` of a run folder.
-
-    Raises:
-        FileError: When the folder is not a run, or the report is damaged.
-    """
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"'{folder}' is not a run", "", "give a folder that `zsq run` wrote") from None
-    except (OSError, ValueError) as error:
-        raise FileError(f"the report cannot be read: {error}", str(folder / "report.json")) from None
-    if not isinstance(report, dict) or not {"teacher", "student"} <= report.keys():
-        raise FileError("the report is not one of a run", str(folder / "report.json"))
-    return report
-
-
-def _read_npz(file: Path, spec: InputSpec, count: int) -> Tensor:
-    import zipfile
-
-    import numpy as np
-
-    from zsq.images import normalise
-
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            pixels = content["images"][:count]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"cannot read images: {error}", str(file), "an .npz with `images` (N, H, W, C) uint8") from None
-    channels, height, width = spec.shape
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
-        what = f"images are {pixels.dtype} {pixels.shape}, not uint8 (N, {height}, {width}, {channels})"
-        raise FileError(what, str(file), "give images of the teacher's size")
-    return normalise(pixels, spec).contiguous()
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256(inside(self.folder, name).read_bytes()).hexdigest()

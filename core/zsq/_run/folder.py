@@ -1,26 +1,21 @@
-"""The run folder: made beside its target and renamed into place, so that it appears whole or not at all; what was verified in it."""
+"""The run folder: made beside its target and renamed into place, so that it appears whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zsq.errors import FileError, ZsqError
-from zsq.files import inside, scratch_folder, write_atomic
+from zsq.errors import FileError
+from zsq.files import scratch_folder
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 #: A folder with this file is a run, and another run may replace it.
 MARK = "report.json"
-#: The result of `zsq verify`, beside the exported files.
-VERIFIED = "verify.json"
 
 
 class RunFolder:
@@ -98,33 +93,3 @@ def _lock(target: Path) -> BaseFileLock:
     except OSError as error:
         raise FileError(f"cannot create a file: {error.strerror or error}", str(target.parent), "choose another --out") from error
     return lock
-
-
-def keep_proof(run: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the result of an exporter's ``verify`` into the run folder and return it.
-
-    Args:
-        run: The run folder.
-        found: The result; ``files`` names the exported files.
-
-    Returns:
-        The result with the SHA-256 of every file in ``files``.
-    """
-    result = {**found, "files": {name: _digest(run, name) for name in found["files"]}}
-    write_atomic(run / VERIFIED, json.dumps(result, indent=1) + "\n")
-    return result
-
-
-def read_proof(run: Path) -> dict[str, Any] | None:
-    """The result of ``verify`` for the exported files in ``run``; None if there is none, or if one of the files has changed since."""
-    try:
-        found = json.loads((run / VERIFIED).read_text(encoding="utf-8"))
-        files = dict(found["files"])
-        same = bool(files) and all(_digest(run, name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ZsqError):
-        return None
-    return found if same else None
-
-
-def _digest(run: Path, name: str) -> str:
-    return hashlib.sha256(inside(run, name).read_bytes()).hexdigest()

@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from zsq._plan import Plan, pins
 from zsq._recipe import Recipe, dump_recipe
 from zsq._run.state import RunState
 from zsq.files import write_atomic
-from zsq.images import distinct, gallery, pixels_of
+from zsq.images import distinct, gallery, write_npz
 from zsq.protocols import PartlyFloat
 from zsq.types import Batch, InputSpec, Student
 
@@ -117,13 +116,7 @@ def write_images(folder: Path, images: Batch, inputs: InputSpec) -> None:
     shown = Batch(distinct(images.inputs))
     write_atomic(folder / "images.png", lambda path: gallery(shown, inputs).save(path, "PNG"))
     count = max(1, _KEPT_PIXELS // (inputs.shape[1] * inputs.shape[2]))
-    pixels = pixels_of(shown.inputs[:count], inputs).byte().permute(0, 2, 3, 1).numpy()
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, images=pixels)
-
-    write_atomic(folder / "images.npz", save)
+    write_npz(folder / "images.npz", shown.inputs[:count], inputs)
 
 
 def card(report: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zsq.images._diversity import diversity
 from zsq.images._gallery import distinct, gallery, read_gallery
+from zsq.images._npz import read_npz, write_npz
 from zsq.images._pixels import normalise, patterns, pixel_limits, pixels_of
 from zsq.images._pool import Made, Maker, PoolSynth, deal_classes
 
@@ -20,4 +21,6 @@ __all__ = [
     "pixel_limits",
     "pixels_of",
     "read_gallery",
+    "read_npz",
+    "write_npz",
 ]
