@@ -42,8 +42,8 @@ from zsq._recipe import Recipe
 from zsq._run.engine import run
 from zsq._run.stream import Objective, Stream, Term
 from zsq.errors import ZsqError
-from zsq.training import Precision, Probe
-from zsq.types import Batch, Beat, Context, Student
+from zsq.training import Probe
+from zsq.types import Batch, Beat, Context, Precision, Student
 
 #: Steps left out at the start.
 SKIP = 3

@@ -28,6 +28,7 @@ _NOTE = "<!-- written by docs/generate.py; edit the code instead -->"
 PUBLIC = (
     "zsq",
     "zsq.types",
+    "zsq.points",
     "zsq.protocols",
     "zsq.events",
     "zsq.options",

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from zsq._manager import Found, Manager, Plugin
+from zsq._manager import Manager
+from zsq._plugin import Found, Plugin
 from zsq.errors import ComponentError, FileError, ZsqError
 from zsq_cli import render
 from zsq_cli.plugins import find

@@ -15,8 +15,9 @@ from pathlib import Path
 from string import Template
 
 from zsq._component import GROUP, Role
-from zsq._manager import Found, Manager, Plugin, known_plugins
+from zsq._manager import Manager, known_plugins
 from zsq._named_recipes import named_recipes
+from zsq._plugin import Found, Plugin
 from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
 from zsq_cli import render
 

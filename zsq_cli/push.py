@@ -11,7 +11,7 @@ from zsq.errors import PlanError, ZsqError
 
 if TYPE_CHECKING:
     from zsq._plan import Plan
-    from zsq.types import Published
+    from zsq.protocols import Published
 
 
 def push_run(

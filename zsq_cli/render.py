@@ -21,8 +21,8 @@ from zsq._api.tables import size_text as size_text
 from zsq._api.tables import table as table
 
 if TYPE_CHECKING:
-    from zsq._manager import Found, Plugin
     from zsq._plan import Plan
+    from zsq._plugin import Found, Plugin
     from zsq.options import Options
 
 _STATUS = {"ok": "green", "broken": "red", "blocked": "yellow"}

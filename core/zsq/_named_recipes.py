@@ -12,7 +12,8 @@ from zsq._manager import known_plugins
 from zsq.errors import ComponentError, FileError, nearest
 
 if TYPE_CHECKING:
-    from zsq._manager import Manager, Plugin
+    from zsq._manager import Manager
+    from zsq._plugin import Plugin
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,24 @@
-"""What every part of a chain promises. No base class is imposed: whatever has these methods and attributes satisfies a protocol.
+"""The methods and attributes of every part of a chain, as protocols. There is no base class: an object with these members is enough.
 
-First one protocol per role. Then, under "Optional", what a component may have beyond it: the core asks with ``isinstance``, so a
-component has a part where it has all members of that part's protocol. Implementations are built as ``Impl(options, ctx)``.
+First one protocol per role, then the optional parts, which the core looks for with ``isinstance``. Components are built as
+``Class(options, ctx)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from zsq.types import Objective, Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from zsq.events import Event
-    from zsq.grids import Grid
-    from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Published, Student, Teacher, Trace, Update, View
+    from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Student, Teacher, Trace, Update, View
 
 __all__ = [
     "Alternating",
@@ -28,9 +30,6 @@ __all__ = [
     "Drawn",
     "Evaluator",
     "Exporter",
-    "Gridded",
-    "KeepsState",
-    "LearnsRange",
     "Log",
     "Loss",
     "Measuring",
@@ -38,11 +37,11 @@ __all__ = [
     "Paced",
     "PartlyFloat",
     "Pooled",
+    "Published",
     "Quantizer",
     "Reader",
     "Repository",
     "Resumable",
-    "Roundable",
     "SaysNeeds",
     "SaysProvides",
     "Staged",
@@ -62,83 +61,45 @@ __all__ = [
 
 @runtime_checkable
 class TeacherSource(Protocol):
-    """Turns the part of a reference after ``NAME:`` into a teacher."""
+    """Loads the teacher that a reference ``NAME:ref`` names."""
 
     def load(self, ref: str) -> Teacher: ...
 
 
 @runtime_checkable
-class Task(Protocol):
-    """What a network's output means, whatever it consists of: a tensor, or tensors in mappings and tuples.
-
-    ``name`` is the task's name; ``classes`` the number of classes it tells apart; ``unit`` what has an answer of its own, in the
-    plural: images, or their places. See :class:`Classed`, :class:`Drawn` and :class:`PartlyFloat` for what a task may have.
-
-    A subclass of it has to say ``logits`` and ``distance`` only: the others have defaults, for outputs that are logits and nothing else.
-    """
-
-    name: str
-    classes: int
-    unit: str
-
-    def logits(self, output: Any) -> Tensor:
-        """Logits of the classes (N, K, ...): dimension 1 tells them apart, further ones are places in the image.
-
-        Raises:
-            ZsqError: When the output holds none.
-        """
-
-    def probabilities(self, output: Any) -> Tensor | None:
-        """Probabilities of the classes, shaped as the logits; None where classes do not exclude each other at every place."""
-        return self.logits(output).float().softmax(1)
-
-    def values(self, output: Any) -> tuple[Tensor, ...]:
-        """Everything in which a student is to be like its teacher: the logits, then what else there is, each (N, ...)."""
-        return (self.logits(output),)
-
-    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
-        """How far an output is from the teacher's, a scalar; zero at equality."""
-
-    def wrong(self, output: Any, inputs: Tensor) -> str:
-        """What keeps an output from being one for these inputs (N, C, H, W), in words; empty when nothing does."""
-        shape, n = tuple(self.logits(output).shape), len(inputs)
-        return "" if len(shape) > 1 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes, ...)"
-
-
-@runtime_checkable
 class Synthesizer(Protocol):
-    """Makes batches. Only ``sample`` is required; see :class:`Staged`, :class:`Alternating` and :class:`Pooled`."""
+    """Makes batches of images. Optional parts: :class:`Staged`, :class:`Alternating`, :class:`Pooled`."""
 
     def sample(self, n: int) -> Batch: ...
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Gives a new student; never touches the teacher. ``pool`` is None unless the quantizer needs ``pool``. See :class:`Measuring`."""
+    """Makes a new student; never changes the teacher. ``pool`` is None unless it needs ``pool``. Optional: :class:`Measuring`."""
 
     def quantize(self, teacher: Teacher, pool: Batch | None) -> Student: ...
 
 
 @runtime_checkable
 class Calibrator(Protocol):
-    """No gradient on weights: ranges, BatchNorm statistics, biases, weights equalized. Works on any quantizer's points."""
+    """Sets ranges, BatchNorm statistics or biases, or equalizes weights, without gradients. Works on the points of any quantizer."""
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]: ...
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """A pure function of a view: a scalar tensor."""
+    """A pure function of a view; returns a scalar tensor."""
 
     def __call__(self, view: View) -> Tensor: ...
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """Batches without end, each with what the teacher said of it where it is known. Pulling is what moves a generator.
+    """An endless iterator of batches, each with the teacher's trace if there is one. Pulling a batch moves a generator.
 
-    ``metrics`` are those of the last generator step, empty where there was none; ``batch_size`` is the number of images in a batch.
-    A calibrator or tuner bears plain iterators too.
+    ``metrics``: of the last generator step, empty if there was none. ``batch_size``: images per batch. Calibrators and tuners must also
+    accept plain iterators.
     """
 
     metrics: dict[str, Any]
@@ -148,28 +109,19 @@ class Stream(Protocol):
     def __next__(self) -> tuple[Batch, Trace | None]: ...
 
 
-class Objective(Protocol):
-    """The weighted sum of the chosen losses: what a tuner minimises. ``needs`` is all that they read."""
-
-    needs: frozenset[str]
-
-    def __call__(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum, and every term by name, unweighted and detached."""
-
-
 @runtime_checkable
 class Tuner(Protocol):
-    """Gradient work on the student."""
+    """Changes the student by gradients on the objective."""
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective) -> Iterator[Beat]: ...
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Named numbers of a module. ``ref`` is what followed ``NAME:`` on ``--eval``.
+    """Measures a network: returns numbers by name. Its option ``ref`` is the text after ``NAME:`` on ``--eval``.
 
-    One that compares the student with its teacher says so in its descriptor (needs ``teacher.output``); it is not run on the teacher
-    itself. See :class:`Checked` and :class:`Detailed`.
+    An evaluator that compares the student with its teacher needs ``teacher.output`` in its descriptor, and does not run on the teacher.
+    Optional parts: :class:`Checked`, :class:`Detailed`.
     """
 
     def evaluate(self, module: nn.Module, ctx: Context) -> Mapping[str, float]: ...
@@ -177,49 +129,58 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class Exporter(Protocol):
-    """Writes files of a finished student into ``folder`` and returns their paths. See :class:`Verifying` and :class:`Timing`."""
+    """Writes files of a finished student into ``folder``; returns their paths. Optional parts: :class:`Verifying`, :class:`Timing`."""
 
     def export(self, student: Student, manifest: Mapping[str, Any], folder: Path) -> list[Path]: ...
 
 
 @runtime_checkable
 class Log(Protocol):
-    """Hears every event of the runs that name it. ``ref`` is what followed ``NAME:`` on ``--log``.
+    """Hears every event of a run. Its option ``ref`` is the text after ``NAME:`` on ``--log``.
 
-    What cannot work is said when it is built, and the run does not begin. An error after that costs the log, not the run.
+    An error while it is built stops the run before it begins. A later error ends the log, not the run.
     """
 
     def __call__(self, event: Event) -> None: ...
 
     def close(self) -> None:
-        """The run is over, however it ended."""
+        """Called when the run is over, also after an error."""
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Makes a teacher of what a library published in a store. Its name is the library's."""
+    """Makes a teacher from files that a library published in a store. It has the name of the library."""
 
     def read(self, repository: Repository) -> Teacher: ...
 
 
+@dataclass(frozen=True)
+class Published:
+    """The result of a push: the URL, the commit (None after a dry run), the names of the files."""
+
+    url: str
+    commit: str | None
+    files: tuple[str, ...]
+
+
 @runtime_checkable
 class Store(Protocol):
-    """A place that finished students are published to and fetched from. A place is named ``STORE:REST``."""
+    """Publishes finished students and fetches them. A student in a store is named ``STORE:REST``."""
 
     def fetch(self, place: str, revision: str | None = None, *, exported: bool = False) -> Path:
-        """The folder of a published student, on this machine.
+        """Fetch a published student; returns its folder on this machine.
 
         Args:
-            place: What stands after ``STORE:``.
+            place: The text after ``STORE:``.
             revision: Branch, tag or commit.
-            exported: Whether the files of exporters are wanted as well.
+            exported: Fetch the exported files as well.
         """
 
     def ready(self, place: str) -> None:
-        """Fail before a run what would fail after it.
+        """Check before a run that the result can be published.
 
         Raises:
-            ZsqError: When nobody may publish there.
+            ZsqError: If publishing there is impossible.
         """
 
     def push(self, run: Path, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,
@@ -227,14 +188,14 @@ class Store(Protocol):
         """Publish the run in folder ``run``.
 
         Args:
-            run: Folder of a finished run.
-            place: What stands after ``STORE:``.
+            run: The folder of a finished run.
+            place: The text after ``STORE:``.
             private: Who may see it; None leaves that to the store.
-            dry_run: Write what would be published to this new folder instead.
-            base_model: The teacher in the store; by default the one that its reference names.
+            dry_run: Write the files to this new folder instead.
+            base_model: The teacher in the store; default: from its reference.
             license: Default: that of ``base_model``.
-            dataset: What the accuracy was measured on.
-            proof: What ``verify`` found of the exported file, where it was verified as it lies there.
+            dataset: The data that accuracy was measured on.
+            proof: The result of ``verify``, if the exported file was verified and has not changed since.
         """
 
 
@@ -243,14 +204,14 @@ class Store(Protocol):
 
 @runtime_checkable
 class SaysNeeds(Protocol):
-    """An object given to ``zsq.quantize`` that says what it needs, from the vocabulary of docs/options.md."""
+    """An object passed to ``zsq.quantize`` with its needs, from the vocabulary in docs/options.md."""
 
     needs: frozenset[str] | set[str] | tuple[str, ...]
 
 
 @runtime_checkable
 class SaysProvides(Protocol):
-    """One that says what it provides."""
+    """An object passed to ``zsq.quantize`` with what it provides."""
 
     provides: frozenset[str] | set[str] | tuple[str, ...]
 
@@ -260,16 +221,14 @@ class SaysProvides(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A component that can be taken up in the middle of its work; asked of synthesizers, calibrators and tuners where they have it.
+    """Saves and restores resumable state. For synthesizers, calibrators and tuners.
 
-    ``state_dict()`` is taken between two beats, or between two batches, and holds all that later work depends on, in mappings,
-    lists and tuples of tensors and plain values. ``load_state_dict(state)`` is called on a component newly built with the same
-    options and teacher, before its work is begun: ``fit`` or ``prepare`` then goes on after the beat of that state, bit for bit
-    as if nothing had been. The engine keeps the student, and puts back the component's ``ctx.rng`` afterwards; other generators
-    are part of the state.
+    ``state_dict()`` is called between two beats or two batches, and returns everything that later work depends on, in mappings, lists
+    and tuples of tensors and plain values. ``load_state_dict(state)`` is called on a new component with the same options and teacher,
+    before its work begins; ``fit`` or ``prepare`` then continues after the beat of that state, with the same bits. The engine saves the
+    student and the component's ``ctx.rng``; other random generators belong to the state.
 
-    Without them a calibrator or tuner begins its work again. A synthesizer that works ahead (``prepare`` or ``update``)
-    makes the whole run begin again.
+    Without it, a calibrator or tuner starts its work again, and a synthesizer with ``prepare`` or ``update`` the whole run.
     """
 
     def state_dict(self) -> Mapping[str, Any]: ...
@@ -278,21 +237,21 @@ class Resumable(Protocol):
 
 @runtime_checkable
 class Staged(Protocol):
-    """A synthesizer with staged work: ``prepare`` runs once, before the first batch."""
+    """A synthesizer that works before the first batch: ``prepare`` runs once."""
 
     def prepare(self, probe: Probe) -> Iterator[Beat]: ...
 
 
 @runtime_checkable
 class Alternating(Protocol):
-    """A synthesizer that learns while the student does: ``update`` is one step of its generator. See :class:`Paced`."""
+    """A synthesizer whose generator is trained together with the student: ``update`` is one step. Optional: :class:`Paced`."""
 
     def update(self, probe: Probe) -> Update: ...
 
 
 @runtime_checkable
 class Paced(Protocol):
-    """An alternating synthesizer that says who moves when; without it the two take turns, see :class:`zsq.types.Cadence`."""
+    """An alternating synthesizer with its own cadence; without it generator and student take turns, see :class:`zsq.types.Cadence`."""
 
     @property
     def cadence(self) -> Cadence: ...
@@ -300,47 +259,46 @@ class Paced(Protocol):
 
 @runtime_checkable
 class Pooled(Protocol):
-    """A synthesizer whose images are all made ahead: ``pool`` (N, C, H, W), empty before ``prepare``."""
+    """A synthesizer that makes all images in ``prepare``: ``pool`` (N, C, H, W), empty before."""
 
     pool: Tensor
 
 
 @runtime_checkable
 class Batched(Protocol):
-    """A component that works on batches of a size of its own: ``batch`` images. Messages about memory name it."""
+    """A component with its own batch size, ``batch`` images. Messages about memory name it."""
 
     batch: int
 
 
 @runtime_checkable
 class Measuring(Protocol):
-    """A quantizer that needs a pool and measures on it before ``quantize``: long work, run to its end."""
+    """A quantizer that measures on a pool of images before ``quantize``. The budget does not end this work."""
 
     def prepare(self, teacher: Teacher, pool: Batch) -> Iterator[Beat]: ...
 
 
 @runtime_checkable
 class Classed(Protocol):
-    """A task that gives every image one class; its descriptor provides ``classes``."""
+    """A task with one class per image; its descriptor provides ``classes``."""
 
     def targets(self, n: int, rng: torch.Generator) -> Tensor:
-        """``n`` classes (N,) as images of them are to be made."""
+        """``n`` classes (N,) to make images of."""
 
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A task whose answers have places."""
+    """A task whose answers have places in the image."""
 
     def draw(self, output: Any, teacher: Teacher) -> list[Drawing]:
-        """What the output says of each image, by the teacher's names."""
+        """A drawing of the answer for each image, with the teacher's class names."""
 
 
 @runtime_checkable
 class PartlyFloat(Protocol):
-    """A task in which more is done with an output before it is an answer.
+    """A task with computations after the network.
 
-    ``float_parts`` names it, in words: it is outside of the network, is calculated in float for teacher and student alike, and the
-    report says so.
+    ``float_parts`` names them, in words. They run in float for teacher and student, and the report says so.
     """
 
     @property
@@ -349,19 +307,19 @@ class PartlyFloat(Protocol):
 
 @runtime_checkable
 class Checked(Protocol):
-    """An evaluator that can look at its files before any work is done on the student."""
+    """An evaluator that checks its files before the run does any work."""
 
     def check(self, ctx: Context) -> None:
-        """Raises a ``FileError`` when they are missing or damaged."""
+        """Raises a ``FileError`` if they are missing or damaged."""
 
 
 @runtime_checkable
 class Detailed(Protocol):
-    """An evaluator that finds more than numbers.
+    """An evaluator with results beyond numbers.
 
-    ``details`` of the last ``evaluate``, a new mapping every time. Listeners of a run know ``answers`` and ``labels``: integers (N,),
-    the class given to every image and the right one; and ``by_class``: name of a metric to its values in percent by name of class,
-    None where a class has none.
+    ``details`` of the last ``evaluate``, a new mapping every time. Known keys: ``answers`` and ``labels``, integers (N,), the class that
+    the network gave to each image and the right one; ``by_class``, name of a metric to values in percent by class name, None for a
+    class without images.
     """
 
     details: Mapping[str, Any]
@@ -369,13 +327,13 @@ class Detailed(Protocol):
 
 @runtime_checkable
 class Verifying(Protocol):
-    """An exporter that can prove what its file computes."""
+    """An exporter that can compare its file with the student."""
 
     def exported(self, run: Path) -> bool:
-        """Whether its file lies in the folder of a run."""
+        """Whether its file is in the run folder."""
 
     def verify(self, student: nn.Module, images: Tensor, run: Path) -> dict[str, Any]:
-        """Compare the exported file in ``run`` with the student on ``images`` (N, C, H, W), normalised.
+        """Compare the exported file in ``run`` with the student on normalised ``images`` (N, C, H, W).
 
         Returns:
             ``exported`` (name of the exporter), ``files`` (names of the exported files), ``runtime``, ``images``, ``argmax_agreement``
@@ -386,14 +344,14 @@ class Verifying(Protocol):
 
 @runtime_checkable
 class Timing(Protocol):
-    """An exporter that can time its file beside the teacher, in the same runtime."""
+    """An exporter that can time its file and the teacher in the same runtime."""
 
     def bench(self, teacher: Teacher, run: Path, threads: int, batch: int) -> dict[str, Any]:
-        """Latency and throughput of both; ``speedup`` is None where the student calculates in float."""
+        """Latency and throughput of both; ``speedup`` is None if the student runs in float."""
 
 
 class Repository(Protocol):
-    """One version of what somebody published in a store; ``config`` is its ``config.json``, ``ref`` means these files for ever."""
+    """One version of a repository in a store; ``config`` is its ``config.json``, ``ref`` names exactly these files."""
 
     @property
     def name(self) -> str: ...
@@ -405,57 +363,10 @@ class Repository(Protocol):
     def ref(self) -> str: ...
 
     def folder(self, *patterns: str) -> Path:
-        """The folder with those of its files that match, downloaded if need be."""
+        """The folder with the files that match, downloaded if necessary."""
 
     def license(self) -> str:
-        """The licence that its card names; empty where there is none."""
+        """The licence in its card; empty if there is none."""
 
     def weights(self, trust_code: bool) -> dict[str, Tensor]:
         """Its tensors by name."""
-
-
-# -- optional: quantization points -------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class KeepsState(Protocol):
-    """A point that remembers more than parameters and buffers: tensors and plain values for checkpoints."""
-
-    def kept_state(self) -> Mapping[str, Any]: ...
-    def load_kept_state(self, values: Mapping[str, Any]) -> None: ...
-
-
-@runtime_checkable
-class LearnsRange(Protocol):
-    """An activation point whose range a tuner may move by gradient.
-
-    ``learn_range(True)`` gives it the parameter ``log_range`` (or leaves it None, where the point has no range or is frozen), which an
-    optimizer moves; ``apply_learned()`` after every step stretches the range by it and sets it back to zero; ``learn_range(False)``
-    takes it away.
-    """
-
-    log_range: nn.Parameter | None
-
-    def learn_range(self, on: bool) -> None: ...
-    def apply_learned(self) -> None: ...
-
-
-@runtime_checkable
-class Gridded(Protocol):
-    """A point that shows its present ``grid``: an activation's of one element, a weight's shaped to broadcast against it."""
-
-    @property
-    def grid(self) -> Grid: ...
-
-
-@runtime_checkable
-class Roundable(Gridded, Protocol):
-    """A weight point whose codes can be chosen: what methods that round with care, or learn the rounding, work on.
-
-    ``codes`` are the integers (int32) that the weight has on its grid; ``fix(codes, scale, zero_point)`` freezes the point at given
-    codes and overwrites the weight with their values.
-    """
-
-    @property
-    def codes(self) -> Tensor: ...
-    def fix(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> None: ...

@@ -1,9 +1,9 @@
-"""The values that pass between components: frozen dataclasses, no behaviour beyond detaching and looking up."""
+"""The values that components pass to each other: batches, teacher and student, views, context. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from zsq.protocols import Objective, Task
+    from zsq.points import QuantPoint
 
 __all__ = [
     "Batch",
@@ -26,12 +26,12 @@ __all__ = [
     "Drawing",
     "Finder",
     "InputSpec",
+    "Objective",
     "Precision",
     "Probe",
-    "Published",
-    "QuantPoint",
     "Say",
     "Student",
+    "Task",
     "Teacher",
     "Trace",
     "Update",
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How pixels become inputs: ``shape`` (C, H, W), then ``(pixels in [0, 1] - mean) / std`` per channel."""
+    """The inputs of a network: ``shape`` (C, H, W); normalised as ``(pixels in [0, 1] - mean) / std`` per channel."""
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
@@ -50,7 +50,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (N, C, H, W) in the teacher's normalised space; targets are classes, hard (N,) or soft (N, K), or none."""
+    """Normalised inputs (N, C, H, W); ``targets`` are classes, hard (N,) or soft (N, K), or None."""
 
     inputs: Tensor
     targets: Tensor | None = None
@@ -60,14 +60,14 @@ class Batch:
         return len(self.inputs)
 
     def detached(self) -> Batch:
-        """The same batch, cut from the graph that made it."""
+        """The same batch, detached from its autograd graph."""
         targets = None if self.targets is None else self.targets.detach()
         return Batch(self.inputs.detach(), targets, {k: _detached(v) for k, v in self.extra.items()})
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box in an image: ``corners`` (left, top, right, bottom) in pixels of the input, the number of its class, its probability."""
+    """A box in an image: ``corners`` (left, top, right, bottom) in input pixels, the number of its class, its probability."""
 
     corners: tuple[float, float, float, float]
     label: int
@@ -76,13 +76,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a network says of one image, as something to lay over it.
+    """A network's answer for one image, to draw over it.
 
     Args:
-        said: The same in words, for those who do not see it.
-        names: Of classes, by their number.
-        areas: Class numbers (H, W) of an image's places, negative where there is none; None where areas are nothing to draw.
-        boxes: The surest first.
+        said: The answer in words, for screen readers.
+        names: Names of the classes, by number.
+        areas: Class number of each place (H, W), negative for none; None if there are no areas.
+        boxes: The most probable first.
     """
 
     said: str
@@ -93,7 +93,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class BnStats:
-    """Input statistics of one BatchNorm layer over (N, H, W), mean and biased variance, beside its running statistics."""
+    """Mean and biased variance of a BatchNorm layer's input over (N, H, W), and its running statistics."""
 
     mean: Tensor
     var: Tensor
@@ -103,7 +103,7 @@ class BnStats:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one network said of one batch. ``captured`` names the needs it holds."""
+    """Captured values of one network for one batch. ``captured`` names the needs that it contains."""
 
     output: Any
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -111,14 +111,14 @@ class Trace:
     captured: frozenset[str] = frozenset()
 
     def detached(self) -> Trace:
-        """The same values, cut from their graph."""
+        """The same values, detached from their autograd graph."""
         bn = {k: BnStats(v.mean.detach(), v.var.detach(), v.running_mean, v.running_var) for k, v in self.bn.items()}
         return Trace(_detached(self.output), {k: v.detach() for k, v in self.features.items()}, bn, self.captured)
 
 
 @dataclass(frozen=True)
 class View:
-    """All that a loss may see of one step. A network that no need named is None."""
+    """Everything that a loss may read in one step. A network that no need names is None."""
 
     batch: Batch
     teacher: Trace | None
@@ -129,9 +129,9 @@ class View:
 
 @dataclass(frozen=True)
 class Beat:
-    """A heartbeat of long work: progress, budget, checkpoint and clean stop happen between beats.
+    """One step of long work. Between two beats the engine shows progress, writes checkpoints and may stop.
 
-    Metrics are single numbers; one that is nan or infinite stops the run. ``loss`` is the sum of the others, where they add up.
+    Metrics are single numbers; NaN or Inf stops the run. ``loss`` is the sum of the others, if they add up.
     """
 
     step: int
@@ -141,7 +141,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Update:
-    """Outcome of one generator step: the batch it made and, when it ran the teacher on it, what the teacher said."""
+    """The result of one generator step: its batch and, if the step ran the teacher on it, the teacher's trace."""
 
     batch: Batch
     teacher: Trace | None = None
@@ -150,8 +150,8 @@ class Update:
 
 @dataclass(frozen=True)
 class Cadence:
-    """Who moves when: ``synth`` generator steps for every ``student`` batches; ``reuse`` hands the generator's batch to the student;
-    ``observes``: the student's activation points watch while a generator step runs the student."""
+    """How generator and student take turns: ``synth`` generator steps for every ``student`` batches. ``reuse``: the student gets the
+    generator's batch. ``observes``: the student's activation points observe while a generator step runs the student."""
 
     synth: int = 1
     student: int = 1
@@ -160,22 +160,68 @@ class Cadence:
     observes: bool = False
 
 
+@runtime_checkable
+class Task(Protocol):
+    """What a network's output means: a tensor, or tensors in mappings and tuples.
+
+    ``name`` is the task's name, ``classes`` the number of classes, ``unit`` the thing that gets one answer, in the plural (images,
+    pixels). :mod:`zsq.protocols` has the optional parts. A subclass needs ``logits`` and ``distance``; the defaults of the others are
+    for outputs that are logits only.
+    """
+
+    name: str
+    classes: int
+    unit: str
+
+    def logits(self, output: Any) -> Tensor:
+        """Logits (N, K, ...): dimension 1 is the class, further ones are places in the image.
+
+        Raises:
+            ZsqError: If the output has none.
+        """
+
+    def probabilities(self, output: Any) -> Tensor | None:
+        """Probabilities, shaped as the logits; None if several classes can be right at one place."""
+        return self.logits(output).float().softmax(1)
+
+    def values(self, output: Any) -> tuple[Tensor, ...]:
+        """Everything that a student must reproduce: the logits, then the rest, each (N, ...)."""
+        return (self.logits(output),)
+
+    def distance(self, student: Any, teacher: Any, temperature: float = 1.0) -> Tensor:
+        """Distance of two outputs, a scalar; zero if they are equal."""
+
+    def wrong(self, output: Any, inputs: Tensor) -> str:
+        """What is wrong with an output for these inputs (N, C, H, W), in words; empty if nothing is."""
+        shape, n = tuple(self.logits(output).shape), len(inputs)
+        return "" if len(shape) > 1 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes, ...)"
+
+
+class Objective(Protocol):
+    """The weighted sum of the losses, which a tuner minimises. ``needs`` is everything that they read."""
+
+    needs: frozenset[str]
+
+    def __call__(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, and each term by name, unweighted and detached."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A frozen network in eval mode.
 
     Args:
-        module: The network; nobody changes it.
+        module: The network; no component changes it.
         inputs: Its input spec.
         task: What its output means.
         ref: The reference it was loaded from.
-        taps: Module paths whose outputs are features.
-        blocks: Module paths of its residual stages or blocks.
-        head: Module path of the last layer, or empty.
+        taps: Paths of the modules whose outputs are features.
+        blocks: Paths of its residual stages or blocks.
+        head: Path of the last layer, or empty.
         fingerprint: SHA-256 over names, shapes and values of its tensors.
-        labels: Names of its classes, where known.
-        license: That of its weights, where known.
-        evaluation: Default ``--eval`` of this teacher (``npz:PATH``), where it brings real images with it.
+        labels: Names of its classes, if known.
+        license: License of its weights, if known.
+        evaluation: Its default ``--eval`` (``npz:PATH``), if it comes with real images.
     """
 
     module: nn.Module
@@ -191,49 +237,18 @@ class Teacher:
     evaluation: str = ""
 
 
-@runtime_checkable
-class QuantPoint(Protocol):
-    """One place where values are put on a grid; the contract between one plugin's calibrator and another's quantizer.
-
-    ``scale`` and ``zero_point`` are tensors, one element per tensor or per output channel; codes are
-    ``clamp(round(x / scale) + zero_point, low, high)`` and values ``(code - zero_point) * scale``.
-
-    ``ranged`` says whether a range was set: an activation without one passes on unchanged, a weight without one is live (minimum and
-    maximum follow it). ``freeze()`` ends all changes, ``frozen`` from then on. What a point may have beyond this stands in
-    :mod:`zsq.protocols`: :class:`~zsq.protocols.LearnsRange`, :class:`~zsq.protocols.Gridded`, :class:`~zsq.protocols.Roundable`,
-    :class:`~zsq.protocols.KeepsState`.
-    """
-
-    kind: Literal["weight", "act"]
-    bits: int
-    observing: bool
-    frozen: bool
-
-    @property
-    def ranged(self) -> bool: ...
-    @property
-    def range(self) -> tuple[Tensor, Tensor]: ...
-    @property
-    def scale(self) -> Tensor: ...
-    @property
-    def zero_point(self) -> Tensor: ...
-    def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None: ...
-    def freeze(self) -> None: ...
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-
 @dataclass(frozen=True)
 class Student:
     """A quantized network.
 
     Args:
-        module: Runs on teacher-shaped inputs.
+        module: The network; takes the teacher's inputs.
         points: Path to quantization point, in the order of execution.
         names: Teacher module path to student module path, for every tap, block and BatchNorm.
-        layers: One row per layer of the teacher: what was wrapped, what stayed in float.
-        scheme: The name of the placement rules, e.g. ``paper`` or ``deploy``.
-        details: What the quantizer has to say beyond that, as JSON values: ``student.details`` of the report.
-        finish: Called once after the last change, when all points are frozen and before the student is evaluated.
+        layers: One row per layer of the teacher: quantized, or left in float and why.
+        scheme: Which values are quantized: ``paper`` or ``deploy``.
+        details: More facts from the quantizer, as JSON values: ``student.details`` of the report.
+        finish: Called once, after all points are frozen and before the evaluation.
     """
 
     module: nn.Module
@@ -264,7 +279,7 @@ class Student:
 
     @contextmanager
     def observing(self, on: bool = True) -> Iterator[None]:
-        """Inside, every activation point that passes data on watches its range (or, with ``on=False``, none does)."""
+        """Inside, every activation point observes its range (with ``on=False``: none does)."""
         before = {path: point.observing for path, point in self.acts.items()}
         for point in self.acts.values():
             point.observing = on
@@ -275,35 +290,34 @@ class Student:
                 point.observing = before[path]
 
 
-@dataclass(frozen=True)
-class Published:
-    """What became of a push: where it is, the commit (None after a dry run), the names of the files."""
-
-    url: str
-    commit: str | None
-    files: tuple[str, ...]
-
-
 class Probe(Protocol):
-    """Runs teacher and student on a batch, only as far as the needs say; see :class:`zsq.training.Probe`."""
+    """Runs teacher and student on a batch, as far as the needs require; see :class:`zsq.training.Probe`."""
 
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View: ...
 
 
 Say = Callable[[str], None]
-"""Where a component says something to the user."""
+"""Shows a message to the user."""
 
 
-class Precision(Protocol):
-    """The arithmetic of training: ``with precision.autocast():`` around forwards."""
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of training, ``fp32`` or ``bf16``, on one kind of device."""
 
-    @property
-    def name(self) -> str: ...
-    def autocast(self) -> AbstractContextManager[Any]: ...
+    name: str
+    device: str = "cpu"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context for forward passes; parameters and optimizers stay in float32."""
+        if self.name != "bf16":
+            return nullcontext()
+        import torch
+
+        return torch.autocast(self.device, torch.bfloat16)
 
 
 class Finder(Protocol):
-    """Builds a component for whoever has the context ``ctx``: what stands behind ``Context.find``."""
+    """Builds another component; :meth:`Context.find` calls it."""
 
     def __call__(self, ctx: Context, role: str, name: str, options: Mapping[str, Any]) -> Any: ...
 
@@ -314,16 +328,23 @@ def _unchanged(step: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Context:
-    """What a component may use besides its options. One object, so that it may grow without changing signatures.
+    """What a component may use besides its options. New fields do not change signatures.
 
-    ``teacher`` is None for teacher sources and tasks; ``task(classes)`` gives a teacher source the task that the plan has for its
-    teacher, None standing for the default; :meth:`find` builds another component, such as the reader of a library, by means of
-    ``finder``; ``student`` is None before quantization; ``objective`` is None where no losses were built; ``sampler(n)`` draws images
-    from the finished synthesizer, for evaluators.
-    ``schedule(step, steps)`` is the position of ``step`` in a learning-rate schedule of ``steps``: ``step`` itself, unless a budget
-    shortens it. ``rng`` is the component's own generator, seeded from ``seed`` and its role. Files put into ``workdir`` come with the
-    run (None where nothing is written); ``cache`` is the folder of what later runs may use again (None where nothing is kept), see
-    ``zsq.files``.
+    Args:
+        rng: The component's own generator, seeded from ``seed`` and its role.
+        device, precision, seed, batch_size: Of the run.
+        workdir: Files in it become part of the run folder; None if nothing is written.
+        log: Shows a message to the user.
+        trust_code: Whether weights files may contain code.
+        cache: Folder of things that later runs can use again, see :mod:`zsq.files`; None keeps nothing.
+        task: For teacher sources: makes the task for a number of classes; None means the default task.
+        finder: Behind :meth:`find`.
+        teacher: None for teacher sources and tasks.
+        student: None before quantization.
+        objective: None if there are no losses.
+        probe: None before quantization.
+        schedule: ``schedule(step, steps)`` is the position in a learning-rate schedule: ``step``, unless a budget shortens it.
+        sampler: ``sampler(n)`` draws images from the finished synthesizer, for evaluators.
     """
 
     rng: torch.Generator
@@ -349,21 +370,19 @@ class Context:
         return replace(self, **changes)
 
     def find(self, role: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
-        """Another component, chosen by name among all that are installed, and built with this context.
-
-        It shares everything in the context, the random generator too.
+        """Build another installed component with this context, its random generator included.
 
         Args:
             role: Its role, e.g. ``"reader"``.
-            name: Its name, or that of a preset, as in a recipe.
-            options: Values of its options by name; the others have their defaults.
+            name: Its name, or the name of a preset.
+            options: Values of its options; the others have their defaults.
 
         Raises:
-            ComponentError: When there is none; the hint says which plugin to install, where one is known.
-            OptionError: When it has no such option, or refuses a value.
+            ComponentError: If there is none; the hint names the plugin to install, if one is known.
+            OptionError: If it has no such option, or refuses a value.
         """
         if self.finder is None:
-            raise ComponentError(f"no {role} '{name}' can be had here", "", "a context that a run gives knows all components")
+            raise ComponentError(f"this context cannot find the {role} '{name}'", "", "the context of a run finds all components")
         return self.finder(self, role, name, options or {})
 
 

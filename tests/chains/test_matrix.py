@@ -11,7 +11,8 @@ import pytest
 
 from zsq._component import NEEDS, Role
 from zsq._compose import compose
-from zsq._manager import Found, Manager
+from zsq._manager import Manager
+from zsq._plugin import Found
 from zsq.errors import PlanError
 from zsq.testing import tiny_recipe, tiny_run
 

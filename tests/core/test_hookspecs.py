@@ -6,7 +6,7 @@ import inspect
 
 from zsq import _hookspecs as hookspecs
 from zsq._component import Role
-from zsq._manager import ANY_ROLE
+from zsq._plugin import ANY_ROLE
 
 SPECS = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "zsq_spec")}
 

@@ -12,7 +12,8 @@ import pytest
 
 from zsq import __version__
 from zsq._component import Role
-from zsq._manager import Manager, Plugin, known_plugins
+from zsq._manager import Manager, known_plugins
+from zsq._plugin import Plugin
 from zsq.errors import ComponentError, FileError
 from zsq.events import Message
 from zsq.testing import FakeDist

@@ -8,8 +8,8 @@ from torch import nn
 
 from zsq._builtin.classify import Classify
 from zsq._builtin.options import ClassifyOptions
-from zsq.training import Precision, Probe, batch_norms, channel_stats, choose_precision
-from zsq.types import Batch, InputSpec, Student, Teacher
+from zsq.training import Probe, batch_norms, channel_stats, choose_precision
+from zsq.types import Batch, InputSpec, Precision, Student, Teacher
 
 
 class Counting(nn.Sequential):

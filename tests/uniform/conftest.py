@@ -13,8 +13,7 @@ from torch import nn
 
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
-from zsq.training import Precision
-from zsq.types import InputSpec, Student, Teacher
+from zsq.types import InputSpec, Precision, Student, Teacher
 
 settings.register_profile("zsq", deadline=None)  # the first call of a kernel may take long
 settings.load_profile("zsq")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zsq.grids import LAYERS, ActPoint, WeightPoint
-from zsq.types import QuantPoint
+from zsq.points import QuantPoint
 
 
 def test_an_activation_point_without_a_range_passes_data_on():

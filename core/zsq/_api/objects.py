@@ -27,7 +27,7 @@ from zsq._builtin.in_memory import (
 )
 from zsq._builtin.options import MemoryOptions
 from zsq._component import TEACHER_NEEDS, Component, Role
-from zsq._manager import MEMORY, Found, Plugin
+from zsq._plugin import MEMORY, Found, Plugin
 from zsq._recipe import CHAINS, Entry, parse_entry
 from zsq.errors import OptionError
 from zsq.options import Options

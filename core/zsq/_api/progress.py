@@ -16,13 +16,13 @@ from zsq._api.tables import console, duration
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: Seconds between two readings of metrics; reading a tensor may wait for the device.
+#: Seconds between two readings of metrics, because reading a tensor may wait for the device.
 _REFRESH = 0.25
 
 
 @contextmanager
 def progress() -> Iterator[Any]:
-    """A listener for events: a table in a notebook, bars on a terminal, otherwise one line per phase; the last two on standard error."""
+    """Shows events: a table in a notebook, bars on a terminal, otherwise one line per phase; the last two on standard error."""
     if in_notebook():
         yield Cell()
         return
@@ -38,17 +38,17 @@ def progress() -> Iterator[Any]:
 
 
 def in_notebook() -> bool:
-    """Whether this process runs the cells of a notebook. Imports nothing: IPython is there already, or it is no notebook."""
+    """Whether this process runs a notebook. Imports nothing: a notebook has imported IPython already."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class Cell:
-    """A small table below the cell, a row per phase, written anew a few times a second; messages stand below it."""
+    """A small table below the cell: a row per phase, updated a few times a second, and messages below it."""
 
     def __init__(self) -> None:
-        shown = importlib.import_module("IPython.display")  # there in a notebook, and nowhere asked for
+        shown = importlib.import_module("IPython.display")  # every notebook has it; zsq does not depend on it
         self.html = shown.HTML
         self.rows: dict[str, str] = {}
         self.notes: list[str] = []
@@ -116,9 +116,9 @@ class Lines:
 
 
 class Bars:
-    """One bar per phase: step of total, images/s, time left, and as many losses as there is room for."""
+    """One bar per phase: step of total, images/s, remaining time, and as many losses as fit."""
 
-    #: Columns that stand before the losses.
+    #: Columns before the losses.
     width = 65
 
     def __init__(self, bars: Progress) -> None:
@@ -154,7 +154,7 @@ def _rate(event: events.Stepped, seconds: float) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any], room: int = 1000) -> str:
-    """As many metrics as fit into ``room`` columns, none of them cut."""
+    """As many metrics as fit into ``room`` columns, each of them whole."""
     text = ""
     for name, value in metrics.items():
         longer = f"{text}  {name} {float(value):.4g}".strip()

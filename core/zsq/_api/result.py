@@ -1,4 +1,4 @@
-"""What ``zsq.quantize`` gives: the student, what was measured, and what can be done with it next."""
+"""The result of ``zsq.quantize``: the student in memory, its metrics, and everything that a saved run can do."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 class Result(SavedRun):
     """A finished run, its student in memory.
 
-    In a terminal and in a notebook it shows itself as a table. Where no folder was named (``out``), its files lie in a temporary one, which
-    goes with this object: :meth:`save` keeps them.
+    It shows itself as a table in a terminal and in a notebook. Without ``out``, its files are in a temporary folder that is removed with
+    this object; :meth:`save` keeps them.
 
     Args:
-        folder: Of the run.
-        student: As it was evaluated.
-        teacher: The copy that it was made from.
+        folder: The run folder.
+        student: The student, as it was evaluated.
+        teacher: The copy of the network that it was made from.
         temporary: The folder to remove with this object.
-        manager: With the components that were given in memory.
-        say: Where messages go.
+        manager: The plugins, with the components in memory.
+        say: Shows messages.
     """
 
     def __init__(self, folder: Path, student: Student, teacher: Teacher, temporary: tempfile.TemporaryDirectory[str] | None = None,
@@ -41,24 +41,24 @@ class Result(SavedRun):
 
     @property
     def student(self) -> nn.Module:
-        """The quantized network: takes what the teacher takes, gives what it gives. Its weights are frozen at their codes."""
+        """The quantized network, with the inputs and outputs of the teacher. Its weights are frozen at their codes."""
         return self.quantized.module
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What was measured of the student, in the unit of each metric (accuracies in percent)."""
+        """The metrics of the student (accuracies in percent)."""
         found: Mapping[str, float] = self.report["student"]["metrics"]
         return found
 
     @property
     def teacher_metrics(self) -> Mapping[str, float]:
-        """The same of the teacher, where an evaluator measures it."""
+        """The metrics of the teacher, from the evaluators that measure it."""
         found: Mapping[str, float] = self.report["teacher"]["metrics"]
         return found
 
     @property
     def recipe(self) -> Recipe:
-        """All that the run was made of, every setting filled in; ``zsq.quantize(network, recipe=...)`` repeats it."""
+        """The recipe with every setting; ``zsq.quantize(network, recipe=...)`` repeats the run."""
         from zsq._recipe import Recipe
 
         return Recipe.from_dict(self.report["recipe"])

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from zsq._api.stores import locate, store
 from zsq._component import Role
-from zsq._manager import Found, Manager
+from zsq._manager import Manager
+from zsq._plugin import Found
 from zsq._recipe import parse_entry
 from zsq._run.lookup import plain_context, task_maker
 from zsq.errors import FileError, ZsqError
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from zsq.types import Context, Published, Say, Student, Teacher
+    from zsq.protocols import Published
+    from zsq.types import Context, Say, Student, Teacher
 
 #: Percent of answers that must be the same for a file to be verified.
 ENOUGH = 99.9

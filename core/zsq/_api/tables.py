@@ -1,4 +1,4 @@
-"""What a run came to, as tables for a terminal; shared by the command line and by results in Python. No torch."""
+"""Tables of results for a terminal, for the command line and for Python. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: Columns when the output is a pipe: nothing is cut that a terminal would have shown.
+#: Columns if the output is a pipe.
 _PIPE_WIDTH = 140
 
 
 def console(error: bool = False) -> Console:
-    """Standard output or standard error as rich sees it; nothing printed is taken for markup."""
+    """Standard output or standard error as a rich console, which prints text as it is, without markup."""
     stream = sys.stderr if error else sys.stdout
     return Console(stderr=error, width=None if stream.isatty() else _PIPE_WIDTH, markup=False, emoji=False, highlight=False)
 
 
 def table(rows: Iterable[Sequence[Any]], *headers: str, title: str = "", styles: Sequence[str] = ()) -> Table:
-    """A table without lines; the first column is bold, empty cells stay empty."""
+    """A table without lines; the first column is bold."""
     result = Table(
         *headers, title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(headers)
     )
@@ -35,7 +35,7 @@ def table(rows: Iterable[Sequence[Any]], *headers: str, title: str = "", styles:
 
 
 def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table:
-    """The closing table: what came out, beside the teacher's own figures under the same scheme."""
+    """The closing table of a run: the student's metrics beside the teacher's own, bits, size and time."""
     teacher, student = report["teacher"], report["student"]
     own, metrics = teacher["metrics"], student["metrics"]
     rows: list[tuple[str, str]] = [("teacher", teacher["ref"])]
@@ -65,7 +65,7 @@ def report_table(report: Mapping[str, Any], folder: Path | None = None) -> Table
 
 
 def metrics_table(student: Mapping[str, float], teacher: Mapping[str, float]) -> Table:
-    """Metrics of a saved student, with the teacher's where its report has them."""
+    """Metrics of a saved student, beside the teacher's if its report has them."""
     rows = []
     for name, value in student.items():
         own = teacher.get(name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from zsq._builtin.options import ClipSearchOptions
-from zsq.graph import Replay
+from zsq.graph import PartialRun
 from zsq.training import Extremes, act_modules, sum_of, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace
 
@@ -40,17 +40,17 @@ class ClipSearch:
         total = o.passes * len(student.acts)
         step = 0
         for _ in range(o.passes):
-            replay = Replay(module, inputs)
+            partial = PartialRun(module, inputs)
             for node in [n for n in module.graph.nodes if n.op == "call_module" and n.target in student.acts]:
                 point = student.acts[str(node.target)]
-                replay.advance(node)
+                partial.advance(node)
                 if not point.frozen:
                     lo, hi = (end.clone() for end in point.range)
                     errors = []
                     shares = torch.linspace(o.narrowest, 1, o.candidates).tolist()
                     for share in shares:
                         point.set_range(lo * share, hi * share)
-                        given = zip(task.values(replay.finish()), goal, strict=True)
+                        given = zip(task.values(partial.finish()), goal, strict=True)
                         errors.append(sum_of((value.float() - wanted).square().mean() for value, wanted in given))
                     best = shares[int(torch.stack(errors).argmin())]
                     point.set_range(lo * best, hi * best)

@@ -2,7 +2,7 @@
 
 Each runs the student on batches of the stream, watches what arrives at every activation point, and sets all ranges at
 the end. Points without a range pass data on unchanged, so a first calibrator sees activations in float behind quantized
-weights; a later one sees them on the grids set before it. Any :class:`~zsq.types.QuantPoint` that is a module will do.
+weights; a later one sees them on the grids set before it. Any :class:`~zsq.points.QuantPoint` that is a module will do.
 """
 
 from __future__ import annotations

@@ -37,8 +37,7 @@ def plain_context(manager: Manager | None = None, workdir: Path | None = None, l
     """The context of components that are used outside of a run: CPU, float32, seed 0, messages to standard error."""
     import torch
 
-    from zsq.training import Precision
-    from zsq.types import Context
+    from zsq.types import Context, Precision
 
     rng = torch.Generator().manual_seed(0)
     say = log or (lambda text: print(text, file=sys.stderr))

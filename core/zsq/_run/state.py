@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zsq._manager import MEMORY
+from zsq._plugin import MEMORY
 from zsq._run.stopping import Budget, LastGood
 from zsq.training import choose_precision
 from zsq.types import Context

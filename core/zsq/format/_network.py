@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 
 from zsq.errors import ZsqError
 from zsq.files import write_atomic
+from zsq.format._dry_run import try_on
 from zsq.format._encoding import decode_graph, encode_graph, path_of
 from zsq.format._files import CONFIG, FORMAT, WEIGHTS, text_of
 from zsq.format._layout import Parts, describe, join
 from zsq.format._specs import decode_module, encode_module, sizes
-from zsq.format._trial import try_on
 from zsq.grids import QuantLayer
 from zsq.placement import use_integers
 from zsq.types import InputSpec, Student

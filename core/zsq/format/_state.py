@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsq.errors import FileError
-from zsq.protocols import KeepsState
-from zsq.types import QuantPoint, Student
+from zsq.points import KeepsState, QuantPoint
+from zsq.types import Student
 
 
 def student_state(student: Student) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from zsq.errors import ZsqError, first_line
+from zsq.graph._running import node_values
 
 
 def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
@@ -32,8 +33,7 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
     try:
         with torch.no_grad():
             expected = teacher(inputs)
-            recorder = _Recorder(module)
-            got = recorder.run(inputs)
+            got, seen = node_values(module, inputs)
     except Exception as error:  # whatever a network of the user's raises
         raise ZsqError(
             f"the traced network does not run on a batch of {shape[0]}: {first_line(error)}",
@@ -50,14 +50,18 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
             f"teacher {type(teacher).__name__}",
             "its forward depends on something else than its input, such as random numbers",
         )
-    return {path: _carrier(path, truth.get(path), recorder.seen, teacher) for path in wanted}
+    return {path: _carrier(path, truth.get(path), seen, teacher) for path in wanted}
 
 
 def _carrier(path: str, value: Any, seen: Mapping[fx.Node, Any], teacher: nn.Module) -> fx.Node:
     alike = [
         n
         for n, v in seen.items()
-        if isinstance(v, Tensor) and isinstance(value, Tensor) and v.shape == value.shape and torch.allclose(v, value)
+        if n.op in ("call_function", "call_module", "placeholder")
+        and isinstance(v, Tensor)
+        and isinstance(value, Tensor)
+        and v.shape == value.shape
+        and torch.allclose(v, value)
     ]
     within = [n for n in alike if f"{n.meta['site'][0]}.".startswith(f"{path}.")]
     if not alike:
@@ -67,17 +71,3 @@ def _carrier(path: str, value: Any, seen: Mapping[fx.Node, Any], teacher: nn.Mod
             "choose modules that return one tensor and run in eval mode",
         )
     return (within or alike[:1])[-1]
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps every node's value."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.seen: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op in ("call_function", "call_module", "placeholder"):
-            self.seen[n] = value
-        return value

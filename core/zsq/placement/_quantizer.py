@@ -29,7 +29,8 @@ from zsq.options import UniformOptions
 from zsq.placement._biases import round_biases
 from zsq.placement._integers import use_integers
 from zsq.placement._sums import settle_sums
-from zsq.types import Batch, Context, QuantPoint, Student, Teacher
+from zsq.points import QuantPoint
+from zsq.types import Batch, Context, Student, Teacher
 
 #: Activations that no scheme point follows under ``paper``: reported, so that nobody takes them for quantized.
 _OTHER_ACTIVATIONS = frozenset(

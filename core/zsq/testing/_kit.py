@@ -16,7 +16,8 @@ from zsq.errors import ComponentError, nearest
 from zsq.options import Options
 
 if TYPE_CHECKING:
-    from zsq._manager import Found, Manager
+    from zsq._manager import Manager
+    from zsq._plugin import Found
     from zsq.types import Context, Student, Teacher
 
 Check = Callable[["Case"], None]

@@ -30,8 +30,8 @@ from zsq.errors import FileError
 from zsq.protocols import Staged
 from zsq.teachers import read_weights
 from zsq.testing import teachers
-from zsq.training import Objective, Precision, Probe, Term, batch_norms
-from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Student, Teacher, Update
+from zsq.training import Objective, Probe, Term, batch_norms
+from zsq.types import Batch, Beat, Cadence, Context, InputSpec, Precision, Student, Teacher, Update
 
 __all__ = [
     "AlternatingNoise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zsq.training._comparing import pairs, sum_of
 from zsq.training._descent import Moved, Progress, cosine, descend, learn_ranges
 from zsq.training._objective import Objective, Term
-from zsq.training._precision import Precision, choose_precision
+from zsq.training._precision import choose_precision
 from zsq.training._probe import Probe
 from zsq.training._statistics import BnsDistance, batch_norms, bns_distance, channel_stats
 from zsq.training._trackers import Extremes, ImageExtremes, MovingAverage, Percentiles, Tracker, best_percent
@@ -19,7 +19,6 @@ __all__ = [
     "MovingAverage",
     "Objective",
     "Percentiles",
-    "Precision",
     "Probe",
     "Progress",
     "Term",

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from zsq.protocols import LearnsRange, Objective, Stream
+from zsq.points import LearnsRange
+from zsq.protocols import Objective, Stream
 from zsq.types import Batch, Beat, Context, Student, Trace
 
 #: An optimizer with one group, and its learning rate at the start.

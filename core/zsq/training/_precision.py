@@ -1,36 +1,22 @@
-"""The arithmetic of training: bf16 autocast where the machine has it and accuracy agrees, FP32 one flag away."""
+"""Chooses the arithmetic of training: bf16 autocast if the processor is fast at it and it costs no accuracy, else FP32."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 
-#: bf16 keeps 8 bits of mantissa, so grids finer than this would be trained on rounding noise.
+from zsq.types import Precision
+
+#: bf16 has 8 bits of mantissa; finer grids than this would be trained on rounding noise.
 _FINEST_BF16_BITS = 5
 
 
-@dataclass(frozen=True)
-class Precision:
-    """``fp32`` or ``bf16`` on one kind of device."""
-
-    name: str
-    device: str = "cpu"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """A context for forwards; parameters and optimizers stay in float32."""
-        return torch.autocast(self.device, torch.bfloat16) if self.name == "bf16" else nullcontext()
-
-
 def choose_precision(asked: str, device: torch.device, bits: int = 0) -> Precision:
-    """``asked``, or for ``auto`` bf16 where the hardware multiplies it and no grid is finer than bf16 can tell apart.
+    """``asked``; or for ``auto`` bf16 if the hardware multiplies it and no grid is too fine for it.
 
     Args:
         asked: ``auto``, ``fp32`` or ``bf16``.
         device: Where forwards run.
-        bits: Of the finest grid; 0 where there is none, as when images are made from the teacher alone.
+        bits: Of the finest grid; 0 if there is none, for example while images are made from the teacher alone.
     """
     if asked != "auto":
         return Precision(asked, device.type)

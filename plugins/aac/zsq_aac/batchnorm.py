@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from zsq.errors import ZsqError
 from zsq.protocols import Classed, Stream
-from zsq.training import BnsDistance, Precision, Probe, batch_norms, channel_stats, watching_inputs
-from zsq.types import Batch, Beat, BnStats, Context, Student, Trace, View
+from zsq.training import BnsDistance, Probe, batch_norms, channel_stats, watching_inputs
+from zsq.types import Batch, Beat, BnStats, Context, Precision, Student, Trace, View
 from zsq_aac import AbnOptions
 from zsq_aac.images import PixelPool
 

@@ -173,7 +173,7 @@ def test_among_the_few_near_a_threshold_as_many_change_as_among_all(symmetric: b
     for length in 2.0 ** torch.arange(-14, -4, 0.25, dtype=torch.float64):
         lengths = length * torch.tensor([1.0, 0.7, 1.3], dtype=torch.float64)
         found = codes.flips(lengths.numpy())
-        few |= codes._near[0] is not None
+        few |= codes._near_thresholds[0] is not None
         codes.free_looks = False
         everywhere = codes.flips(lengths)
         codes.free_looks = True

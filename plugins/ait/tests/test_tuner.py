@@ -207,7 +207,7 @@ def test_with_grids_that_follow_the_weights_and_grids_that_stay(quant: str, monk
     fixed: list[bool] = []
 
     def watching(self: Codes, *inputs: Any) -> Tensor:
-        fixed.extend(family.fixed is not None for _, family in self._families)
+        fixed.extend(group.fixed is not None for _, group in self._groups)
         return flips(self, *inputs)
 
     monkeypatch.setattr(Codes, "flips", watching)

@@ -1,7 +1,7 @@
 """AIT (Choi et al., CVPR 2022, arXiv 2203.17008): steps so long that a share of every layer's integer codes changes.
 
 Light: descriptors and options only. The tuner is in ``zsq_ait.tuner``, the length of its steps in ``zsq_ait.inundation``, and
-the counting of codes in ``zsq_ait.codes``, ``zsq_ait.family`` and ``zsq_ait.near``.
+the counting of codes in ``zsq_ait.codes`` and ``zsq_ait.grid_group``.
 """
 
 from __future__ import annotations

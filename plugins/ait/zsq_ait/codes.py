@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from zsq.grids import Grid, WeightPoint
-from zsq_ait.family import Family
-from zsq_ait.near import Near
+from zsq_ait.grid_group import GridGroup, NearThreshold
 
 #: A weight and the point that puts it on its grid.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
@@ -23,7 +22,7 @@ _FURTHER = 4.0
 
 
 class _Kind(NamedTuple):
-    """The kind of a layer's grids, which layers of a family share, and the length of a row, i.e. of what has one grid."""
+    """The kind of a layer's grids, which layers of a group share, and the length of a row, i.e. of what has one grid."""
 
     bits: int
     symmetric: bool
@@ -53,8 +52,8 @@ class Codes:
         self.free_looks = device.type == "cpu"
         self.numel = torch.tensor([weight.numel() for weight, _ in self._layers], dtype=torch.float64, device=device)
         self.at, self.direction, self.current = torch.zeros(3, int(self.numel.sum()), device=device)
-        self._families = list(self._related([kinds[i] for i in self.order]))
-        self._near: list[Near | None] = [None for _ in self._families]
+        self._groups = list(self._related([kinds[i] for i in self.order]))
+        self._near_thresholds: list[NearThreshold | None] = [None for _ in self._groups]
         self._reach = np.zeros(len(layers))
         self._found = torch.zeros_like(self.numel)
         torch._foreach_copy_(self.parts(self.at), [weight.detach() for weight, _ in self._layers])
@@ -82,7 +81,7 @@ class Codes:
             longest: Length of the longest step.
         """
         if self.free_looks:
-            speed = torch.cat([family.aim() for _, family in self._families])
+            speed = torch.cat([group.aim() for _, group in self._groups])
             wanted = (2 / self.numel).clamp_min_(share).mul_(_AMPLE).div_(speed)
             self._reach = np.maximum(wanted.clamp_max_(longest).numpy(), shortest)
             self._look()
@@ -95,12 +94,12 @@ class Codes:
         if self.free_looks and (beyond := lengths > self._reach).any():
             self._reach = np.where(beyond, _FURTHER * lengths, self._reach)
             self._look()
-        for (layers, family), near in zip(self._families, self._near, strict=True):
+        for (layers, group), near in zip(self._groups, self._near_thresholds, strict=True):
             if self.free_looks and near is not None:
                 self._found.numpy()[layers] = near.flips(lengths[layers].astype(np.float32))
             else:
                 wanted = of[layers].tolist() if of is not None and self.free_looks else None
-                self._found[layers] = family.flips(torch.as_tensor(lengths[layers]).float(), wanted)
+                self._found[layers] = group.flips(torch.as_tensor(lengths[layers]).float(), wanted)
         return self.array(self._found.clone())
 
     def array(self, x: Tensor) -> Any:
@@ -113,19 +112,19 @@ class Codes:
 
     def move(self, lengths: Tensor) -> None:
         """Make the step; ``lengths`` is (layers,)."""
-        for layers, family in self._families:
-            family.move(lengths[layers].float())
+        for layers, group in self._groups:
+            group.move(lengths[layers].float())
         self._encode()
 
     def _encode(self) -> None:
-        for _, family in self._families:
-            family.encode(self.free_looks)
+        for _, group in self._groups:
+            group.encode(self.free_looks)
 
     def _look(self) -> None:
         reach = torch.from_numpy(self._reach).float()
-        self._near = [family.near(reach[layers]) for layers, family in self._families]
+        self._near_thresholds = [group.near_threshold(reach[layers]) for layers, group in self._groups]
 
-    def _related(self, kinds: Sequence[_Kind]) -> Iterator[tuple[slice, Family]]:
+    def _related(self, kinds: Sequence[_Kind]) -> Iterator[tuple[slice, GridGroup]]:
         layer = start = 0
         for (bits, symmetric, live), relatives in groupby(kinds, lambda kind: kind[:3]):
             lengths = [kind.length for kind in relatives]
@@ -135,7 +134,7 @@ class Codes:
             fixed = None if live else _joined([point.grid for _, point in self._layers[layers]])
             counts = [size // length for size, length in zip(sizes, lengths, strict=True)]
             parts = (v[start:end] for v in (self.at, self.direction, self.current))
-            yield layers, Family(bits, symmetric, fixed, counts, lengths, *parts)
+            yield layers, GridGroup(bits, symmetric, fixed, counts, lengths, *parts)
             layer, start = layers.stop, end
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from zsq.errors import ZsqError
 from zsq.types import Teacher
 from zsq_detect.boxes import Priors, nms
-from zsq_detect.task import pair
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,19 @@ def decoding_of(teacher: Teacher, where: str) -> Decoding:
         hint = "give the network an attribute `decoding`, a zsq_detect.decoding.Decoding"
         raise ZsqError("the teacher does not say how its boxes are decoded", where, hint)
     return found
+
+
+def pair(output: Any) -> tuple[Tensor, Tensor]:
+    """Scores (N, A, classes) and offsets (N, A, 4) of a network's output.
+
+    Raises:
+        ZsqError: When it holds something else.
+    """
+    parts = (output.get("logits"), output.get("boxes")) if isinstance(output, Mapping) else output
+    if isinstance(parts, (tuple, list)) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+        return parts[0], parts[1]
+    raise ZsqError(
+        "the network's output is not a pair of scores and box offsets",
+        "task detect",
+        "return (scores, offsets) of all priors, as tensors, before non-maximum suppression",
+    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsq.errors import ZsqError
 from zsq.types import Box, Context, Drawing, Teacher
 from zsq_detect import DetectOptions
+from zsq_detect.decoding import decoding_of, pair
 
 #: Boxes of an image that are drawn, and those that are told in words.
 _DRAWN, _TOLD = 8, 3
@@ -48,8 +48,6 @@ class Detect:
         Raises:
             ZsqError: When it has none.
         """
-        from zsq_detect.decoding import decoding_of
-
         decoding = decoding_of(teacher, "task detect")
         names = teacher.labels[decoding.background :] or tuple(f"class {i}" for i in range(self.classes - decoding.background))
         height, width = teacher.inputs.shape[1:]
@@ -86,19 +84,3 @@ def _said(boxes: Sequence[Box], count: int, names: Sequence[str]) -> str:
     """The number of boxes and the surest: ``41 boxes, the surest cat 93 %, dog 60 %``."""
     told = ", ".join(f"{names[box.label]} {100 * box.score:.0f} %" for box in boxes[:_TOLD])
     return f"{count} boxes, the surest {told}" if count > 1 else f"one box, {told}" if count else "no box"
-
-
-def pair(output: Any) -> tuple[Tensor, Tensor]:
-    """Scores (N, A, classes) and offsets (N, A, 4) of a network's output.
-
-    Raises:
-        ZsqError: When it holds something else.
-    """
-    parts = (output.get("logits"), output.get("boxes")) if isinstance(output, Mapping) else output
-    if isinstance(parts, (tuple, list)) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
-        return parts[0], parts[1]
-    raise ZsqError(
-        "the network's output is not a pair of scores and box offsets",
-        "task detect",
-        "return (scores, offsets) of all priors, as tensors, before non-maximum suppression",
-    )

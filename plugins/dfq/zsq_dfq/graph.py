@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zsq.graph import arguments, unused_path
+from zsq.graph import arguments, node_shapes, unused_path
 from zsq.types import Context, Student
 from zsq_dfq.layers import KINDS, channelwise, inputs, outputs
 
@@ -21,20 +21,6 @@ _aten = torch.ops.aten
 _HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "alias", "clone", "contiguous", "detach")
 _POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "upsample_")
 _RESHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze")
-
-
-class Shapes(fx.Interpreter):
-    """One forward; ``shapes`` has that of every tensor in it."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n] = value.shape
-        return value
 
 
 @dataclass
@@ -63,11 +49,7 @@ class Graph:
         assert isinstance(student.module, fx.GraphModule)
         self.student, self.module = student, student.module
         self.nodes: list[fx.Node] = list(self.module.graph.nodes)
-        shapes = Shapes(self.module)
-        device = next((p.device for p in self.module.parameters()), ctx.device)
-        with torch.no_grad():
-            shapes.run(torch.zeros((2, *ctx.teacher.inputs.shape), device=device))
-        self.shapes = shapes.shapes
+        self.shapes = node_shapes(self.module, ctx.teacher.inputs.shape)
         calls = [str(n.target) for n in self.nodes if n.op == "call_module"]
         self.once = {path for path in calls if calls.count(path) == 1}
 
@@ -140,7 +122,7 @@ class Graph:
         return same_channels(node, self.shapes[value], self.shapes[node])
 
 
-def same_channels(node: fx.Node, before: torch.Size, after: torch.Size) -> bool:
+def same_channels(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     """Whether an operation moves, pools or pads with zeros inside channels only. ``before``, ``after``: shapes of its input and output."""
     op = name_of(node)
     if before[:2] != after[:2]:

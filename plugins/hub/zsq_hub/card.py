@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,38 +10,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from zsq.errors import FileError
-from zsq_hub import sections
+from zsq_hub import card_text
+from zsq_hub.card_text import Facts
 
 #: Metrics that are an accuracy on real images, with their name on the Hub; values in percent.
 _ACCURACIES = {"top1": "top-1 (%)", "top5": "top-5 (%)"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What the run's own files do not say.
-
-    Args:
-        repo: ``ORG/NAME`` it will be published as.
-        base_model: The teacher on the Hub, where it is there.
-        license: That of the teacher, as fields of the front matter; empty when unknown, never guessed.
-        dataset: What the accuracy was measured on; without it no ``model-index`` is written.
-        author: Who pushes.
-        proof: ``verify.json``, where it is about the exported file beside it.
-        files: Names of all that is published, and their bytes.
-    """
-
-    repo: str
-    base_model: str | None = None
-    license: Mapping[str, str] | None = None
-    dataset: str | None = None
-    author: str | None = None
-    proof: Mapping[str, Any] | None = None
-    files: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The repository without its owner."""
-        return self.repo.partition("/")[2]
 
 
 def write(report: Mapping[str, Any], config: Mapping[str, Any], recipe: str, facts: Facts) -> str:
@@ -58,7 +30,7 @@ def write(report: Mapping[str, Any], config: Mapping[str, Any], recipe: str, fac
         FileError: When the metadata is not valid.
     """
     text = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
-    body = text.substitute(sections.fill(report, config, recipe, facts, measured(report)))
+    body = text.substitute(card_text.fill(report, config, recipe, facts, measured(report)))
     data = ModelCardData(ignore_metadata_errors=False, **metadata(report, facts))
     card = f"---\n{data.to_yaml()}\n---\n\n{body.rstrip()}\n"
     check(card)

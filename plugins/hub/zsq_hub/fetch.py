@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not marked as exported
 
 from zsq.errors import FileError
-from zsq_hub.faults import explained
+from zsq_hub.errors import explained
 
 #: All that a student consists of; no other file of a repository is downloaded.
 FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")

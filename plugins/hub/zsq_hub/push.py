@@ -16,9 +16,10 @@ import zsq
 from zsq.errors import FileError
 from zsq.files import scratch_folder
 from zsq.format import text_of
-from zsq.types import Published
+from zsq.protocols import Published
 from zsq_hub import card
-from zsq_hub.faults import HubError, explained
+from zsq_hub.card_text import Facts
+from zsq_hub.errors import HubError, explained
 from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
@@ -57,7 +58,7 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
     report = cut(report)
     files = contents(run, report, config, recipe, proof)
     sizes = {name: item.stat().st_size if isinstance(item, Path) else len(item) for name, item in files.items()}
-    facts = card.Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=sizes)
+    facts = Facts(repo=repo, base_model=base_model, license=terms, dataset=dataset, author=author, proof=proof, files=sizes)
     files[_CARD] = card.write(report, config, recipe, facts).encode()
     if dry_run is not None:
         _write(dry_run, files)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zsq.options import Options
-from zsq.types import Context, Published
+from zsq.protocols import Published
+from zsq.types import Context
 from zsq_hub import push
 from zsq_hub.fetch import fetch
 

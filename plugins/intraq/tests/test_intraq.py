@@ -20,8 +20,8 @@ from zsq_intraq.synth import Intraq
 
 from zsq.errors import OptionError, ZsqError
 from zsq.testing.world import digest, make_context, make_teacher
-from zsq.training import Precision, batch_norms
-from zsq.types import Context, Teacher
+from zsq.training import batch_norms
+from zsq.types import Context, Precision, Teacher
 
 SMALL = {"images": 12, "batch": 4, "iterations": 3}
 WHOLE = {"lor": 0.0}

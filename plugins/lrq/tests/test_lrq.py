@@ -24,8 +24,8 @@ from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing import teachers, tiny_run
 from zsq.testing.world import Stream, make_context, make_teacher
-from zsq.training import Precision, Probe
-from zsq.types import Context
+from zsq.training import Probe
+from zsq.types import Context, Precision
 
 SMALL: dict[str, Any] = {"channels": 8, "latent_dim": 6, "images": 16, "batch": 8, "iterations": 2, "warmup": 3, "augment": False}
 

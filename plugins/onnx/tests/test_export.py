@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from zsq_onnx.bias import Weight, with_integer_bias
-from zsq_onnx.emit import Codes
-from zsq_onnx.exporter import Onnx, build
+from zsq_onnx.emitter import Codes
+from zsq_onnx.exporter import Onnx
+from zsq_onnx.model import build
 from zsq_onnx.runtime import OnnxRuntime
 from zsq_onnx.verify import verify as compare
 

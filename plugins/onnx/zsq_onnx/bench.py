@@ -12,7 +12,7 @@ import torch
 
 from zsq.graph import lift
 from zsq.types import Teacher
-from zsq_onnx.exporter import build
+from zsq_onnx.model import build
 from zsq_onnx.runtime import Runtime, Session, instruction_set
 
 #: Seconds of warming up and of measuring, per network and batch size.

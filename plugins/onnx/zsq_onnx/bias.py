@@ -13,15 +13,13 @@ student for deployment is an integer already (``zsq.placement._biases``), and of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zsq.grids import ActPoint
 from zsq.placement import ROOMY
-
-if TYPE_CHECKING:
-    from zsq_onnx.emit import Codes
+from zsq_onnx.emitter import Codes
 
 #: Largest integer bias: leaves room for the sum of products in 32 bits.
 _LARGEST = 2.0**30

@@ -9,7 +9,7 @@ scale computes in float). What that rounding changes is kept small, see ``zsq_on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,9 +18,7 @@ from torch import fx, nn
 from zsq.errors import ZsqError
 from zsq.grids import WeightPoint
 from zsq_onnx.bias import Weight, with_integer_bias
-
-if TYPE_CHECKING:
-    from zsq_onnx.emit import Codes, Emitter
+from zsq_onnx.emitter import Codes, Emitter
 
 
 def follower(e: Emitter, node: fx.Node, called: Any) -> fx.Node | None:

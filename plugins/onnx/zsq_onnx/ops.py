@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,7 @@ from torch import fx
 
 from zsq.errors import ZsqError
 from zsq.graph import arguments
-
-if TYPE_CHECKING:
-    from zsq_onnx.emit import Emitter
+from zsq_onnx.emitter import Emitter
 
 _FAR = 2**31 - 1
 
@@ -67,7 +65,7 @@ def size(e: Emitter, node: fx.Node, name: str) -> str:
 
 # -- operations that move values: done on codes where there are any -------------------------------------------------------
 
-Move = Callable[["Emitter", fx.Node, Mapping[str, Any], str, str], str | list[str]]
+Move = Callable[[Emitter, fx.Node, Mapping[str, Any], str, str], str | list[str]]
 
 
 def _same(e: Emitter, n: fx.Node, a: Mapping[str, Any], x: str, zero: str) -> str:
@@ -184,7 +182,7 @@ MOVES: Mapping[str, Move] = {
 
 # -- operations that calculate --------------------------------------------------------------------------------------------
 
-Function = Callable[["Emitter", fx.Node, Mapping[str, Any]], str]
+Function = Callable[[Emitter, fx.Node, Mapping[str, Any]], str]
 
 
 def _unary(op: str, **names: str) -> Function:
@@ -199,7 +197,7 @@ def _unary(op: str, **names: str) -> Function:
 def _binary(op: str) -> Function:
     def write(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
         left, right = a["self"] if "self" in a else a["a"], a["other"] if "other" in a else a["b"]
-        if n.name not in e.shapes:  # sizes, not tensors
+        if n not in e.shapes:  # sizes, not tensors
             return e.writer.node(op, [e.size(left), e.size(right)], n.name)
         other = e.value(right)
         if a.get("alpha", 1) != 1:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 
 from zsq.errors import FileError, first_line
-from zsq_onnx.exporter import FILE
+from zsq_onnx.model import FILE
 
 #: What the runtime's optimizer adds to the name of a node that it writes anew.
 _RENAMED = re.compile(r"_token_\d+$")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import openvino
-from zsq_onnx.exporter import Exporter, model_of
+from zsq_onnx.exporter import Exporter
+from zsq_onnx.model import model_of
 
 from zsq.files import write_atomic
 from zsq.types import Student

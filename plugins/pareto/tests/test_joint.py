@@ -279,8 +279,8 @@ def test_choice_is_the_same_each_time_and_from_the_cache(options: dict[str, Any]
 def test_another_budget_of_operations_runs_no_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"candidates": (2, 8), "act_candidates": (4, 8)}
     pareto(make_teacher(), tmp_path, bops=2e6, **given)
-    monkeypatch.setattr("zsq_pareto.sensitivity.Replay", None)
-    monkeypatch.setattr("zsq_pareto.costs.Replay", None)
+    monkeypatch.setattr("zsq_pareto.sensitivity.PartialRun", None)
+    monkeypatch.setattr("zsq_pareto.costs.PartialRun", None)
     assert pareto(make_teacher(), tmp_path, bops=1.4e6, **given)["bops"] <= 1.4e6
 
 

@@ -186,7 +186,7 @@ def test_another_budget_runs_no_forward(tmp_path: Path, monkeypatch: pytest.Monk
     runs: list[str] = []
     with monkeypatch.context() as patch:
         for place in ("sensitivity", "costs"):
-            patch.setattr(f"zsq_pareto.{place}.Replay", lambda *_, place=place: runs.append(place))
+            patch.setattr(f"zsq_pareto.{place}.PartialRun", lambda *_, place=place: runs.append(place))
         seen: list[int] = []
         with teacher.module.register_forward_pre_hook(lambda *_: seen.append(1)):
             uniform(teacher)

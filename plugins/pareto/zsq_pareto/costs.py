@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsq.errors import ZsqError
-from zsq.graph import Replay, producer
+from zsq.graph import PartialRun, producer
 from zsq.training import full_precision
 from zsq.types import Student
 from zsq_pareto.frontier import Choices, Frontier, Ints
@@ -59,11 +59,11 @@ def multiply_adds(student: Student, inputs: Tensor) -> Tensor:
     assert isinstance(student.module, fx.GraphModule)
     uses = [node for path, nodes in calls(student).items() if path not in student.acts for node in nodes]
     found: dict[fx.Node, int] = {}
-    replay = Replay(student.module, inputs)
+    partial = PartialRun(student.module, inputs)
     with full_precision(student):
-        for node in sorted(uses, key=replay.order.__getitem__):
-            replay.advance(node)
-            x, y = replay.values[node.all_input_nodes[0]], replay.value
+        for node in sorted(uses, key=partial.order.__getitem__):
+            partial.advance(node)
+            x, y = partial.values[node.all_input_nodes[0]], partial.value
             layer = student.module.get_submodule(str(node.target))
             if isinstance(layer, nn.Linear):
                 places = y.numel() // y.shape[-1]

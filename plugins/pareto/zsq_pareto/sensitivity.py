@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsq.errors import ZsqError
-from zsq.graph import Replay
+from zsq.graph import PartialRun
 from zsq.grids import ActPoint, WeightPoint
 from zsq.protocols import Task
 from zsq.training import Extremes, Percentiles, Tracker, act_modules, watching_inputs
@@ -74,16 +74,16 @@ class Sensitivities:
         ranges = self._ranges(parts) if acts else {}
         for number, part in enumerate(parts):
             with _floating(self.student):
-                truth = self._answers(Replay(self.module, part))
-            replay = Replay(self.module, part)
+                truth = self._answers(PartialRun(self.module, part))
+            partial = PartialRun(self.module, part)
             places = _places(truth, len(items))
             moves = truth.new_empty((len(items), truth[..., places].numel()), dtype=torch.float32)
             for step, path in enumerate(todo, 1):
                 own, known = (self.sites, acts) if path in self.student.acts else (self.layers, weights)
                 with _floating(self.student):
-                    replay.advance(self.nodes[path][0])
+                    partial.advance(self.nodes[path][0])
                     for bits, sums in known.items():
-                        other = self._act(replay, path, bits, ranges[path]) if known is acts else self._weight(replay, path, bits)
+                        other = self._act(partial, path, bits, ranges[path]) if known is acts else self._weight(partial, path, bits)
                         sums[own.index(path)] += _compare(truth, other, places, moves[rows[path, bits]])
                 yield Beat(number * len(todo) + step, len(parts) * len(todo))
             gram += (moves @ moves.T).cpu().double() / (2 * len(places))
@@ -94,28 +94,28 @@ class Sensitivities:
                 into[bits] = sums / len(self.inputs)
         self.items, self.gram = items, (gram + gram.T) / (2 * len(self.inputs))
 
-    def _weight(self, replay: Replay, path: str, bits: int) -> Tensor:
+    def _weight(self, partial: PartialRun, path: str, bits: int) -> Tensor:
         """Answers with the weights of one layer on the grid that a point of the student would give them."""
         layer: Any = self.module.get_submodule(path)
         own = self.student.weights[f"{path}.weight_point"]
         assert isinstance(own, WeightPoint)
         none, layer.weight_point = layer.weight_point, WeightPoint(layer.weight, bits, own.symmetric, own.axis).to(layer.weight.device)
         try:
-            return self._answers(replay)
+            return self._answers(partial)
         finally:
             layer.weight_point = none
 
-    def _act(self, replay: Replay, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> Tensor:
+    def _act(self, partial: PartialRun, path: str, bits: int, ends: tuple[Tensor, Tensor]) -> Tensor:
         """Answers with one activation on its grid."""
         node, own = self.nodes[path][0], self.student.acts[path]
         assert isinstance(own, ActPoint)
         point = ActPoint(bits, own.symmetric)
         point.set_range(*ends)
-        return self._answers(replay, {node: point(replay.values[node.all_input_nodes[0]])})
+        return self._answers(partial, {node: point(partial.values[node.all_input_nodes[0]])})
 
-    def _answers(self, replay: Replay, known: Mapping[fx.Node, Tensor] | None = None) -> Tensor:
+    def _answers(self, partial: PartialRun, known: Mapping[fx.Node, Tensor] | None = None) -> Tensor:
         """Logarithms of the classes' probabilities (N, K, places), float64."""
-        answers = self.task.logits(replay.finish(known)).double().log_softmax(1)
+        answers = self.task.logits(partial.finish(known)).double().log_softmax(1)
         return answers.reshape(*answers.shape[:2], -1)
 
     def _parts(self) -> list[Tensor]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zsq.images import distinct
-from zsq.protocols import Drawn, Gridded
+from zsq.points import Gridded, QuantPoint
+from zsq.protocols import Drawn
 from zsq.training import batch_norms
-from zsq.types import Context, QuantPoint, Student, Teacher
+from zsq.types import Context, Student, Teacher
 from zsq_report.answers import DRAWN, Answers, draw
 from zsq_report.histogram import Histogram, of_range
 from zsq_report.hooks import hooked, module_at
@@ -120,14 +121,16 @@ def look(ctx: Context) -> Seen:
     inputs = shown[:count]
     seen = Seen(_weights(teacher, student), _activations(student), synthetic=ctx.sampler is not None, inputs=inputs, shown=shown)
     theirs, ours = Statistics(batch_norms(teacher.module)), Statistics(batch_norms(student.module))
-    compare = Outputs(teacher, student, seen.weights)
+    compare = Outputs(teacher, student, [row.path for row in seen.weights])
     outputs: tuple[list[Any], list[Any]] = ([], [])
     for part in torch.split(inputs, size):
         with compare.keeping(), theirs.watching():
             outputs[0].append(teacher.module(part))
         with compare.comparing(), ours.watching(), _watching(student, seen.acts):
             outputs[1].append(student.module(part))
-    compare.finish()
+    ratios = compare.ratios(fitted=any(row.moved for row in seen.weights))
+    for row in seen.weights:
+        row.output_sqnr = ratios.get(row.path, row.output_sqnr)
     before = theirs
     if seen.synthetic:
         before = Statistics(batch_norms(teacher.module))

@@ -1,20 +1,17 @@
-"""What layers give out in the teacher and in the student, compared batch by batch."""
+"""Compares the outputs of layers in teacher and student, batch by batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zsq.types import Student, Teacher
 from zsq_report.hooks import hooked, module_at
-
-if TYPE_CHECKING:
-    from zsq_report.measure import Weights
 
 
 def decibels(signal: float, noise: float) -> float | None:
@@ -25,11 +22,16 @@ def decibels(signal: float, noise: float) -> float | None:
 
 
 class Outputs:
-    """Compares what layers give out in the teacher and in the student, batch by batch."""
+    """Compares the outputs of layers in teacher and student, batch by batch.
 
-    def __init__(self, teacher: Teacher, student: Student, rows: list[Weights]) -> None:
-        self.rows = {row.path: row for row in rows}
-        self.teacher = {path: m for path in self.rows if (m := module_at(teacher.module, path)) is not None}
+    Args:
+        teacher: Of the run.
+        student: Of the run.
+        paths: Of the layers.
+    """
+
+    def __init__(self, teacher: Teacher, student: Student, paths: Iterable[str]) -> None:
+        self.teacher = {path: m for path in paths if (m := module_at(teacher.module, path)) is not None}
         self.student = {path: m for path in self.teacher if (m := module_at(student.module, path)) is not None}
         self.kept: dict[str, list[Tensor]] = {}
         self.sums: dict[str, Tensor] = {}
@@ -53,16 +55,17 @@ class Outputs:
             yield
         self.kept.clear()
 
-    def finish(self) -> None:
-        """Where weights were moved, outputs are compared up to a factor and an offset per channel: equalization changes both."""
-        fitted = any(row.moved for row in self.rows.values())
+    def ratios(self, fitted: bool) -> dict[str, float | None]:
+        """Signal to noise of each layer's output, in dB; ``fitted`` up to a factor and an offset per channel (equalization)."""
+        found: dict[str, float | None] = {}
         for path, (n, x, y, xx, yy, xy) in self.sums.items():
             if fitted:
                 signal, other, both = xx - x * x / n, yy - y * y / n, xy - x * y / n
                 noise = signal - torch.where(other > 0, both.square() / other, 0)
             else:
                 signal, noise = xx, xx - 2 * xy + yy
-            self.rows[path].output_sqnr = decibels(float(signal.sum()), float(noise.sum()))
+            found[path] = decibels(float(signal.sum()), float(noise.sum()))
+        return found
 
 
 def _moments(x: Tensor, y: Tensor) -> Tensor:

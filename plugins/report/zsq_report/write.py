@@ -15,7 +15,7 @@ from zsq_report.look import Chart
 from zsq_report.measure import Seen, look
 from zsq_report.notes import notes
 from zsq_report.page import render
-from zsq_report.sides import pairs, sheet
+from zsq_report.side_by_side import pairs, sheet
 
 #: Sections of the page with charts; the order in each is that of the page.
 Charts = Mapping[str, list[Chart]]

@@ -11,7 +11,8 @@ from torch import nn
 from zsq import grids
 from zsq.grids import WeightPoint
 from zsq.placement import Uniform
-from zsq.types import Batch, Context, QuantPoint, Student, Teacher
+from zsq.points import QuantPoint
+from zsq.types import Batch, Context, Student, Teacher
 from zsq_squant import SquantOptions
 from zsq_squant.rounding import squant_codes
 

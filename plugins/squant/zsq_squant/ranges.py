@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from zsq.points import QuantPoint
 from zsq.training import act_modules, watching_inputs
-from zsq.types import Batch, Beat, Context, QuantPoint, Student, Trace
+from zsq.types import Batch, Beat, Context, Student, Trace
 from zsq_squant import SquantRangeOptions
 
 #: Range in standard deviations of the positive activations by bits: the authors' settings.

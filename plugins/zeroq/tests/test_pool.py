@@ -14,8 +14,8 @@ from zsq_zeroq.synth import Zeroq
 
 from zsq.errors import ZsqError
 from zsq.testing.world import digest, make_teacher
-from zsq.training import Precision, Probe
-from zsq.types import Batch, InputSpec, Teacher
+from zsq.training import Probe
+from zsq.types import Batch, InputSpec, Precision, Teacher
 
 # -- the pool -------------------------------------------------------------------------------------------------------------
 

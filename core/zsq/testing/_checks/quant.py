@@ -32,8 +32,8 @@ def check_points_keep_the_contract(case: Case) -> None:
     """Every point is a ``QuantPoint``: kind, bits, a range that can be set and is kept."""
     import torch
 
+    from zsq.points import QuantPoint
     from zsq.testing.world import make_teacher
-    from zsq.types import QuantPoint
 
     student = exercise.quantize(case, make_teacher())
     assert student.points, "the student has no quantization point"

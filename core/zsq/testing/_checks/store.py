@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zsq.protocols import Store
+from zsq.protocols import Published, Store
 from zsq.testing import _exercise as exercise
 from zsq.testing._kit import Case, Skip
-from zsq.types import Published
 
 
 def check_it_is_a_store(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Layers whose weights have grids of one kind: their codes, and how far each weight is from changing its own."""
+"""Layers that share one kind of grid: the codes of their weights, and how many codes a step changes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from torch import Tensor
 
 from zsq import grids
 from zsq.grids import Grid
-from zsq_ait.near import Near
 
 ALL = slice(None)
-#: Part of the weights that may be near for counting among them alone to pay.
+#: Largest share of weights near a threshold for which counting these alone is faster.
 _FEW = 1 / 6
 #: How far from the ends of their range weights are watched, in steps of the grid.
 _END = 0.5
 
 
 @dataclass
-class _Group:
+class _EqualRows:
     """The rows of layers whose rows are equally long, layer after layer; of vectors their part as a matrix, (rows, length).
 
     Args:
-        layers: Which of the family's layers.
+        layers: Which of the group's layers.
         ends: Row after the last of each, counted from the group's first.
-        rows: Which of the family's rows.
+        rows: Which of the group's rows.
     """
 
     layers: range
@@ -40,7 +39,7 @@ class _Group:
     moved: Tensor
     off: Tensor
     end: Tensor
-    pace: Tensor
+    speed: Tensor
 
     def span(self, wanted: list[bool] | None) -> slice | None:
         """The rows from the first to the last layer that is wanted, None where none is."""
@@ -50,7 +49,7 @@ class _Group:
         return slice(self.ends[layers[0] - 1] if layers[0] else 0, self.ends[layers[-1]]) if layers else None
 
 
-class Family:
+class GridGroup:
     """Grids of ``bits``, symmetric or not, each of one row: of the row's extremes, or ``fixed``, with (rows, 1) parts.
 
     Args:
@@ -65,7 +64,7 @@ class Family:
                  direction: Tensor, codes: Tensor) -> None:  # fmt: skip
         self.bits, self.symmetric, self.fixed = bits, symmetric, fixed
         self.at, self.direction, self.codes = at, direction, codes
-        self._moved, self._off, self._end, self._pace = torch.zeros(4, len(at), device=at.device)
+        self._moved, self._off, self._end, self._speed = torch.zeros(4, len(at), device=at.device)
         sizes = torch.tensor(counts)
         self.layer = torch.repeat_interleave(torch.arange(len(counts)), sizes).to(at.device)
         self.row = torch.repeat_interleave(torch.arange(len(self.layer)), torch.tensor(lengths)[self.layer.cpu()]).to(at.device)
@@ -85,8 +84,8 @@ class Family:
         """Codes of ``at``.
 
         Args:
-            prepare: Also what :meth:`near` starts from: how far from its code every weight is, 0.5 on a threshold, and which weights
-                are at the ends of their row.
+            prepare: Also compute what :meth:`near_threshold` needs: the distance of each weight from its code (0.5 on a threshold), and
+                the weights at the ends of their row.
         """
         for g in self._groups:
             torch.amin(g.at, 1, keepdim=True, out=self._lo[g.rows])  # aminmax along a dimension is ten times slower
@@ -132,29 +131,29 @@ class Family:
 
     def aim(self) -> Tensor:
         """Take in a new direction. How many steps of the grid a row's fastest weight moves per length, mean of every layer, float64."""
-        torch.abs(self.direction, out=self._pace)
+        torch.abs(self.direction, out=self._speed)
         for g in self._groups:
-            torch.amax(g.pace, 1, keepdim=True, out=self._far[g.rows])
+            torch.amax(g.speed, 1, keepdim=True, out=self._far[g.rows])
         fastest = (self._far * self._inverse).view(-1).double()
         return torch.zeros_like(self._counts).index_add_(0, self.layer, fastest).div_(self._counts)
 
-    def near(self, reach: Tensor) -> Near | None:
+    def near_threshold(self, reach: Tensor) -> NearThreshold | None:
         """The weights whose codes may change in a step along the direction, up to a length of ``reach``, (layers,); None if many."""
         reach = reach[self.layer, None]
         speed, drift, ends = reach * self._inverse * 1.07, self._slip(), None
         if self.fixed is None:
             unwatched = ~((self._far * speed).mul_(2).add_(drift) < _END)
             ends = torch.from_numpy(self._all_of(unwatched) if unwatched.any() else self._ends)
-            pace, row = self._pace.index_select(0, ends), self.row.index_select(0, ends)
-            shift = torch.zeros(len(self.layer)).scatter_reduce_(0, row, pace, "amax")[:, None].mul_(reach)
+            speeds, row = self._speed.index_select(0, ends), self.row.index_select(0, ends)
+            shift = torch.zeros(len(self.layer)).scatter_reduce_(0, row, speeds, "amax")[:, None].mul_(reach)
             drift = self._drift(shift)
         for g in self._groups:
-            torch.mul(g.pace, speed[g.rows], out=g.moved)
+            torch.mul(g.speed, speed[g.rows], out=g.moved)
         self._moved.add_(self._off)
         for g in self._groups:
             g.moved.add_(drift[g.rows])
         near = _at_least(0.5, self._moved)
-        return Near(self, torch.from_numpy(near), ends) if len(near) <= _FEW * len(self._moved) else None
+        return NearThreshold(self, torch.from_numpy(near), ends) if len(near) <= _FEW * len(self._moved) else None
 
     def _all_of(self, rows: Tensor) -> np.ndarray:
         """The weights at the ends, and all of these rows."""
@@ -189,16 +188,55 @@ class Family:
             known &= (first - first.round()).abs_() + drift + shift * self._inverse * 1.07 < 0.5
         return torch.where(known, drift, torch.inf)
 
-    def _grouped(self, counts: list[int], lengths: list[int]) -> Iterator[_Group]:
+    def _grouped(self, counts: list[int], lengths: list[int]) -> Iterator[_EqualRows]:
         layer = row = start = 0
-        vectors = (self.at, self.direction, self.codes, self._moved, self._off, self._end, self._pace)
+        vectors = (self.at, self.direction, self.codes, self._moved, self._off, self._end, self._speed)
         for length, members in groupby(lengths):
             layers = range(layer, layer + len(list(members)))
             ends = np.cumsum(counts[layers.start : layers.stop]).tolist()
             end = start + ends[-1] * length
             parts = (v[start:end].view(-1, length) for v in vectors)
-            yield _Group(layers, ends, slice(row, row + ends[-1]), *parts)
+            yield _EqualRows(layers, ends, slice(row, row + ends[-1]), *parts)
             layer, row, start = layers.stop, row + ends[-1], end
+
+
+class NearThreshold:
+    """The few weights of a group that a step may move over a threshold of their grid; counts the codes that it changes.
+
+    Args:
+        group: All weights.
+        indices: The weights whose codes may change, ascending.
+        ends: The weights that may become extremes, at least one of every row, ascending; None if the grids are fixed.
+    """
+
+    def __init__(self, group: GridGroup, indices: Tensor, ends: Tensor | None) -> None:
+        self.group = group
+        self.at, self.direction, self.codes = (v.index_select(0, indices) for v in (group.at, group.direction, group.codes))
+        self.row = group.row.index_select(0, indices)
+        self.bounds = np.searchsorted(indices.numpy(), group.bounds)
+        self.counts = np.diff(self.bounds)
+        if ends is not None:
+            self.end_at, self.end_direction, self.end_row = (v.index_select(0, ends) for v in (group.at, group.direction, group.row))
+            self.end_counts = np.diff(np.searchsorted(ends.numpy(), group.bounds))
+        self.lo, self.hi = torch.empty(2, len(group.layer))
+
+    def flips(self, lengths: np.ndarray) -> np.ndarray:
+        """How many codes of each layer change in a step of ``lengths``, (layers,) float32; same shape."""
+        if self.group.fixed is None:
+            ends = _moved(self.end_at, self.end_direction, lengths, self.end_counts)
+            self.lo.fill_(torch.inf).scatter_reduce_(0, self.end_row, ends, "amin")
+            self.hi.fill_(-torch.inf).scatter_reduce_(0, self.end_row, ends, "amax")
+        grid = self.group.grid(self.lo, self.hi)
+        inverse, zero_point = (v.view(-1).index_select(0, self.row) for v in (grid.scale.reciprocal(), grid.zero_point))
+        codes = _moved(self.at, self.direction, lengths, self.counts).mul_(inverse).round_().add_(zero_point).clamp_(grid.low, grid.high)
+        changed = np.flatnonzero(codes.numpy() != self.codes.numpy())
+        return np.diff(np.searchsorted(changed, self.bounds))
+
+
+def _moved(at: Tensor, direction: Tensor, lengths: np.ndarray, counts: np.ndarray) -> Tensor:
+    """``at - length * direction`` for ``counts`` weights of every length."""
+    step = torch.from_numpy(np.repeat(lengths, counts)).mul_(direction)
+    return torch.sub(at, step, out=step)
 
 
 def _at_least(bound: float, x: Tensor) -> np.ndarray:

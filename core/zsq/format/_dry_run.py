@@ -1,4 +1,4 @@
-"""Whether a network can run on the inputs it says it takes: tried on shapes alone, which takes no memory, then on one image of zeros."""
+"""Checks that a network runs on its declared inputs: first on shapes alone, which takes no memory, then on one image of zeros."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.utils import _pytree as pytree
 from zsq.graph import SIZE_OPS
 from zsq.grids import ActPoint
 
-#: Numbers that all values of a network may hold together for one image, and the largest size: far more than any has.
+#: Most numbers in all values of a network for one image, and the largest size: far above every real network.
 _LARGEST = 2**32
 _SHAPES = torch.device("meta")
 
 
 def try_on(module: fx.GraphModule, shape: tuple[int, ...]) -> None:
-    """Refuse ``module``, which is on the CPU, when it does not take one image of ``shape`` or gives out no tensor.
+    """Refuse ``module``, on the CPU, if it does not take one image of ``shape`` or returns no tensor.
 
     Raises:
-        ValueError, RuntimeError: As the operation that fails says it.
+        ValueError, RuntimeError: From the operation that fails.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shapes = {f"module.{name}": torch.empty_like(tensor, device=_SHAPES) for name, tensor in held.items()}
     try:
         with torch.no_grad():
-            functional_call(_Whole(module), shapes, (torch.empty((1, *shape), device=_SHAPES),))
+            functional_call(_Module(module), shapes, (torch.empty((1, *shape), device=_SHAPES),))
             results = module(torch.zeros((1, *shape)))
-    except NotImplementedError:  # an operation that knows no shapes without values
+    except NotImplementedError:  # an operation that cannot run on shapes alone
         return
     if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(results)):
-        raise ValueError("the network gives out no tensor")
+        raise ValueError("the network returns no tensor")
 
 
-class _Whole(nn.Module):
+class _Module(nn.Module):
     """A network that runs node by node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -44,11 +44,11 @@ class _Whole(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Any:
-        return _Trial(self.module).run(x)
+        return _DryRun(self.module).run(x)
 
 
-class _Trial(fx.Interpreter):
-    """Makes tensors of shapes only, and stops at values that no network has."""
+class _DryRun(fx.Interpreter):
+    """Runs on shapes only, and stops at sizes that no real network has."""
 
     numbers = 0
 

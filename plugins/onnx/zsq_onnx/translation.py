@@ -10,7 +10,7 @@ A ReLU or clamp that goes into a point and nowhere else is done on the codes: qu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,49 +22,20 @@ from zsq import grids
 from zsq.errors import ZsqError
 from zsq.graph import arguments, rectifies_only
 from zsq.grids import ActPoint
-from zsq.placement import without_identities
 from zsq_onnx import layers, ops
-from zsq_onnx.writer import Writer
+from zsq_onnx.emitter import Codes, Emitter
 
 
-@dataclass(frozen=True)
-class Codes:
-    """A value as integers: ``(codes - zero_point) * scale``; ``high`` is the largest magnitude of a code without its zero point."""
-
-    name: str
-    scale: np.float32
-    zero_point: int
-    dtype: Any
-    high: int
-
-
-class Emitter:
-    """Walks a graph of float or quantized layers, once.
-
-    Args:
-        module: A student's graph (frozen, eval mode), or a lifted teacher's.
-        shape: Of one input image, (C, H, W).
-        sums: Whether convolutions whose output stays in float are written as integer sums.
-    """
-
-    def __init__(self, module: fx.GraphModule, shape: tuple[int, ...], sums: bool = True) -> None:
-        self.module, self.sums = module, sums
-        self.writer: Writer = Writer()
-        self.graph = without_identities(module)
-        self.shapes = _shapes(module, shape)
-        self.floats: dict[fx.Node, Any] = {}
-        self.codes: dict[fx.Node, Any] = {}
-        #: Path of every activation point, with the name of its codes.
-        self.points: dict[str, Codes] = {}
-        self._late: set[fx.Node] = set()
-        self._padding: dict[fx.Node, list[int]] = {}
+class Translation(Emitter):
+    """Writes a graph of float or quantized layers as ONNX nodes, once; see :class:`~zsq_onnx.emitter.Emitter` for the arguments."""
 
     def __call__(self) -> list[str]:
         """Write all nodes; the names of the outputs."""
-        self._late = {n.args[0] for n in self.graph.nodes if self.is_point(n) and self._waits(n.args[0])}
+        self.late = {n.args[0] for n in self.graph.nodes if self.is_point(n) and self._waits(n.args[0])}
+        self.clamps = {node for node in self.late if ops.bounds(node) is not None}
         outputs: list[str] = []
         for node in self.graph.nodes:
-            if node in self._late:
+            if node in self.late:
                 continue
             if node.op == "placeholder":
                 self.floats[node] = self.writer.unique("inputs")
@@ -77,61 +48,6 @@ class Emitter:
             else:
                 self._function(node)
         return outputs
-
-    # Values
-
-    def value(self, node: Any) -> str:
-        """The float value of a node, dequantized where it exists as codes; a number as a constant."""
-        if not isinstance(node, fx.Node):
-            return self.writer.constant(node)
-        if node not in self.floats:
-            codes = self.codes[node]
-            zero = self.writer.constant(codes.zero_point, codes.dtype)
-            inputs = [codes.name, self.writer.constant(codes.scale), zero]
-            self.floats[node] = self.writer.node("DequantizeLinear", inputs)
-        return str(self.floats[node])
-
-    def shape(self, node: object) -> tuple[int, ...]:
-        """Shape of a node's value for a batch of two."""
-        assert isinstance(node, fx.Node)
-        return self.shapes[node.name]
-
-    def size(self, value: Any) -> str:
-        """A size, a number or a node, as an int64 tensor of one element."""
-        return str(self.floats[value]) if isinstance(value, fx.Node) else self.writer.constant([value], np.int64)
-
-    def sizes(self, values: Any) -> str:
-        """Several sizes as one int64 tensor."""
-        if not any(isinstance(v, fx.Node) for v in values):
-            return self.writer.constant(list(values), np.int64)
-        return self.writer.node("Concat", [self.size(v) for v in values], "sizes", axis=0)
-
-    def is_point(self, node: object) -> bool:
-        """Whether a node is an activation point with a range."""
-        return self._point_of(node) is not None
-
-    def _point_of(self, node: object) -> ActPoint | None:
-        called = self.module.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
-        return called if isinstance(called, ActPoint) and called.ranged else None
-
-    def point_after(self, node: fx.Node) -> ActPoint | None:
-        """The activation point that a value goes into and nowhere else, at most through a ReLU or clamp."""
-        users = list(node.users)
-        if len(users) != 1:
-            return None
-        if (point := self._point_of(users[0])) is not None:
-            return point
-        return self.point_after(users[0]) if users[0] in self._late and ops.bounds(users[0]) is not None else None
-
-    def padded(self, source: Any, pads: list[int]) -> list[int]:
-        """The padding of a convolution, with that of an operation before it which was left to it."""
-        more = self._padding.get(source)
-        return pads if more is None else [a + b for a, b in zip(pads, more, strict=True)]
-
-    def path(self, node: fx.Node) -> str:
-        return str(node.target) if node.op == "call_module" else node.name
-
-    # Nodes
 
     def _waits(self, node: fx.Node) -> bool:
         """Whether a node is written together with the point that is its only user: a clamp, or a mean that drops dimensions."""
@@ -161,10 +77,10 @@ class Emitter:
             hint = "export with at most 8 bits: int8 is what integer kernels take"
             raise ZsqError(f"activations of {point.bits} bits have no integer kernel", f"activation point '{path}'", hint)
         low, high = grid.low, grid.high
-        if source in self._late and (limits := ops.bounds(source)) is not None:
+        if source in self.late and (limits := ops.bounds(source)) is not None:
             low, high = (int(grids.encode(torch.tensor(v, dtype=torch.float32), point.grid)) for v in limits)
             source = source.all_input_nodes[0]
-        elif source in self._late:
+        elif source in self.late:
             tail = ops.drops(self, source)
         dtype: Any = np.int8 if grid.low < 0 else np.uint8
         value = self.value(source) if tail is None else ops.global_mean(self, source)
@@ -219,7 +135,7 @@ class Emitter:
         source: Any = node.args[0]
         codes = self.codes.get(source)
         if (pads := self._left_to_the_layer(node)) is not None:
-            self._padding[node] = pads
+            self.padding[node] = pads
             name = "alias"
         if name == "getitem":
             values = codes if codes is not None else self.floats[source]
@@ -240,26 +156,6 @@ def _spatial(pads: list[Any], rank: int) -> list[int] | None:
         return None
     pairs = [*zip(pads[::2], pads[1::2], strict=True), *[(0, 0)] * rank][: rank - 2][::-1]
     return [before for before, _ in pairs] + [after for _, after in pairs]
-
-
-class _Shapes(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.found: dict[str, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.found[n.name] = tuple(value.shape)
-        return value
-
-
-@torch.no_grad()
-def _shapes(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    interpreter = _Shapes(module)
-    interpreter.run(torch.zeros((2, *shape), device=device))
-    return interpreter.found
 
 
 def _attribute(module: nn.Module, path: str) -> Tensor:

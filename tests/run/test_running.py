@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from zsq.graph import Replay, lift
+from zsq.graph import PartialRun, lift
 from zsq.testing import teachers
 
 
@@ -21,46 +21,46 @@ def inputs() -> torch.Tensor:
 
 
 def test_from_every_node_on_the_output_is_the_same(module: fx.GraphModule, inputs: torch.Tensor) -> None:
-    replay = Replay(module, inputs)
+    partial = PartialRun(module, inputs)
     for node in module.graph.nodes:
-        replay.advance(node)
-        assert torch.equal(replay.finish(), module(inputs)), f"from {node} on"
+        partial.advance(node)
+        assert torch.equal(partial.finish(), module(inputs)), f"from {node} on"
 
 
 def test_finishing_twice_gives_the_same_and_reads_changed_layers(module: fx.GraphModule, inputs: torch.Tensor) -> None:
     last = next(n for n in module.graph.nodes if n.target == "linear")
-    replay = Replay(module, inputs)
-    replay.advance(last)
-    before = replay.finish()
-    assert torch.equal(replay.finish(), before)
+    partial = PartialRun(module, inputs)
+    partial.advance(last)
+    before = partial.finish()
+    assert torch.equal(partial.finish(), before)
     with torch.no_grad():
         module.get_submodule("linear").weight.mul_(2)
-    assert torch.equal(replay.finish(), module(inputs)) and not torch.equal(replay.finish(), before)
+    assert torch.equal(partial.finish(), module(inputs)) and not torch.equal(partial.finish(), before)
 
 
 def test_known_values_are_taken_instead(module: fx.GraphModule, inputs: torch.Tensor) -> None:
     node = next(n for n in module.graph.nodes if n.target == "block.conv3")
-    replay = Replay(module, inputs)
-    replay.advance(node)
-    value = replay.value
-    assert torch.equal(replay.finish({node: value}), module(inputs))
-    assert not torch.equal(replay.finish({node: value + 1}), module(inputs))
+    partial = PartialRun(module, inputs)
+    partial.advance(node)
+    value = partial.value
+    assert torch.equal(partial.finish({node: value}), module(inputs))
+    assert not torch.equal(partial.finish({node: value + 1}), module(inputs))
 
 
 def test_the_prefix_runs_once_and_only_what_is_read_is_kept(module: fx.GraphModule, inputs: torch.Tensor) -> None:
     calls: list[str] = []
     for path in ("conv1", "block.conv2", "linear"):
         module.get_submodule(path).register_forward_hook(lambda *_, path=path: calls.append(path))
-    replay = Replay(module, inputs)
-    replay.advance(next(n for n in module.graph.nodes if n.target == "block.conv2"))
+    partial = PartialRun(module, inputs)
+    partial.advance(next(n for n in module.graph.nodes if n.target == "block.conv2"))
     for _ in range(3):
-        replay.finish()
+        partial.finish()
     assert calls == ["conv1"] + 3 * ["block.conv2", "linear"]
-    assert all(any(replay.order[user] >= replay.position for user in node.users) for node in replay.values)
+    assert all(any(partial.order[user] >= partial.position for user in node.users) for node in partial.values)
 
 
 def test_it_only_moves_forward(module: fx.GraphModule, inputs: torch.Tensor) -> None:
-    replay = Replay(module, inputs)
-    replay.advance(list(module.graph.nodes)[5])
+    partial = PartialRun(module, inputs)
+    partial.advance(list(module.graph.nodes)[5])
     with pytest.raises(AssertionError, match="forward"):
-        replay.advance(next(iter(module.graph.nodes)))
+        partial.advance(next(iter(module.graph.nodes)))

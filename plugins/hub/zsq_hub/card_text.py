@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from huggingface_hub import constants
-
-if TYPE_CHECKING:
-    from zsq_hub.card import Facts
 
 _ROWS = {
     "top1": "top-1 accuracy, %",
@@ -55,6 +53,34 @@ logits = openvino.compile_model(f"{{folder}}/model.xml", "CPU")([batch])[0]
 """
 #: The file of an exporter, as it is called on the card.
 _FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the run's own files do not say.
+
+    Args:
+        repo: ``ORG/NAME`` it will be published as.
+        base_model: The teacher on the Hub, where it is there.
+        license: That of the teacher, as fields of the front matter; empty when unknown, never guessed.
+        dataset: What the accuracy was measured on; without it no ``model-index`` is written.
+        author: Who pushes.
+        proof: ``verify.json``, where it is about the exported file beside it.
+        files: Names of all that is published, and their bytes.
+    """
+
+    repo: str
+    base_model: str | None = None
+    license: Mapping[str, str] | None = None
+    dataset: str | None = None
+    author: str | None = None
+    proof: Mapping[str, Any] | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The repository without its owner."""
+        return self.repo.partition("/")[2]
 
 
 def fill(
