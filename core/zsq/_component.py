@@ -1,4 +1,4 @@
-"""What a plugin yields: a small descriptor that names a class without importing it."""
+"""The descriptor of a component: it names a class without importing it. Also the roles, and the vocabulary of needs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Role(StrEnum):
 
     @property
     def words(self) -> str:
-        """The role in words, as messages and tables print it."""
+        """The name of the role in messages and tables."""
         return _WORDS[self][0]
 
     @property
     def plural(self) -> str:
-        """The role in the plural: ``synthesizers``, the key under ``provides`` in ``registry.yaml``."""
+        """The plural, for example ``synthesizers``: the key under ``provides`` in ``registry.yaml``."""
         return _WORDS[self][1]
 
     @property
@@ -61,7 +61,7 @@ _WORDS = {
     Role.STORE: ("store", "stores"),
 }
 
-#: The closed vocabulary of needs and provides: what a component reads, and what it offers to those after it.
+#: The vocabulary of needs and provides: what a component reads, and what it offers to later components.
 NEEDS: Mapping[str, str] = {
     "classes": "a task that gives every image one class",
     "targets": "batches with targets",
@@ -77,7 +77,7 @@ NEEDS: Mapping[str, str] = {
     "weights.live": "weights that may still change before they are put on their grid",
     "rounding": "weight points with learnable rounding",
 }
-#: What of it takes a forward of the teacher, and of the student. Every teacher gives the former; BatchNorm is looked for when it is loaded.
+#: Needs that take a forward pass of the teacher, and of the student. BatchNorm is checked when the teacher is loaded.
 TEACHER_NEEDS = frozenset({"teacher.output", "teacher.features", "teacher.bn"})
 STUDENT_NEEDS = frozenset({"student.output", "student.features"})
 
@@ -87,18 +87,18 @@ class Component:
     """One selectable component.
 
     Args:
-        name: What users type: ``--synth NAME``. Unique per role.
+        name: As users type it: ``--synth NAME``. Unique per role.
         target: ``package.module:Class``, imported only when the component is built as ``Class(options, ctx)``.
         options: Its options class.
         summary: One sentence for ``zsq plugins list`` and ``zsq show``.
         presets: Further selectable names, each with option values: ``{"uniform4": {"weight_bits": 4}}``.
-        needs: What it reads, from the vocabulary :data:`NEEDS`.
-        provides: What it offers to the others, from the same vocabulary.
-        paper: Where the method was published, e.g. ``"NeurIPS 2021, arXiv 2111.02625"``.
-        suggests: A recipe fragment that fills what the user left open, e.g. ``{"calib": ["ema"], "tune": {"steps": 400}}``.
-        tasks: Of a teacher source: pattern of what follows it in a reference to the task of such a teacher, e.g. ``{"depth-*": "depth"}``;
-            the first that fits counts. An option of the source that means ``task`` wins; a teacher that neither names has the default task.
-        role: Its role, e.g. ``"synth"``: needed where the hook ``zsq_components`` yields it, which takes components of every role.
+        needs: What it reads, from :data:`NEEDS`.
+        provides: What it offers to later components, from the same vocabulary.
+        paper: The publication, e.g. ``"NeurIPS 2021, arXiv 2111.02625"``.
+        suggests: A recipe fragment for sections that the user left open, e.g. ``{"calib": ["ema"], "tune": {"steps": 400}}``.
+        tasks: For a teacher source: pattern of a reference (without the source) to the task of that teacher, e.g.
+            ``{"depth-*": "depth"}``; the first match counts. An option of the source that means ``task`` goes before it.
+        role: Its role, e.g. ``"synth"``; needed only in the hook ``zsq_components``.
     """
 
     name: str
@@ -131,20 +131,20 @@ class Component:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its own name and those of its presets."""
+        """Its name and the names of its presets."""
         return (self.name, *self.presets)
 
     def task_of(self, ref: str) -> str | None:
-        """The name of the task that ``tasks`` has for a reference, without the source's name."""
+        """The task that ``tasks`` has for a reference (without the source)."""
         return next((task for pattern, task in self.tasks.items() if fnmatchcase(ref, pattern)), None)
 
     @property
     def compares(self) -> bool:
-        """Whether an evaluator holds the student against its teacher, and so is not run on the teacher itself."""
+        """Whether an evaluator compares the student with its teacher, so that it does not run on the teacher."""
         return "teacher.output" in self.needs
 
     def has(self, protocol: type) -> bool:
-        """Whether what it builds has all methods of an optional protocol, see :mod:`zsq.protocols`. Imports its class."""
+        """Whether its class satisfies an optional protocol, see :mod:`zsq.protocols`. Imports the class."""
         return issubclass(self.implementation(), protocol)
 
     def implementation(self) -> Any:

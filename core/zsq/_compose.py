@@ -1,4 +1,4 @@
-"""From a recipe to a plan: every component chosen, every option checked, what was left open filled, impossible chains refused."""
+"""Makes a plan of a recipe: chooses components, checks options, fills what is open, refuses chains that cannot run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zsq.options import Options
 if TYPE_CHECKING:
     from zsq._manager import Manager
 
-#: What a recipe that says nothing gets.
+#: The sections of an empty recipe.
 DEFAULTS: Mapping[str, Any] = {
     "teacher": "zoo:resnet20-cifar10",
     "synth": "noise",
@@ -27,20 +27,20 @@ DEFAULTS: Mapping[str, Any] = {
     "export": ["safetensors"],
     "log": [],
 }
-#: The task of a teacher whose source does not say.
+#: The task of a teacher if its source does not name one.
 DEFAULT_TASK = "classify"
 
 
 def compose(recipe: Recipe, manager: Manager) -> Plan:
-    """Choose every component and check that the chain can run; imports no component's code.
+    """Choose every component and check that the chain can run. Imports no code of components.
 
-    What is left open is filled by the ``suggests`` of the chosen synthesizer, quantizer, calibrators and tuner, in this order,
-    then by :data:`DEFAULTS`. Precedence: field default < preset < suggestion < recipe < flag and ``--set``.
+    Open sections are filled from the ``suggests`` of the synthesizer, quantizer, calibrators and tuner, in this order, then from
+    :data:`DEFAULTS`. Precedence: field default < preset < suggestion < recipe < flag and ``--set``.
 
     Raises:
-        ComponentError: For a component that cannot be had.
-        OptionError: For a setting that nobody reads, or a value out of bounds.
-        PlanError: For a chain that cannot run; names the missing need.
+        ComponentError: If a component is not available.
+        OptionError: If no component reads a setting, or a value is out of bounds.
+        PlanError: If the chain cannot run; names the missing need.
     """
     draft = _Draft(recipe, manager)
     teacher, ref = draft.teacher()
@@ -55,7 +55,7 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
     tuner = draft.single("tune")
     draft.suggest(tuner)
     evaluators = draft.chain("eval")
-    if recipe.eval is None:  # the default is left out where it cannot be had
+    if recipe.eval is None:  # without the default, if it cannot run here
         evaluators = tuple(choice for choice in evaluators if choice.needs - TEACHER_NEEDS <= chosen["synth"].provides | task.provides)
     plan = Plan(
         teacher=teacher,
@@ -79,10 +79,10 @@ def compose(recipe: Recipe, manager: Manager) -> Plan:
 
 
 def task_of(source: Component, options: Options, ref: str, manager: Manager) -> Choice:
-    """The task of a teacher, by what its source and the source's options say of the reference.
+    """The task of a teacher: from the options of its source, else from the source's patterns for references.
 
     Raises:
-        ComponentError: When no installed plugin has it.
+        ComponentError: If no installed plugin has it.
     """
     return choose_task(next(iter(options.meaning("task").values()), None) or source.task_of(ref) or DEFAULT_TASK, manager)
 
@@ -98,7 +98,7 @@ def choose_evaluator(text: str, manager: Manager) -> Choice:
 
 
 def _choose(role: Role, entry: Mapping[str, Any], manager: Manager) -> Choice:
-    """A component by ``name`` with its options checked; the remaining keys of ``entry`` are its settings."""
+    """Choose a component by ``name`` and check its options, which are the other keys of ``entry``."""
     settings = dict(entry)
     name = str(settings.pop("name"))
     found = manager.get(role, name)
@@ -119,7 +119,7 @@ def _choose(role: Role, entry: Mapping[str, Any], manager: Manager) -> Choice:
 
 
 class _Draft:
-    """A recipe that is being filled: what the user said, and over the gaps what was suggested."""
+    """A recipe that is being filled: the user's settings, then suggestions."""
 
     def __init__(self, recipe: Recipe, manager: Manager) -> None:
         self.recipe, self.manager = recipe, manager
@@ -133,13 +133,13 @@ class _Draft:
         self.task: Choice | None = None
 
     def teacher(self) -> tuple[Choice, str]:
-        """The teacher's source, and the part of the reference after it."""
+        """The source of the teacher, and the rest of the reference."""
         entry = dict(self.recipe.teacher or {})
         reference = str(entry.pop("ref", DEFAULTS["teacher"]))
         source, colon, ref = reference.partition(":")
         try:
             if "name" in entry:
-                raise OptionError("unknown option 'name'", "teacher", "a teacher is named by its ref")
+                raise OptionError("unknown option 'name'", "teacher", "use ref to name a teacher")
             return _choose(Role.TEACHER, {"name": source, **entry}, self.manager), ref
         except ComponentError as error:
             if colon:
@@ -148,7 +148,7 @@ class _Draft:
             raise ComponentError(f"teacher '{reference}' names no source", error.where, hint) from None
 
     def single(self, section: str) -> Choice:
-        """Settle a section of one component."""
+        """Choose the component of a section."""
         self.settled.add(section)
         entry = self.singles[section]
         if dotted := next((key for key in entry if "." in key), None):
@@ -157,7 +157,7 @@ class _Draft:
         return _choose(Role(section), {"name": DEFAULTS[section], **entry}, self.manager)
 
     def chain(self, section: str) -> tuple[Choice, ...]:
-        """Settle a section of several components, and apply the ``--set`` values that address them."""
+        """Choose the components of a section, and apply its ``--set`` values."""
         self.settled.add(section)
         entries = self.chains.setdefault(section, [parse_entry(section, item) for item in DEFAULTS[section]])
         for _, path, value in (s for s in self.recipe.settings if s[0] == section):
@@ -166,7 +166,7 @@ class _Draft:
             names = [e["name"] for e in entries]
             if option == "name" or not targets:
                 hint = nearest(name, names) or (f"the chain has: {', '.join(names)}" if names else f"section '{section}' is empty")
-                raise OptionError(f"nobody reads the setting '{section}.{path}'", "--set", hint)
+                raise OptionError(f"no component reads the setting '{section}.{path}'", "--set", hint)
             if not name and len({e["name"] for e in targets}) > 1:
                 raise OptionError(
                     f"'{section}.{path}' may mean {' or '.join(names)}", "--set", f"write --set {section}.{names[0]}.{option}={value}"
@@ -176,7 +176,7 @@ class _Draft:
         return tuple(_choose(Role(section), entry, self.manager) for entry in entries)
 
     def suggest(self, choice: Choice) -> None:
-        """Fill what is still open with the recipe fragment that a component suggests."""
+        """Fill open sections from the recipe fragment that a component suggests."""
         fragment = Recipe.from_dict(choice.component.suggests, f"the suggestions of {choice}")
         for section in CHAINS:
             entries = (getattr(fragment, section) or []) if section not in self.chains else []
@@ -189,7 +189,7 @@ class _Draft:
             self.run.setdefault(key, value)
 
     def fill(self, choice: Choice, section: str, entry: Entry) -> None:
-        """Options are taken over only for the component that they were meant for, and only where nothing is set yet."""
+        """Fill one section, if it holds the suggested component or none; existing settings stay."""
         open_ = self.singles[section]
         wanted = {"name": DEFAULTS[section], **entry}
         if _plain(open_.get("name", wanted["name"])) != _plain(wanted["name"]) or not self.available(choice, section, wanted):
@@ -197,13 +197,13 @@ class _Draft:
         self.singles[section] = {**wanted, **open_}
 
     def with_ranges(self, entries: list[Entry]) -> list[Entry]:
-        """Calibrators of which some were skipped, with the default ones before them where no other sets ranges."""
+        """Suggested calibrators without the skipped ones; if none of them sets ranges, the default ones come first."""
         if any("act.range" in self.manager.get(Role.CALIB, entry["name"]).component.needs for entry in entries):
             return entries
         return [*(parse_entry("calib", item) for item in DEFAULTS["calib"]), *entries]
 
     def available(self, choice: Choice, section: str, entry: Entry) -> bool:
-        """Whether a suggested component can be had with the suggested options, and suits the task; a note says so if not."""
+        """Whether a suggested component is available with these options and fits the task; if not, a note says why."""
         why = ""
         try:
             found = _choose(Role(section), entry, self.manager)
@@ -218,17 +218,17 @@ class _Draft:
 
 
 def _check(plan: Plan, manager: Manager) -> None:
-    """Refuse what cannot run, before anything is loaded."""
+    """Refuse chains that cannot run, before anything is loaded."""
     made, task = plan.synth.provides | plan.task.provides, plan.task
     if "classes" not in task.provides:
-        made -= {"targets"}  # nobody makes images of a class, where images have none
+        made -= {"targets"}  # without classes, no images of a class
     given = made | plan.quant.provides
     early = TEACHER_NEEDS | made
     late = TEACHER_NEEDS | STUDENT_NEEDS | given
     evaluators = [choice.component for choice in plan.evaluators]
     if twice := [component.name for component in evaluators if evaluators.count(component) > 1]:
-        what = f"evaluator '{twice[0]}' is asked for twice, whose figures would have the same names"
-        raise PlanError(what, "--eval", "make one run for each")
+        what = f"evaluator '{twice[0]}' is chosen twice, so two metrics would have the same name"
+        raise PlanError(what, "--eval", "make two runs")
     if "pool" in plan.quant.needs and (reads := sorted(plan.synth.needs & STUDENT_NEEDS)):
         raise PlanError(
             f"{plan.quant} needs pool ({NEEDS['pool']}), but {plan.synth} needs {reads[0]} to make images",
@@ -242,9 +242,8 @@ def _check(plan: Plan, manager: Manager) -> None:
             what = f"{choice} needs {wanted[0]} ({NEEDS[wanted[0]]}), but the teacher's task is '{task.name}'"
             raise PlanError(what, _names(plan), _serving(choice.role, task, manager))
         if missing := sorted(choice.needs - offered):
-            raise PlanError(
-                f"{choice} needs {missing[0]} ({NEEDS[missing[0]]}), which nothing here gives", _names(plan), _givers(missing[0], manager)
-            )
+            what = f"{choice} needs {missing[0]} ({NEEDS[missing[0]]}), but no component in this chain provides it"
+            raise PlanError(what, _names(plan), _givers(missing[0], manager))
     if plan.tunes and not any(loss.needs & STUDENT_NEEDS for loss in plan.losses):
         reads_ = [f"'{loss.name}' reads {', '.join(sorted(loss.needs)) or 'nothing'} only" for loss in plan.losses]
         what = f"{plan.tuner} needs student.output: a loss that reads the student's output; {'; '.join(reads_) or 'no loss is chosen'}"
@@ -255,13 +254,13 @@ def _givers(need: str, manager: Manager) -> str:
     if need == "images":
         return "choose a synthesizer: --synth noise, or components without that need (`zsq show NAME`)"
     givers = [f for f in manager.components() if need in f.component.provides]
-    return f"given by: {', '.join(f'--{f.role} {f.component.name}' for f in givers)}" if givers else "no installed component gives it"
+    return f"provided by: {', '.join(f'--{f.role} {f.component.name}' for f in givers)}" if givers else "no installed component provides it"
 
 
 def _serving(role: Role, task: Choice, manager: Manager) -> str:
-    """Components of a role that serve every task."""
+    """Components of a role that work with every task."""
     found = [f.component.name for f in manager.components(role) if not {"classes", "targets"} & frozenset(f.component.needs)]
-    return f"these serve task '{task.name}': {', '.join(f'--{role} {name}' for name in found if name != NOTHING)}"
+    return f"these work with task '{task.name}': {', '.join(f'--{role} {name}' for name in found if name != NOTHING)}"
 
 
 def _names(plan: Plan) -> str:
@@ -269,7 +268,7 @@ def _names(plan: Plan) -> str:
 
 
 def _resolved(plan: Plan, recipe: Recipe) -> Recipe:
-    """The recipe with every component named, every setting applied."""
+    """The recipe with every component and every setting."""
     run = plan.run.to_dict()
     asked = {key: run[key] for key in run if key in recipe.run or run[key] != getattr(RunOptions(), key)}
     return Recipe(

@@ -1,7 +1,7 @@
-"""The phone book: finds plugins, loads them one by one, and keeps what is wrong with one away from all the others.
+"""Finds plugins and their components by name; a broken plugin does not affect the others.
 
-Three states: *discovered* (names and versions, nothing imported), *activated* (entry module imported, hooks checked, components
-collected), and the component's own code, which only ``Component.implementation`` imports. A failure is a value of its plugin.
+A plugin is first *discovered* (name and version, nothing imported), then *activated* (entry module imported, hooks checked, components
+collected). Only ``Component.implementation`` imports the code of a component.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from zsq.errors import ComponentError, FileError, nearest
 if TYPE_CHECKING:
     from zsq.events import Event
 
-#: Roles whose components are not chosen by a flag of their own.
+#: Roles without a flag on the command line.
 _NO_FLAG = (Role.TEACHER, Role.TASK, Role.READER, Role.STORE)
 _ANY_VERSION = re.compile(r"zsq\.v\d+")
 _log = logging.getLogger("zsq")
 
 
 class Manager:
-    """All plugins of this environment. Made by :meth:`discover`."""
+    """All plugins of this environment; :meth:`discover` makes it."""
 
     def __init__(self, builtin: Plugin, plugins: Iterable[Plugin], memory: Plugin | None = None) -> None:
         self._builtin, self._plugins, self._memory = builtin, list(plugins), memory
@@ -45,14 +45,14 @@ class Manager:
         """Read names and versions of all plugins; imports none.
 
         Args:
-            only: Names of plugins or distributions to use, the others are blocked; with a minus before them (``-a``) those to
-                leave out; else as ``ZSQ_PLUGINS=a,b`` says.
-            third_party: False blocks every plugin but the built-ins and ``files``.
-            files: One-off plugins: paths of Python files.
-            distributions: Where to look instead of the whole environment.
+            only: Names of plugins or distributions to use; the others are blocked. Names with a minus (``-a``) are the blocked ones.
+                Default: the environment variable ``ZSQ_PLUGINS=a,b``.
+            third_party: False blocks all plugins except the built-ins and ``files``.
+            files: Plugins in single Python files.
+            distributions: Search these instead of the whole environment.
 
         Raises:
-            FileError: When one of ``files`` does not exist.
+            FileError: If one of ``files`` does not exist.
         """
         where = "the choice of plugins"
         if only is None and (listed := os.environ.get("ZSQ_PLUGINS")) is not None:
@@ -79,32 +79,32 @@ class Manager:
         return cls(builtin, everyone)
 
     def with_memory(self, plugin: Plugin | None) -> Manager:
-        """The same plugins, and before them the components that somebody holds in memory."""
+        """The same plugins, and before them the components in memory."""
         return Manager(self._builtin, self._plugins, plugin)
 
     def plugins(self) -> list[Plugin]:
-        """Every plugin but the built-ins, activated."""
+        """Every plugin except the built-ins, activated."""
         for plugin in self._plugins:
             plugin.activate()
         self._note_conflicts()
         return list(self._plugins)
 
     def installed(self) -> list[Plugin]:
-        """Every plugin but the built-ins, as far as it is known without importing it."""
+        """Every plugin except the built-ins, without importing it."""
         return list(self._plugins)
 
     def components(self, role: Role | str | None = None) -> list[Found]:
-        """Every component that can be had, one of a name after another where several plugins give it; built-ins first."""
+        """Every component, built-ins first; several of one name if several plugins provide it."""
         everything = [found for plugin in self._active() for found in plugin.components]
         return [found for found in everything if role is None or found.role == role]
 
     def get(self, role: Role | str, name: str) -> Found:
         """The component or preset ``name``, or ``distribution/name``.
 
-        Built-ins come first, then the plugin that is called ``name``; all others are imported only on a miss.
+        Searches the built-ins, then the plugin of that name, then all others, which are imported only then.
 
         Raises:
-            ComponentError: When nobody provides it, its plugin is broken, or several provide it.
+            ComponentError: If no plugin provides it, its plugin is broken, or several plugins provide it.
         """
         role = Role(role)
         distribution, _, plain = name.rpartition("/")
@@ -124,13 +124,13 @@ class Manager:
         if len(hits) > 1:
             providers = " and ".join(sorted(f.provider for f in hits))
             forms = " or ".join(sorted(f"{f.provider.split()[0]}/{plain}" for f in hits))
-            raise ComponentError(f"{role.words} '{name}' is provided by {providers}", "", f"say which: {forms}")
+            raise ComponentError(f"{role.words} '{name}' is provided by {providers}", "", f"write {forms}")
         found = hits[0]
         preset = plain if plain in found.component.presets else None
         return Found(role, found.component, preset, dict(found.component.presets[preset]) if preset else {}, found.provider)
 
     def emit(self, event: Event) -> None:
-        """Hand an event to every ``zsq_event``, one plugin at a time; an error in one is logged once and goes no further."""
+        """Call every ``zsq_event`` with an event. An error of a plugin is logged once, and does not affect the others."""
         for plugin in self._listeners:
             try:
                 plugin.hooks["zsq_event"](event=event)
@@ -151,7 +151,7 @@ class Manager:
         return everyone
 
     def _note_conflicts(self) -> None:
-        """A third-party plugin with a name that somebody else has too says so in its reason; it works under its qualified name."""
+        """Write into ``reason`` which names of a plugin another plugin has too; ``distribution/name`` still works."""
         owners: dict[tuple[Role, str], list[Plugin]] = {}
         for plugin in self._active():
             for found in plugin.components:
@@ -164,11 +164,11 @@ class Manager:
                     plugin.reason = f"{role.words} '{name}' is also provided by {', '.join(others)}: use {plugin.distribution}/{name}"
 
     def _missing(self, role: Role, name: str, plain: str, searched: Iterable[Plugin]) -> ComponentError:
-        """The most helpful thing to say about a name that was not found."""
+        """The error for a name that was not found, with the most useful next step."""
         assert self._builtin.status != "broken", self._builtin.trace
         if name.startswith(f"{MEMORY}/"):
-            what = f"{role.words} '{plain}' was an object in memory, which no recipe holds"
-            return ComponentError(what, "", f"give it again in Python: zsq.quantize(..., {role}=...), or choose another one")
+            what = f"{role.words} '{plain}' was an object in memory, which a recipe cannot hold"
+            return ComponentError(what, "", f"pass it again in Python: zsq.quantize(..., {role}=...), or choose another one")
         registry = known_plugins()
         givers = {key for key, entry in registry.items() if plain in entry.get("provides", {}).get(role.plural, ())}
         for plugin in searched:
@@ -200,7 +200,7 @@ class Manager:
 
 
 def known_plugins() -> dict[str, Any]:
-    """The plugins in ``registry.yaml``, by entry-point name; empty where the file did not come along."""
+    """The plugins in ``registry.yaml``, by entry-point name; empty if the file is missing."""
     here = Path(__file__).resolve()
     for path in (here.parent / "registry.yaml", here.parents[2] / "registry.yaml"):
         if path.is_file():
@@ -212,7 +212,7 @@ def known_plugins() -> dict[str, Any]:
 
 
 def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
-    """One plugin per entry point of any version of the plugin API; the first distribution of a name hides later ones."""
+    """One plugin per entry point, for every version of the plugin API. The first distribution of a name hides later ones."""
     seen: set[str] = set()
     for distribution in distributions:
         name = version = ""
@@ -221,7 +221,7 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
                 continue
             name, version = _named(distribution)
             points = [point for point in distribution.entry_points if _ANY_VERSION.fullmatch(point.group)]
-        except Exception as error:  # whatever a damaged file makes the parser raise
+        except Exception as error:  # a damaged file can make the parser raise anything
             reason = f"its metadata cannot be read: {one_line(error)}"
             yield Plugin(name or "unknown", name or "unknown", version, "broken", reason, traceback.format_exc())
             continue
@@ -232,12 +232,12 @@ def _read(distributions: Iterable[metadata.Distribution]) -> Iterator[Plugin]:
             plugin = Plugin(point.name, name, version, load=point.load, module=point.module)
             if point.group != GROUP:
                 speaks = point.group.removeprefix("zsq.v")
-                plugin.status, plugin.reason = "broken", f"written for plugin API {speaks}, this zsq speaks {API_VERSION}"
+                plugin.status, plugin.reason = "broken", f"written for plugin API {speaks}, but this zsq has {API_VERSION}"
             yield plugin
 
 
 def _named(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Name and version. Where they stand in the first lines, as they do, nothing else of the metadata is parsed: it holds the README."""
+    """Name and version, from the first lines of the metadata; the rest is long (the README) and is not parsed."""
     head, _, _ = (distribution.read_text("METADATA") or "").partition("\n\n")
     found = dict(re.findall(r"^(Name|Version): *(\S+)", head, flags=re.MULTILINE))
     if found.keys() == {"Name", "Version"}:
@@ -246,10 +246,10 @@ def _named(distribution: metadata.Distribution) -> tuple[str, str]:
 
 
 def _one_off(path: Path | str) -> Plugin:
-    """The plugin in a single file. Its module is called as the file is, so that targets may name it."""
+    """The plugin in a single file. Its module has the name of the file, so that targets can use it."""
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"plugin file '{path}' not found", "", "give the path of a Python file")
+        raise FileError(f"plugin file '{path}' not found", "", "pass the path of a Python file")
 
     def load() -> Any:
         spec = importlib.util.spec_from_file_location(path.stem, path.resolve())

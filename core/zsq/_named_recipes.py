@@ -1,4 +1,4 @@
-"""The recipes that come with plugins: ``PLUGIN/NAME``, for one YAML file in the plugin's folder ``recipes``. Imports no plugin."""
+"""The recipes of plugins: ``PLUGIN/NAME`` is a YAML file in the plugin's folder ``recipes``. Imports no plugin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """One recipe of a plugin. ``name`` is ``PLUGIN/NAME``; ``summary`` is the comment that its file begins with."""
+    """One recipe of a plugin. ``name`` is ``PLUGIN/NAME``; ``summary`` is the comment at the top of its file."""
 
     name: str
     path: Path
@@ -26,10 +26,10 @@ class NamedRecipe:
 
 
 def named_recipes(manager: Manager, plugin: str | None = None) -> list[NamedRecipe]:
-    """Every recipe of the plugins that may take part, or of one plugin, by name.
+    """Every recipe of the plugins that are not blocked, or of one plugin, by name.
 
     Raises:
-        ComponentError: When there is no such plugin, or it is blocked.
+        ComponentError: If the plugin is not installed, or is blocked.
     """
     plugins = manager.installed() if plugin is None else [_plugin(plugin, manager)]
     usable = [p for p in plugins if p.status != "blocked"]
@@ -38,11 +38,11 @@ def named_recipes(manager: Manager, plugin: str | None = None) -> list[NamedReci
 
 
 def find_recipe(text: str, manager: Manager) -> Path:
-    """The file that ``--recipe`` means: a path, or ``PLUGIN/NAME``. A file of that path comes first.
+    """The file of ``--recipe``: a path, or ``PLUGIN/NAME``. An existing path goes first.
 
     Raises:
-        ComponentError: When there is no such plugin, or it is blocked.
-        FileError: When the plugin has no such recipe.
+        ComponentError: If the plugin is not installed, or is blocked.
+        FileError: If the plugin has no such recipe.
     """
     plugin, slash, name = text.partition("/")
     if not slash or "/" in name or Path(name).suffix in (".yaml", ".yml") or plugin in (".", "..") or Path(text).exists():
@@ -57,26 +57,26 @@ def find_recipe(text: str, manager: Manager) -> Path:
 def _plugin(name: str, manager: Manager) -> Plugin:
     plugins = {plugin.name: plugin for plugin in manager.installed()}
     if (plugin := plugins.get(name)) is None:
-        what = f"plugin '{name}', whose recipe is asked for, is not installed"
+        what = f"plugin '{name}' is not installed, so its recipe is not available"
         if name in known_plugins():
             raise ComponentError(what, "--recipe", f"zsq plugins install {name}")
         having = [name for name, plugin in plugins.items() if next(_files(plugin), None)]
-        there = f"plugins with recipes: {', '.join(having) or 'none'}; else give a file"
+        there = f"plugins with recipes: {', '.join(having) or 'none'}; or pass a file"
         raise ComponentError(what, "--recipe", " ".join(filter(None, (nearest(name, plugins), there))))
     if plugin.status == "blocked":
-        raise ComponentError(f"the recipes of plugin '{name}' cannot be had: {plugin.reason}", "--recipe")
+        raise ComponentError(f"the recipes of plugin '{name}' are not available: {plugin.reason}", "--recipe")
     return plugin
 
 
 def _files(plugin: Plugin) -> Iterator[Path]:
-    """Recipe files of a plugin: inside its package where it was installed from a wheel, beside it in a checkout."""
+    """Recipe files of a plugin: inside its package if it comes from a wheel, beside it in a checkout."""
     try:
         spec = importlib.util.find_spec(plugin.module.partition(".")[0]) if plugin.module else None
     except (ImportError, ValueError):
         spec = None
     for package in map(Path, (spec and spec.submodule_search_locations) or ()):
         folders = [package / "recipes"]
-        if (package.parent / "pyproject.toml").is_file():  # else what lies beside it belongs to somebody else
+        if (package.parent / "pyproject.toml").is_file():  # otherwise the folder beside it is not its own
             folders.append(package.parent / "recipes")
         yield from sorted(next((folder for folder in folders if folder.is_dir()), folders[0]).glob("*.yaml"))
 

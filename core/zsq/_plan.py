@@ -1,4 +1,4 @@
-"""What a run is made of: every component with its options, what is captured in its steps, and its recipe in full."""
+"""A plan: every component of a run with its options, the needs of its steps, and its full recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zsq._recipe import Entry, Recipe, RunOptions, installed
 from zsq.options import Options
 from zsq.protocols import Alternating
 
-#: The name that stands for nothing, in roles where nothing is a choice.
+#: The name of the component that does nothing.
 NOTHING = "none"
 
 
@@ -24,9 +24,9 @@ class Choice:
         name: As typed: the component, a preset, or ``distribution/name``.
         component: Its descriptor.
         options: All its options.
-        weight: Of a loss in the objective.
+        weight: Weight of a loss in the objective.
         provider: Distribution and version.
-        settings: The options that were set, by the user or by a suggestion, as they stand in a recipe.
+        settings: The options that the user or a suggestion set, as in a recipe.
     """
 
     role: Role
@@ -43,19 +43,19 @@ class Choice:
 
     @property
     def provides(self) -> frozenset[str]:
-        """What it declares; and images, of every synthesizer but ``none``."""
+        """What it declares; every synthesizer except ``none`` also provides images."""
         images = {"images"} if self.role is Role.SYNTH and self.component.name != NOTHING else set()
         return frozenset(self.component.provides) | images
 
     @property
     def bits(self) -> int:
-        """Of the finest grid that a quantizer may choose, by its options that mean ``bits``; one that is none counts as 16."""
+        """Bits of the finest grid of a quantizer, from its options that mean ``bits``; None counts as 16."""
         values = self.options.meaning("bits").values()
         return max((max(value) if isinstance(value, tuple) else value or 16 for value in values), default=8)
 
     @property
     def alternates(self) -> bool:
-        """Whether a synthesizer learns while the student does. Imports its class."""
+        """Whether a synthesizer is trained together with the student. Imports its class."""
         return self.component.has(Alternating)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Choice:
         return {**row, **weight, "options": self.options.to_dict(), "needs": sorted(self.needs), "provides": sorted(self.provides)}
 
     def entry(self) -> Entry:
-        """As it stands in a recipe."""
+        """Its recipe entry."""
         return {"name": self.name, **({"weight": self.weight} if self.weight != 1 else {}), **self.settings}
 
 
@@ -76,10 +76,9 @@ class Choice:
 class Plan:
     """A chain that can run.
 
-    ``ref`` is what follows the source in the teacher's reference, and ``task`` what the teacher's output means, as its source
-    says. ``default_eval`` says that the user asked for no evaluation, so that the teacher's own may be added. ``recipe`` names every
-    component with its settings; only ``eval`` stays open under ``default_eval``, so that the recipe gives the same evaluation again.
-    ``logs`` hear what happens. ``notes`` are for the user.
+    ``ref`` is the teacher's reference without its source, ``task`` what the teacher's output means. With ``default_eval`` the user chose
+    no evaluation, so the teacher's own may be added. ``recipe`` has every component with its settings; with ``default_eval`` its
+    ``eval`` stays open. ``notes`` are for the user.
     """
 
     teacher: Choice
@@ -100,7 +99,7 @@ class Plan:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """Every component that has a part in the outcome, in the order of the recipe's sections."""
+        """Every component that affects the result, in the order of the recipe's sections."""
         return (self.teacher, self.synth, self.quant, *self.calibrators, *self.losses, self.tuner, *self.evaluators, *self.exporters)
 
     def describe(self) -> dict[str, Any]:
@@ -119,24 +118,24 @@ class Plan:
 
     @property
     def lasting(self) -> Plan:
-        """The plan as it is saved with what came of it: without logs, which are nobody else's, and change nothing."""
+        """The plan as it is saved with the run: without logs, which do not affect the result."""
         return replace(self, logs=(), recipe=replace(self.recipe, log=None))
 
     @property
     def tunes(self) -> bool:
-        """Whether the losses are run by the tuner: one that never reads the student takes no gradient."""
+        """Whether the tuner uses the losses: only if it reads the student."""
         return bool(self.tuner.needs & STUDENT_NEEDS)
 
     @property
     def needs(self) -> dict[str, frozenset[str]]:
-        """What is captured in a step of the synthesizer, and in one of the tuner with the losses that it runs."""
+        """The needs of a step of the synthesizer, and of a step of the tuner with its losses."""
         losses = self.losses if self.tunes else ()
         return {"synth": self.synth.needs, "tune": self.tuner.needs.union(*(loss.needs for loss in losses))}
 
     def forwards(self) -> dict[str, dict[str, int]]:
-        """Forwards of teacher and student per step of the synthesizer and of the tuner, as the needs say.
+        """Forward passes of teacher and student in a step of the synthesizer and of the tuner.
 
-        A synthesizer that hands its batch on hands the teacher's answer on with it; the tuner's teacher forward then falls away.
+        A synthesizer that passes its batch on also passes the teacher's trace on; then the tuner needs no teacher forward pass.
         """
         steps = self.needs.items()
         return {key: {"teacher": int(bool(names & TEACHER_NEEDS)), "student": int(bool(names & STUDENT_NEEDS))} for key, names in steps}

@@ -17,17 +17,17 @@ from zsq._recipe import Recipe, RunOptions
 from zsq.errors import nearest
 
 Status = Literal["found", "ok", "broken", "blocked"]
-#: What components in memory are called by, in the place of a distribution: ``memory/NAME``.
+#: Components in memory have this name in place of a distribution: ``memory/NAME``.
 MEMORY = "memory"
 #: The hook that yields components of every role.
 ANY_ROLE = "zsq_components"
-#: Hooks that yield components, and of which role; None of any.
+#: Hooks that yield components, with their role; None means any role.
 _COLLECTORS: Mapping[str, Role | None] = {**{role.hook: role for role in Role}, ANY_ROLE: None}
 
 
 @dataclass(frozen=True)
 class Found:
-    """A component and where it comes from; ``values`` are those of the preset that was asked for."""
+    """A component and its provider; ``values`` are the options of the chosen preset."""
 
     role: Role
     component: Component
@@ -41,18 +41,18 @@ class Plugin:
     """One entry point.
 
     Args:
-        name: Of the entry point.
-        distribution: That it came with (for a one-off: the file's name).
-        version: Of the distribution.
-        status: ``ok``, ``broken`` or ``blocked``; ``found`` until it is activated.
-        reason: One line: why it is broken or blocked, or which of its names are taken by others as well.
-        trace: The traceback, where there is one.
-        components: What it yields.
-        load: Gives its entry module, or a class with hooks as methods, of which one is made for every manager.
-        hooks: Its hooks alone, by name, once it is activated.
-        pluggy: Checks and holds the hooks of all plugins of one manager.
-        one_off: Whether the user named its file.
-        module: Path of its entry module; empty for the built-ins and one-offs.
+        name: Name of the entry point.
+        distribution: Its distribution; for a single file, the name of the file.
+        version: Version of the distribution.
+        status: ``ok``, ``broken`` or ``blocked``; ``found`` before activation.
+        reason: One line: why it is broken or blocked, or which of its names other plugins have too.
+        trace: The traceback, if there is one.
+        components: Its components.
+        load: Returns its entry module, or a class with hooks as methods.
+        hooks: Its hooks by name, after activation.
+        pluggy: Checks the hooks of all plugins of one manager.
+        one_off: Whether it is a single file.
+        module: Name of its entry module; empty for the built-ins and single files.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Plugin:
 
     @property
     def provider(self) -> str:
-        """Distribution and version in one word each."""
+        """Distribution and version, as ``zsq-qimera 0.1``."""
         return f"{self.distribution} {self.version}".strip()
 
     def activate(self) -> None:
-        """Import the entry module and collect its components; whatever goes wrong is written down here, and leaves nothing behind."""
+        """Import the entry module and collect its components. An error is kept in ``reason`` and ``trace``."""
         if self.status != "found":
             return
         assert self.load is not None
@@ -94,14 +94,14 @@ class Plugin:
         trace(f"{self.name}: {self.reason or self.status}")
 
     def _collect(self, role: Role | None, yielded: Iterable[Any]) -> Iterator[Found]:
-        """What a hook of one role yielded, or of any role (None)."""
+        """The components that a hook yielded, all of one ``role``; None means any role."""
         taken = {(found.role, name) for found in self.components for name in found.component.names}
         for component in yielded:
             if not isinstance(component, Component):
                 raise TypeError(f"yields {type(component).__name__}, not zsq.Component")
             own = role or component.role
             if own is None:
-                raise ValueError(f"component '{component.name}' has no role: say which, e.g. Component(..., role='synth')")
+                raise ValueError(f"component '{component.name}' has no role: write e.g. Component(..., role='synth')")
             if component.role not in (None, own):
                 raise ValueError(f"component '{component.name}' of role {component.role} is yielded as {own}")
             _check_suggestions(component)
@@ -113,14 +113,14 @@ class Plugin:
 
 
 def hook_manager() -> pluggy.PluginManager:
-    """Knows the specification of every hook, and no plugin yet."""
+    """A pluggy manager with the specification of every hook."""
     manager = pluggy.PluginManager("zsq")
     manager.add_hookspecs(_hookspecs)
     return manager
 
 
 def _register(manager: pluggy.PluginManager, entry: Any) -> dict[str, Callable[..., Any]]:
-    """Hooks of one plugin by name: signatures checked by pluggy, names checked here, because pluggy takes a misspelt hook silently."""
+    """The hooks of one plugin by name. pluggy checks signatures; names are checked here, because pluggy ignores a misspelt hook."""
     known = (*_COLLECTORS, "zsq_event")
     if manager.is_registered(entry):  # one module behind two entry points
         manager = hook_manager()
@@ -135,16 +135,16 @@ def _register(manager: pluggy.PluginManager, entry: Any) -> dict[str, Callable[.
 
 
 def _calling(hook: pluggy.HookImpl) -> Callable[..., Any]:
-    """The implementation, called with those arguments that it takes."""
+    """The implementation, called with the arguments that it declares."""
     return lambda **given: hook.function(*(given[name] for name in hook.argnames))
 
 
 def _check_suggestions(component: Component) -> None:
-    """A recipe fragment that no recipe could hold is the plugin's error, not the user's."""
+    """Check the suggested recipe fragment, so that an error in it is reported for the plugin."""
     if not component.suggests:
         return
     if unread := component.suggests.keys() & {"teacher", "log", "pins", "set", "zsq"}:
-        raise ValueError(f"component '{component.name}' suggests '{min(unread)}', which nobody reads")
+        raise ValueError(f"component '{component.name}' suggests '{min(unread)}', which is ignored")
     RunOptions.parse(Recipe.from_dict(component.suggests, f"the suggestions of '{component.name}'").run)
 
 

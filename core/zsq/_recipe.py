@@ -1,4 +1,4 @@
-"""Recipes: what a run is made of, as YAML and as a value; flags and ``--set`` laid over it; its pins against what is installed."""
+"""Recipes: read and write them as YAML, apply flags and ``--set``, compare their pins with the installed versions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zsq._version import __version__
 from zsq.errors import FileError, OptionError, nearest
 from zsq.options import Options, opt
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT = 1
-#: Sections that hold one component, and sections that hold a chain of them.
+#: Sections with one component, and sections with a chain of components.
 SINGLE, CHAINS = ("synth", "quant", "tune"), ("calib", "loss", "eval", "export", "log")
 #: Sections in the order of a recipe file.
 SECTIONS = ("teacher", "synth", "quant", "calib", "loss", "tune", "eval", "export", "log", "run")
@@ -31,20 +28,18 @@ _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """The section ``run``: what belongs to no component."""
+    """The section ``run``: options of the run itself."""
 
     seed: int = opt(0, "Seed of every random generator.", ge=0)
     batch_size: int = opt(64, "Images per step.", ge=1)
-    precision: Literal["auto", "fp32", "bf16"] = opt(
-        "auto", "Arithmetic of training; auto takes bf16 where it is fast and costs no accuracy."
-    )
+    precision: Literal["auto", "fp32", "bf16"] = opt("auto", "Arithmetic of training; auto uses bf16 if it is fast and costs no accuracy.")
     budget: str | None = opt(None, "Time for the whole run, e.g. 300, 90s, 5m, 1h30m; without it every component runs its steps.")
     checkpoint: float = opt(
         60.0,
-        "Seconds from one checkpoint to the next, more where one takes over a hundredth of that; 0 writes one at every step.",
+        "Seconds between two checkpoints, more if writing one takes over 1 % of the time; 0 writes one at every step.",
         ge=0,
     )
-    calibrated: bool = opt(False, "Also evaluate the student as calibration left it, before tuning.")
+    calibrated: bool = opt(False, "Also evaluate the student after calibration, before tuning.")
     device: str = opt("cpu", "Where to run: cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
@@ -72,11 +67,11 @@ def parse_budget(text: str) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is made of. None means "left open": presets, suggestions and defaults fill it.
+    """The components and options of a run. None means open: presets, suggestions and defaults fill it.
 
-    ``teacher`` holds ``ref`` and options of its source; ``synth``, ``quant`` and ``tune`` a ``name`` and options; ``calib``,
-    ``loss``, ``eval``, ``export`` and ``log`` lists of such; ``run`` the values of :class:`RunOptions`. ``settings`` are ``--set`` values
-    of chains, ``(section, path, value)``, applied once the chain is known; in a file they stand under ``set``.
+    ``teacher`` has ``ref`` and options of its source; ``synth``, ``quant`` and ``tune`` have a ``name`` and options; ``calib``, ``loss``,
+    ``eval``, ``export`` and ``log`` are lists of these; ``run`` has the values of :class:`RunOptions`. ``settings`` are ``--set`` values
+    for chains, ``(section, path, value)``, which are applied once the chain is known; in a file they are under ``set``.
     """
 
     teacher: Entry | None = None
@@ -94,11 +89,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "recipe") -> Recipe:
-        """A recipe from plain values, shorthand allowed (``quant: uniform4``, ``loss: [kd, 0.5*ce]``).
+        """A recipe from plain values; short forms are allowed (``quant: uniform4``, ``loss: [kd, 0.5*ce]``).
 
         Raises:
-            FileError: When it is no mapping, or written for another format.
-            OptionError: For an unknown section, or one of the wrong shape.
+            FileError: If it is not a mapping, or has another format.
+            OptionError: If a section is unknown or has the wrong type.
         """
         if not isinstance(values, Mapping):
             raise FileError(f"a recipe is a mapping of sections, not {_kind(values)}", where, f"sections: {', '.join(SECTIONS)}")
@@ -123,7 +118,7 @@ class Recipe:
         return apply_settings(cls(**parsed), lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values in the order of a recipe file, without what was left open; :meth:`from_dict` reads them back."""
+        """Plain values in the order of a recipe file, without open sections; :meth:`from_dict` reads them back."""
         named = ((key, getattr(self, key)) for key in (*SECTIONS, "pins"))
         filled = {key: value for key, value in named if value is not None and not (key in ("run", "pins") and not value)}
         lines = [f"{section}.{path}={value}" for section, path, value in self.settings]
@@ -164,7 +159,7 @@ def read_recipe(path: Path | str) -> Recipe:
     """The recipe in a YAML file.
 
     Raises:
-        FileError: When it cannot be read, is no YAML, or holds a tag that would build a Python object.
+        FileError: If it cannot be read, is not YAML, or has a tag that would build a Python object.
         OptionError: As :meth:`Recipe.from_dict`.
     """
     import yaml
@@ -175,7 +170,7 @@ def read_recipe(path: Path | str) -> Recipe:
         raise FileError(f"cannot read the recipe: {error.strerror or error}", str(path)) from None
     except yaml.constructor.ConstructorError as error:
         raise FileError(
-            f"refused: {_line(error.problem)}", _place(path, error), "a recipe holds text, numbers, lists and mappings only"
+            f"refused: {_line(error.problem)}", _place(path, error), "a recipe has only text, numbers, lists and mappings"
         ) from None
     except yaml.MarkedYAMLError as error:
         raise FileError(f"not a YAML file: {_line(error.problem)}", _place(path, error)) from None
@@ -194,13 +189,13 @@ def dump_recipe(recipe: Recipe, versions: Mapping[str, Any] | None = None) -> st
 
 
 def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> Recipe:
-    """Lay command-line flags over a recipe; a flag that is None, or an empty list, changes nothing.
+    """Apply command-line flags to a recipe; None and empty lists change nothing.
 
-    A component named again keeps the options that the recipe gives it; another one starts from its own defaults.
+    A component that the recipe already has keeps its options; another one starts from its defaults.
 
     Args:
-        recipe: What the file says.
-        weights: For the teacher's option of that name.
+        recipe: The recipe of the file.
+        weights: The teacher's option of that name.
         flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``, ``log``: names;
             anything else: a value of the section ``run``.
     """
@@ -223,10 +218,10 @@ def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> 
 
 
 def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Lay ``--set SECTION.OPTION=VALUE`` strings over a recipe, in order.
+    """Apply ``--set SECTION.OPTION=VALUE`` strings to a recipe, in order.
 
     Raises:
-        OptionError: For text of another form, or an unknown section.
+        OptionError: If a text has another form, or its section is unknown.
     """
     singles: dict[str, Entry] = {}
     chains = list(recipe.settings)
@@ -248,7 +243,7 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def pin_warnings(recipe: Recipe) -> list[str]:
-    """One line for every pin of the recipe that differs from what is installed; a difference is no error."""
+    """One line for each pin of the recipe that differs from the installed version; this is not an error."""
     lines = []
     for name, wanted in recipe.pins.items():
         if name != "teacher" and (here := installed(name)) != str(wanted):
@@ -257,7 +252,7 @@ def pin_warnings(recipe: Recipe) -> list[str]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution, of zsq or of python; None where it is not installed."""
+    """The version of a distribution, of zsq or of python; None if it is not installed."""
     if name == "python":
         return platform.python_version()
     if name == "zsq":

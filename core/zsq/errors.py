@@ -1,4 +1,4 @@
-"""Errors for people: what went wrong, where, and what to do next. The CLI prints them in at most three lines, exit code 2."""
+"""Errors with what is wrong, where, and the next step. The command line prints them in at most three lines, exit code 2."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["ComponentError", "FileError", "OptionError", "PlanError", "ZsqError"
 
 
 class ZsqError(Exception):
-    """An error that the user can mend.
+    """An error that the user can fix.
 
     Args:
-        what: One sentence: what is wrong.
-        where: The file, option, component or plugin it was found in.
-        hint: The next step: a nearest match, a command, an option.
+        what: One sentence that says what is wrong.
+        where: The file, option, component or plugin.
+        hint: The next step: the nearest match, a command, an option.
     """
 
-    #: The exit code of a command that it ends.
+    #: The exit code of the command.
     code = 2
 
     def __init__(self, what: str, where: str = "", hint: str = "") -> None:
@@ -35,7 +35,7 @@ class OptionError(ZsqError):
 
 
 class ComponentError(ZsqError):
-    """A component that cannot be found, is ambiguous, or whose plugin is broken."""
+    """A component that cannot be found, is ambiguous, or belongs to a broken plugin."""
 
 
 class PlanError(ZsqError):
@@ -43,7 +43,7 @@ class PlanError(ZsqError):
 
 
 class FileError(ZsqError):
-    """A file that is missing, damaged, of the wrong shape, or not trusted."""
+    """A file that is missing, damaged, of the wrong kind, or not trusted."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,26 +53,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException, most: int = 160) -> str:
-    """What somebody else's error says, in one line; its kind where it says nothing."""
+    """The first line of an error's text; its type if it has no text."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:most]
 
 
 def library(name: str, extra: str, where: str) -> ModuleType:
-    """The module ``name``; where it cannot be had, an error that says what to install.
+    """Import the module ``name``, or say what to install.
 
     Args:
-        name: What to import.
-        extra: What brings it, as ``pip install`` takes it, e.g. ``zsq-lab[lab]``.
-        where: What needs it, for messages.
+        name: The module.
+        extra: What installs it, as ``pip install`` takes it, e.g. ``zsq-lab[lab]``.
+        where: The component that needs it.
 
     Raises:
-        ComponentError: When it is not installed, or does not import.
+        ComponentError: If it is not installed, or its import fails.
     """
     try:
         return import_module(name)
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation can raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
             raise ComponentError(f"the library '{error.name}' is not installed", where, f"pip install '{extra}'") from None
         what = f"the library '{name}' cannot be imported: {first_line(error)}"
-        raise ComponentError(what, where, f"install one that fits the others: pip install -U '{extra}'") from error
+        raise ComponentError(what, where, f"install a matching version: pip install -U '{extra}'") from error

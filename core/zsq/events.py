@@ -1,4 +1,4 @@
-"""What happens in a run, as values: broadcast to every ``zsq_event`` implementation, one at a time."""
+"""The events of a run. Every ``zsq_event`` hook and every listener gets each of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Event", "Message", "PhaseEnded", "PhaseStarted", "Publishing", "RunE
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events; ``seconds`` since the run began."""
+    """Base class; ``seconds`` since the run began."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins. ``plan`` is the composed plan as plain values."""
+    """A run begins; ``plan`` as plain values."""
 
     plan: Mapping[str, Any]
     folder: Path | None = None
@@ -34,9 +34,9 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True)
 class Stepped(Event):
-    """One beat of a phase. Metrics may still be tensors on a device: read them as seldom as they are shown.
+    """One step of a phase. Metrics may be tensors on a device: read them only when they are shown.
 
-    ``synth`` holds those of the last generator step, where a generator learns meanwhile.
+    ``synth`` has the metrics of the last generator step, if a generator is trained.
     """
 
     phase: str
@@ -49,7 +49,7 @@ class Stepped(Event):
 
 @dataclass(frozen=True)
 class PhaseEnded(Event):
-    """A phase is done; ``stopped`` when the budget or the user ended it early."""
+    """A phase ends; ``stopped`` if the budget ended it early."""
 
     phase: str
     stopped: bool = False
@@ -57,20 +57,20 @@ class PhaseEnded(Event):
 
 @dataclass(frozen=True)
 class Message(Event):
-    """A component says something to the user."""
+    """A message for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Publishing(Event):
-    """The files of a run are written, and are about to be put in their place together; what is added to ``folder`` comes with them.
+    """The files of a run are complete and will be published together; a listener may add files to ``folder``.
 
     Args:
-        report: As it stands in ``report.json``.
-        folder: Where the run was made; not where it will stand.
-        ctx: The run's :class:`zsq.types.Context`, with the teacher, the frozen student, and ``sampler`` where there are images.
-        details: What evaluators have to say beyond numbers, by ``student`` or ``teacher``, then by evaluator.
+        report: The content of ``report.json``.
+        folder: The scratch folder of the run, not its final place.
+        ctx: The run's :class:`zsq.types.Context`, with the teacher, the frozen student, and ``sampler`` if there are images.
+        details: Results of evaluators beyond numbers, by ``student`` or ``teacher``, then by evaluator.
     """
 
     report: Mapping[str, Any]
@@ -81,6 +81,6 @@ class Publishing(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """A run is done; ``report`` as it stands in ``report.json``."""
+    """A run ends; ``report`` is the content of ``report.json``."""
 
     report: Mapping[str, Any]

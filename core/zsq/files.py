@@ -1,4 +1,4 @@
-"""Files: written so that nothing half-written is left where a good file was, paths that stay inside their folder, the cache. Light."""
+"""Safe file access: atomic writes, paths that stay inside their folder, the cache. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Cache", "cache_folder", "inside", "scratch_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> Path:
-    """Write beside, fsync, rename.
+    """Write a file atomically: beside its path, then fsync, then rename.
 
     Args:
-        path: Where the finished file will stand.
-        content: The bytes or text, or a function that writes the file it is given.
+        path: The finished file.
+        content: Bytes or text, or a function that writes to the path it gets.
 
     Raises:
-        FileError: When the file system refuses (full disk, no permission); ``path`` is then as it was before.
+        FileError: If the file system refuses (full disk, no permission); ``path`` is then unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,7 +47,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], None]) -> P
 
 
 def inside(folder: Path, name: str) -> Path:
-    """``folder / name``, refused when it would leave ``folder``."""
+    """``folder / name``; raises ``FileError`` if it is outside ``folder``."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise FileError(f"'{name}' points outside its folder", str(folder), "the file that names it is damaged or not to be trusted")
@@ -55,14 +55,14 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where things are kept for later runs: ``$ZSQ_CACHE``, else ``zsq`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
+    """The cache for later runs: ``$ZSQ_CACHE``, else ``zsq`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
     if own := os.environ.get("ZSQ_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsq"
 
 
 def scratch_folder(beside: Path) -> Path:
-    """A new hidden folder next to ``beside``, ``.NAME.zsq-…``, on the same file system, to be renamed into place."""
+    """A new hidden folder next to ``beside``, ``.NAME.zsq-…``, on the same file system, so that it can be renamed."""
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{beside.name}.zsq-", dir=beside.parent))
@@ -71,26 +71,26 @@ def scratch_folder(beside: Path) -> Path:
 
 
 class Cache:
-    """Tensors that later runs use again: one safetensors file per key, and the key is everything that they depend on.
+    """A cache of tensors for later runs: one file ``folder/kind/HASH.safetensors`` per key. The key is everything that they depend on.
 
-    ``folder/kind/KEY.safetensors``; every file also holds its key in full, and a file whose key differs is not used.
+    Each file contains its full key, and is used only for this key.
 
     Args:
         folder: Usually ``ctx.cache``; None keeps nothing and finds nothing.
-        kind: What is kept there: ``pools``, ``sensitivities``.
+        kind: For example ``pools`` or ``sensitivities``.
     """
 
     def __init__(self, folder: Path | None, kind: str) -> None:
         self.folder = folder / kind if folder is not None else None
 
     def path(self, key: Mapping[str, Any]) -> Path | None:
-        """Where the tensors of a key are, whether or not they exist."""
+        """The file of a key, whether or not it exists."""
         if self.folder is None:
             return None
         return self.folder / f"{hashlib.sha256(_text(key).encode()).hexdigest()[:32]}.safetensors"
 
     def load(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors of a key; None where there are none, or where the file is damaged or another key's."""
+        """The tensors of a key; None if there are none, or if the file is damaged or has another key."""
         path = self.path(key)
         if path is None or not path.is_file():
             return None
@@ -105,7 +105,7 @@ class Cache:
             return None
 
     def save(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Keep the tensors of a key. A file system that refuses is no reason to fail: they are made again next time."""
+        """Keep the tensors of a key. If the file system refuses, nothing is kept and nothing is raised."""
         path = self.path(key)
         if path is None:
             return

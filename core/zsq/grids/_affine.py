@@ -1,13 +1,13 @@
-"""Uniform affine arithmetic: ranges to grids, values to integer codes and back. Pure functions, one definition for all.
+"""Uniform affine quantization: from ranges to grids, from values to integer codes and back. Pure functions.
 
 A grid has a step ``scale`` and an integer ``zero_point``. With ``inverse = float32(1 / scale)``,
 
     code  = clamp(round(x * inverse) + zero_point, low, high)        round half to even
     value = (code - zero_point) * scale
 
-The multiplication by the inverse, not a division, *is* the definition: it is used alike in simulation, packing and
-loading, and gives the same codes on every device. Simulation computes ``code - zero_point`` in one go, by clamping to
-``[low - zero_point, high - zero_point]``; integers being exact in float32, the result is the formula's, bit for bit.
+The definition multiplies by the inverse; it does not divide. Simulation, packing and loading all use it, and it gives the same codes on
+every device. Simulation computes ``code - zero_point`` directly, by clamping to ``[low - zero_point, high - zero_point]``. Integers are
+exact in float32, so the result has the same bits as the formula.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Narrowest range, as in the quantizer of the ZeroQ/GDFQ line; keeps 1 / scale finite.
+#: Narrowest range, as in the quantizers of ZeroQ and GDFQ; keeps 1 / scale finite.
 NARROWEST = 1e-8
-#: Zero points stay below this, so that float32 holds every ``code - zero_point`` exactly, with bits to spare.
+#: Zero points stay below this, so that every ``code - zero_point`` is exact in float32.
 _FARTHEST = 2.0**22
 
 
 class Grid(NamedTuple):
-    """``scale`` and ``zero_point`` (integers held as float32) broadcast against the values; codes lie in ``[low, high]``."""
+    """``scale`` and ``zero_point`` (integers held as float32) broadcast against the values; codes are in ``[low, high]``."""
 
     scale: Tensor
     zero_point: Tensor
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
 
 
 class FlatGrid(NamedTuple):
-    """One grid for a whole tensor as Python numbers, so that using it costs neither a broadcast nor a device sync."""
+    """One grid for a whole tensor as Python numbers: it needs no broadcast and no device sync."""
 
     inverse: float
     scale: float
@@ -45,8 +45,8 @@ class FlatGrid(NamedTuple):
 def asymmetric(lo: Tensor, hi: Tensor, bits: int, with_zero: bool = False) -> Grid:
     """The grid of ``2**bits`` unsigned codes over ``[lo, hi]``: scale = (hi - lo) / (2**bits - 1), zero_point = round(-lo / scale).
 
-    A range so narrow and so far from zero that float32 could not hold its zero point (a channel with one value) gets a wider
-    step, at most 2**-22 of its largest value.
+    If the range is so narrow and so far from zero that its zero point is not exact in float32 (a channel with one value), the scale is
+    larger, at most 2**-22 of the largest value.
 
     Args:
         lo: Smallest value, any shape, float32.
@@ -70,7 +70,7 @@ def symmetric(lo: Tensor, hi: Tensor, bits: int, signed: bool = True) -> Grid:
 
 
 def encode(x: Tensor, grid: Grid) -> Tensor:
-    """Integer codes of ``x``, held in its dtype."""
+    """Integer codes of ``x``, in its dtype."""
     return (torch.round(x * grid.scale.reciprocal()) + grid.zero_point).clamp_(grid.low, grid.high)
 
 
@@ -96,8 +96,8 @@ def on_flat_grid(x: Tensor, grid: FlatGrid) -> Tensor:
 
 
 class _Straight(torch.autograd.Function):
-    """Quantize forward; backward copies the gradient, also where values saturate, and gives none to the range
-    (GDFQ's estimator). Nothing is saved for backward."""
+    """Fake-quantize; the backward pass copies the gradient, also for saturated values, and gives none to the range (GDFQ's
+    straight-through estimator). Nothing is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Grid | FlatGrid) -> Tensor:
@@ -109,16 +109,16 @@ class _Straight(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, grid: Grid | FlatGrid) -> Tensor:
-    """``x`` on ``grid``, with the straight-through gradient."""
+    """Fake-quantize ``x``, with a straight-through estimator for the gradient."""
     return _Straight.apply(x, grid)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Learned(torch.autograd.Function):
-    """Quantize forward; backward also gives the logarithm of the range its gradient.
+    """Fake-quantize; the backward pass also computes the gradient of the logarithm of the range.
 
-    With value = step * code, d value / d log(step) is the quantization error (value - x) inside the range and the value
-    itself outside (LSQ, Esser et al., 2020, equation 3, in logarithmic form); ``x`` takes no gradient outside the range.
-    The range's gradient is estimated from the first eighth of the batch: it is one number, and full passes would cost as
+    With value = scale * code, d value / d log(scale) is the quantization error (value - x) inside the range and the value
+    itself outside (LSQ, Esser et al., 2020, equation 3, in logarithmic form); ``x`` gets no gradient outside the range.
+    The gradient of the range is estimated from the first eighth of the batch, because full passes for this one number would cost as
     much as the layer.
     """
 
@@ -144,5 +144,5 @@ class _Learned(torch.autograd.Function):
 
 
 def learned(x: Tensor, log_range: Tensor, grid: FlatGrid) -> Tensor:
-    """``x`` on ``grid``, with gradients for ``x`` and for the logarithm of the grid's range."""
+    """Fake-quantize ``x``, with gradients for ``x`` and for the logarithm of the range."""
     return _Learned.apply(x, log_range, grid)  # type: ignore[no-any-return,no-untyped-call]

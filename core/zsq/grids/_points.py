@@ -1,4 +1,4 @@
-"""Quantization points and the layers that carry one: where values are put on a grid, and who may move the range."""
+"""Quantization points of activations and weights, and the layers with a quantized weight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zsq.grids._affine import FlatGrid, Grid
 
 
 class _Point(nn.Module):
-    """What both kinds share: a range ``lo``, ``hi`` (NaN while unset) and the flag that ends all changes."""
+    """The common part: a range ``lo``, ``hi`` (NaN if not set) and the flag ``frozen``."""
 
     kind: Literal["weight", "act"]
 
@@ -28,11 +28,11 @@ class _Point(nn.Module):
 
     @property
     def range(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of the range, as it was set; NaN while unset."""
+        """The range that was set; NaN if not set."""
         return self.lo, self.hi
 
     def set_range(self, lo: Tensor | float, hi: Tensor | float) -> None:
-        """Fix the range from now on."""
+        """Set the range."""
         assert not self.frozen, "a frozen point keeps its range"
         with torch.no_grad():
             self.lo.copy_(torch.as_tensor(lo, dtype=self.lo.dtype).reshape(-1).expand(self.lo.numel()).reshape(self.lo.shape))
@@ -40,7 +40,7 @@ class _Point(nn.Module):
         self._refresh()
 
     def _refresh(self) -> None:
-        """Bring what is cached up to date with ``lo`` and ``hi``."""
+        """Update cached values after a change of ``lo`` or ``hi``."""
 
     def _load_from_state_dict(self, *inputs: Any, **options: Any) -> None:
         super()._load_from_state_dict(*inputs, **options)
@@ -51,12 +51,11 @@ class _Point(nn.Module):
 
 
 class ActPoint(_Point):
-    """Puts one activation on a per-tensor grid; passes it on unchanged until a range is set.
+    """Fake-quantizes one activation on a per-tensor grid; without a range it returns its input unchanged.
 
-    The range is widened to contain zero, so that zero is exact; after a ReLU its lower end is zero anyhow. While
-    ``observing``, the extremes of everything that passes are gathered on the device and the present range, if any, stays
-    in use; when observing ends they become the range. They add up over several spells until ``set_range`` is called.
-    With ``learn_range`` a tuner moves the range by gradient.
+    The range is extended to contain zero, so that zero is exact. While ``observing``, it collects minimum and maximum of its inputs on
+    the device, and the current range, if any, stays in use. When observing ends, minimum and maximum become the range; they are kept
+    for the next time, until ``set_range`` is called. With ``learn_range`` a tuner moves the range by gradient.
     """
 
     kind: Literal["weight", "act"] = "act"
@@ -88,7 +87,7 @@ class ActPoint(_Point):
 
     @property
     def grid(self) -> Grid:
-        """The present grid; NaN while no range is set."""
+        """The current grid; NaN if no range is set."""
         lo, hi = self.lo.detach().float(), self.hi.detach().float()
         if self.symmetric:
             return affine.symmetric(lo, hi, self.bits, signed=bool(lo < 0))
@@ -107,33 +106,33 @@ class ActPoint(_Point):
         super().set_range(lo, hi)
 
     def freeze(self) -> None:
-        """End observing and keep this range for good."""
+        """End observing; the range does not change any more."""
         self.observing = False
         self.frozen = True
 
     def kept_state(self) -> dict[str, Any]:
-        """For checkpoints: what is in no buffer. The cached grid is exact, as many small stretches left it."""
+        """State outside of buffers, for checkpoints. The cached grid is kept because many small changes were applied to it."""
         return {"frozen": self.frozen, "seen": self._seen, "grid": None if self._grid is None else tuple(self._grid)}
 
     def load_kept_state(self, values: Mapping[str, Any]) -> None:
-        """What :meth:`kept_state` gave."""
+        """Restore what :meth:`kept_state` returned."""
         grid, seen = values["grid"], values["seen"]
-        self.log_range = None  # the tuner that learns the range makes it anew
+        self.log_range = None  # the tuner that learns the range adds it again
         self.frozen = values["frozen"]
         self._seen = None if seen is None else (seen[0].to(self.lo.device), seen[1].to(self.lo.device))
         self._grid = None if grid is None else FlatGrid(*grid)
 
     def learn_range(self, on: bool) -> None:
-        """Give the range a parameter ``log_range``, to be moved by an optimizer and applied by ``apply_learned``; or take it away."""
+        """Add the parameter ``log_range`` for an optimizer, which ``apply_learned`` applies; or remove it."""
         if not on and self.log_range is not None:
             self._refresh()
         self.log_range = nn.Parameter(torch.zeros_like(self.lo)) if on and self.ranged and not self.frozen else None
 
     @torch.no_grad()
     def apply_learned(self) -> None:
-        """Stretch the range by what an optimizer step made of ``log_range``, and set that back to zero.
+        """Scale the range by exp(``log_range``) after an optimizer step, and reset ``log_range`` to zero.
 
-        It runs at every step for every point, so it stretches the cached numbers; ``learn_range(False)`` derives them anew.
+        It runs at every step for every point, so it scales the cached numbers; ``learn_range(False)`` computes them again.
         """
         assert self.log_range is not None and self._grid is not None
         factor = math.exp(self.log_range.item())
@@ -161,10 +160,10 @@ class ActPoint(_Point):
 
 
 class WeightPoint(_Point):
-    """Puts a layer's weight on its grid: per slice along ``axis``, or one grid for all of it when ``axis`` is None.
+    """Fake-quantizes a layer's weight: one grid per slice along ``axis``, or one grid for the whole weight if ``axis`` is None.
 
-    Live until ``set_range``: minimum and maximum are taken from the weight as it is at every forward. ``freeze`` stores
-    the codes and overwrites the weight with their values, so that a frozen layer computes with the weight as it stands.
+    Live until ``set_range``: every forward pass takes minimum and maximum from the current weight. ``freeze`` stores the codes and
+    overwrites the weight with their values, so that a frozen layer uses its weight directly.
     """
 
     kind: Literal["weight", "act"] = "weight"
@@ -173,15 +172,15 @@ class WeightPoint(_Point):
         super().__init__(bits, symmetric, () if axis is None else (weight.shape[axis],))
         self.axis = axis
         self.live = True
-        self.observing = False  # a weight needs no observing: the point sees it at all times
-        self._weight = [weight]  # in a list: the layer owns the parameter, the point only reads it
+        self.observing = False  # a weight point always sees its weight
+        self._weight = [weight]  # in a list, because the parameter belongs to the layer
         self._over = tuple(d for d in range(weight.dim()) if d != axis)
         self._wide = tuple(-1 if d == axis else 1 for d in range(weight.dim()))
         self._fixed: tuple[Tensor, Grid] | None = None
 
     @property
     def ranged(self) -> bool:
-        """Whether the range is fixed: minimum and maximum no longer follow the weight."""
+        """Whether a range was set, so that it does not follow the weight any more."""
         return not self.live
 
     @property
@@ -193,7 +192,7 @@ class WeightPoint(_Point):
 
     @property
     def grid(self) -> Grid:
-        """The present grid, shaped to broadcast against the weight."""
+        """The current grid, of a shape that broadcasts against the weight."""
         return self._fixed[1] if self._fixed else self._grid(self._weight[0].detach())
 
     @property
@@ -206,17 +205,17 @@ class WeightPoint(_Point):
 
     @property
     def codes(self) -> Tensor:
-        """Integer codes in the weight's shape, int32: those that were frozen, else of the weight as it is."""
+        """Integer codes, int32, in the weight's shape: the frozen ones, else those of the current weight."""
         return self._fixed[0] if self._fixed else affine.encode(self._weight[0].detach().float(), self.grid).int()
 
     def freeze(self) -> None:
-        """Fix the codes, and make the weight equal their values."""
+        """Fix the codes, and set the weight to their values."""
         if not self.frozen:
             grid = self.grid
             self.fix(self.codes, grid.scale, grid.zero_point)
 
     def fix(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> None:
-        """Freeze at given codes and grid; what loading a saved student does."""
+        """Freeze with given codes and grid, as when a saved student is loaded."""
         weight = self._weight[0]
         wide = self._wide if self.axis is not None else (1,) * weight.dim()
         signed = self.symmetric
@@ -227,11 +226,11 @@ class WeightPoint(_Point):
             weight.copy_(affine.decode(codes, grid))
 
     def kept_state(self) -> dict[str, Any]:
-        """For checkpoints: codes and grid, once they are fixed."""
+        """Codes and grid after freezing, for checkpoints."""
         return {"fixed": None if self._fixed is None else (self._fixed[0], tuple(self._fixed[1]))}
 
     def load_kept_state(self, values: Mapping[str, Any]) -> None:
-        """What :meth:`kept_state` gave."""
+        """Restore what :meth:`kept_state` returned."""
         if (fixed := values["fixed"]) is not None:
             codes, (scale, zero_point, low, high) = fixed
             device = self.lo.device
@@ -260,7 +259,7 @@ class WeightPoint(_Point):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._fixed:  # codes stay integers and scales float32: only the device follows
+        if self._fixed:  # codes stay integers and scales float32; only the device changes
             codes, grid = self._fixed
             device = self.lo.device
             self._fixed = codes.to(device), Grid(grid.scale.to(device), grid.zero_point.to(device), grid.low, grid.high)
@@ -268,11 +267,11 @@ class WeightPoint(_Point):
 
 
 class QuantLayer:
-    """A layer whose forward uses its weight through ``weight_point``."""
+    """A layer that uses its weight through ``weight_point``."""
 
     weight: Any
     weight_point: WeightPoint
-    #: How a finished student computes it, see ``zsq.placement._integers``; called with the layer and its input.
+    #: The integer computation of a finished student, see ``zsq.placement._integers``; called with the layer and its input.
     integers: Callable[[Any, Tensor], Tensor] | None = None
     _conv_forward: Callable[..., Tensor]
 
@@ -290,7 +289,7 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
-    """A 2-D convolution, grouped, depthwise or dilated as may be, with a quantized weight."""
+    """A 2-D convolution with a quantized weight; also grouped, depthwise or dilated."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
@@ -304,7 +303,7 @@ class QuantConv3d(QuantLayer, nn.Conv3d):
 
 
 class QuantConvTranspose2d(QuantLayer, nn.ConvTranspose2d):
-    """A transposed convolution with a quantized weight; with groups, output channels of the same rank share a scale."""
+    """A transposed convolution with a quantized weight; with groups, output channels with the same index in their group share a scale."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.weight_point(self.weight)
@@ -320,7 +319,7 @@ class QuantLinear(QuantLayer, nn.Linear):
         return nn.functional.linear(x, self.weight_point(self.weight), self.bias) if self.integers is None else self.integers(self, x)
 
 
-#: Quantized layers by the name of the layer they stand for, as reports and files spell it.
+#: Quantized layers by the name of the float layer, as in reports and files.
 LAYERS: dict[str, type[Any]] = {
     "Conv1d": QuantConv1d,
     "Conv2d": QuantConv2d,

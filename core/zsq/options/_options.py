@@ -1,4 +1,4 @@
-"""Options of a component: a frozen dataclass whose every field has a default, a help text and, where it makes sense, bounds."""
+"""Options of a component: a frozen dataclass. Each field has a default, a help text and, for numbers, bounds."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-#: What the core may have to know of an option, whatever its name is; declared with ``opt(..., means=...)``.
+#: Meanings that the core must know, independent of the option's name; declared with ``opt(..., means=...)``.
 MEANINGS: Mapping[str, str] = {
-    "batch": "images in one step of the component, where it has a batch size of its own",
+    "batch": "images in one step of the component, if it has its own batch size",
     "bits": "a bit width of a quantizer; the finest one decides whether bf16 will do",
-    "lr": "the learning rate; a run that became nan says to lower it",
+    "lr": "the learning rate; the message after NaN names it",
     "task": "name of the task of a teacher source's network",
 }
 
 
 def opt(default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None,
         lt: float | None = None, means: str = "") -> Any:  # fmt: skip
-    """A field of an :class:`Options` class: default, help, and bounds for numbers. Choices are spelt ``Literal[...]``.
+    """A field of an :class:`Options` class: default, help, and bounds for numbers. Choices have the type ``Literal[...]``.
 
-    ``means`` tells the core what the option is, see :data:`MEANINGS`; no option is known by its name.
+    ``means`` is one of :data:`MEANINGS`: the core knows no option by its name.
     """
     if not help.strip():
         raise ValueError("an option needs a help text")
@@ -45,7 +45,7 @@ def opt(default: Any, help: str, *, ge: float | None = None, gt: float | None = 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionRow:
-    """One option as help texts, docs and ``zsq show`` print it."""
+    """One option as docs and ``zsq show`` print it."""
 
     name: str
     type: str
@@ -59,7 +59,7 @@ class Options:
     """Base of every options class. Subclass it as a frozen, keyword-only dataclass with :func:`opt` fields.
 
     Raises:
-        OptionError: On construction, when a value has the wrong type or is out of bounds.
+        OptionError: On construction, if a value has the wrong type or is out of bounds.
     """
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Options:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """Build from strings (``--set``) or YAML values; unknown names, wrong types and bounds are :class:`OptionError`."""
+        """Build from strings (``--set``) or YAML values; raises :class:`OptionError` for unknown names, wrong types and bounds."""
         fields, hints = _fields(cls), _hints(cls)
         parsed = {}
         for name, value in values.items():
@@ -87,7 +87,7 @@ class Options:
 
     @classmethod
     def describe(cls) -> list[OptionRow]:
-        """One row per option, in the order of the class."""
+        """One row per option, in the order of the fields."""
         rows = []
         for name, field in _fields(cls).items():
             bounds = ", ".join(f"{_BOUNDS[k][0]} {v:g}" for k, v in field.metadata["bounds"].items())
@@ -101,12 +101,12 @@ class Options:
         return {name: getattr(self, name) for name, field in _fields(type(self)).items() if field.metadata.get("means") == what}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in a recipe; ``parse`` reads them back."""
+        """Plain values, as in a recipe; ``parse`` reads them back."""
         return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in _fields(type(self))}
 
 
 def validate_class(cls: type[Options]) -> None:
-    """Refuse an options class that is not frozen, or has a field without help or default."""
+    """Raise ``TypeError`` for an options class that is not frozen, or has a field without help or default."""
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, Options) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise TypeError(f"{cls.__name__} must be a frozen dataclass derived from zsq.Options")
     for field in dataclasses.fields(cls):
@@ -118,7 +118,7 @@ def _fields(cls: type[Options]) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(cls)}
 
 
-#: Types of the options of a class; kept, as resolving annotations is most of what a command like ``zsq plugins list`` does.
+#: Types of the options of a class, cached: resolving annotations takes most of the time of ``zsq plugins list``.
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 

@@ -1,4 +1,4 @@
-"""What methods that take steps share: the loop, learned ranges, observers, statistics of BatchNorm, hooks, precision."""
+"""Training: the loop, the objective, learned ranges, observers, BatchNorm statistics, hooks, precision, the probe."""
 
 from __future__ import annotations
 

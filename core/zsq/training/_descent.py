@@ -1,4 +1,4 @@
-"""What tuners share: the loop of gradient steps, the rate that falls, and activation ranges that are learned along."""
+"""The training loop of tuners, learning-rate schedules, and learned activation ranges."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zsq.points import LearnsRange
 from zsq.protocols import Objective, Stream
 from zsq.types import Batch, Beat, Context, Student, Trace
 
-#: An optimizer with one group, and its learning rate at the start.
+#: An optimizer with one parameter group, and its initial learning rate.
 Moved = tuple[torch.optim.Optimizer, float]
 
 
 class Progress:
-    """How many steps a tuner has done, and the state of its optimizers: with it, a tuner is ``Resumable``.
+    """The resumable state of a tuner: its number of finished steps and the state of its optimizers.
 
-    A tuner that is one of these, and gives itself to :func:`descend`, goes on where it was.
+    A tuner that inherits from it and passes itself to :func:`descend` is ``Resumable``.
     """
 
     done = 0
@@ -33,7 +33,7 @@ class Progress:
         self._loaded = state
 
     def take_up(self, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-        """Give the optimizers, just made, the state that was loaded; the number of steps that are done."""
+        """Load the restored state into new optimizers; returns the number of finished steps."""
         self._optimizers = optimizers
         if self._loaded is not None:
             for optimizer, state in zip(optimizers, self._loaded["optimizers"], strict=True):
@@ -45,18 +45,18 @@ class Progress:
 def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace | None]], objective: Objective, steps: int,
             moved: Sequence[Moved], ranges: Sequence[LearnsRange] = (), rate: Callable[[float], float] | None = None,
             progress: Progress | None = None) -> Generator[Beat, None, None]:  # fmt: skip
-    """``steps`` steps of every optimizer on the objective; whatever ends it, the student is left in eval mode, without gradients.
+    """``steps`` steps of every optimizer on the objective. At the end, also after an error, the student is in eval mode without gradients.
 
     Args:
         ctx: Its probe runs teacher and student.
-        student: What is tuned; its parameters that are to take a gradient require one.
-        stream: Batches, with what the teacher said of them where it is known.
-        objective: Losses.
-        steps: At most.
-        moved: What moves.
+        student: The student; its trained parameters have ``requires_grad``.
+        stream: Batches, with the teacher's trace if there is one.
+        objective: The weighted sum of the losses.
+        steps: The number of steps.
+        moved: Optimizers with their initial learning rates.
         ranges: Activation points with a learned range, see :func:`learn_ranges`.
-        rate: Of the learning rates at the start, by step; by default they stay as they are.
-        progress: Steps before ``progress.done`` are not done again; for tuners that are ``Resumable``.
+        rate: The learning-rate schedule: position in [0, ``steps``] to a factor; default: constant.
+        progress: Skips the steps before ``progress.done``; for tuners that are ``Resumable``.
     """
     progress = progress or Progress()
     try:
@@ -84,7 +84,7 @@ def descend(ctx: Context, student: Student, stream: Iterator[tuple[Batch, Trace 
 
 
 def learn_ranges(student: Student, lr: float) -> tuple[list[LearnsRange], list[Moved]]:
-    """The activation points that can learn their range, and Adam over them at ``lr``; none where ``lr`` is 0."""
+    """The activation points that can learn their range, and Adam for them with learning rate ``lr``; none if ``lr`` is 0."""
     points = [point for point in student.acts.values() if lr and isinstance(point, LearnsRange)]
     for point in points:
         point.learn_range(True)

@@ -1,4 +1,4 @@
-"""The one place that runs teacher and student: only as far as the named needs go, capturing only what they name."""
+"""Runs teacher and student, as far as the needs require, and captures only what they name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Probe:
 
     Args:
         teacher: Frozen and in eval mode.
-        precision: Arithmetic of the forwards; outputs and statistics are float32.
-        student: None until quantization.
-        also: Teacher needs to capture at every teacher forward, so that one forward serves generator and student.
+        precision: Arithmetic of the forward passes; outputs and statistics are float32.
+        student: None before quantization.
+        also: Teacher needs to capture in every teacher forward pass, so that one pass serves generator and student.
     """
 
     def __init__(self, teacher: Teacher, precision: Precision, student: Student | None = None, also: frozenset[str] = frozenset()) -> None:
@@ -32,7 +32,7 @@ class Probe:
         self._teacher_taps = {path: path for path in teacher.taps}
 
     def __call__(self, batch: Batch, needs: frozenset[str] | set[str], teacher: Trace | None = None, step: int = 0) -> View:
-        """A view of ``batch``. ``teacher`` is a cached trace, used when it captured what ``needs`` name."""
+        """A view of ``batch``. ``teacher`` is an earlier trace; it is used if it has everything that ``needs`` name."""
         wanted = needs & TEACHER_NEEDS
         if wanted and (teacher is None or not wanted <= teacher.captured):
             frozen = not (torch.is_grad_enabled() and batch.inputs.requires_grad)
@@ -40,7 +40,7 @@ class Probe:
                 teacher = self._run(self.teacher.module, batch.inputs, wanted | self.also, self._teacher_bn, self._teacher_taps)
         student = None
         if wanted := needs & STUDENT_NEEDS:
-            assert self.student is not None, "the student was asked for before quantization"
+            assert self.student is not None, "there is no student before quantization"
             taps = {path: self.student.names.get(path, path) for path in self.teacher.taps}
             student = self._run(self.student.module, batch.inputs, wanted, {}, taps)
         return View(batch, teacher if needs & TEACHER_NEEDS else None, student, self.teacher.task, step)

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics: of a batch in one fused pass, and how far they are from a teacher's running ones."""
+"""BatchNorm statistics: of a batch in one fused pass, and their distance to a teacher's running statistics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from zsq.types import BnStats
 class ChannelStats(torch.autograd.Function):
     """Mean and biased variance per channel (dimension 1) of (N, C, ...), in float32; both are differentiable.
 
-    One fused pass forward and one backward, d/dx = dmean / n + 2 (x - mean) dvar / n, instead of the chain that
-    ``var_mean`` builds: on a CPU in channels_last bf16 that chain costs more than the convolutions around it.
+    One fused pass forward and one backward, d/dx = dmean / n + 2 (x - mean) dvar / n, instead of the chain of
+    ``var_mean``, which on a CPU in channels_last bf16 costs more than the convolutions around it.
     """
 
     @staticmethod
@@ -37,21 +37,20 @@ class ChannelStats(torch.autograd.Function):
 
 
 def channel_stats(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of ``x`` (N, C, ...) over all dimensions but the second, in float32."""
+    """Mean and biased variance of ``x`` (N, C, ...) over all dimensions except the second, in float32."""
     return ChannelStats.apply(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
-    """Path to BatchNorm layer, for every one that keeps running statistics."""
+    """Path to BatchNorm layer, for every layer with running statistics."""
     return {path: m for path, m in module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
 
 
 class BnsDistance:
     """(1/L) Σ_l [MSE(mean_l, running_mean_l) + MSE(var_l, running_var_l)], MSE averaged over channels (GDFQ, equation 4).
 
-    Variances, not standard deviations; every BatchNorm layer weighs the same. All layers are compared in one flat vector,
-    instead of four small operations each. The running half is laid out once and again only when other tensors are given,
-    so an instance belongs to one teacher whose statistics stand still.
+    Variances, not standard deviations; every BatchNorm layer has the same weight. All layers are compared in one flat vector instead of
+    four small operations each. The running statistics are flattened once, so use one instance for one frozen teacher.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class BnsDistance:
         self._goal = self._weight = torch.empty(0)
 
     def __call__(self, bn: Mapping[str, BnStats]) -> Tensor:
-        """The distance (a scalar) for statistics by layer; differentiable in ``mean`` and ``var``."""
+        """The distance (a scalar); differentiable in ``mean`` and ``var``."""
         assert bn, "no BatchNorm statistics were captured"
         layers = bn.values()
         running = [s.running_mean for s in layers] + [s.running_var for s in layers]

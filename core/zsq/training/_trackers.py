@@ -1,4 +1,4 @@
-"""Observers of one activation: a range from everything that was seen, batch by batch."""
+"""Observers of one activation: each computes a range from all batches that it saw."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-#: Values of one activation and batch that a percentile is taken from; beyond, an evenly spread sample of them.
+#: A percentile is taken from at most so many values per batch, evenly spread.
 _SAMPLE = 2**18
 
 
 class Tracker(Protocol):
-    """A statistic of one activation: fed batch by batch, read once; it never waits for the device."""
+    """An observer: updated with every batch, read once. An update never waits for the device."""
 
     def update(self, x: Tensor) -> None: ...
     def read(self) -> tuple[Tensor, Tensor]: ...
@@ -36,7 +36,7 @@ class Extremes:
 
 class MovingAverage:
     """Exponential moving average of batch extremes, started at zero. The raw average is kept, and divided by
-    1 - decay**t only when read. (GDFQ feeds the corrected value back, so that its corrections compound for 140 updates.)"""
+    1 - decay**t only when read. (GDFQ feeds the corrected value back, so that its corrections add up over 140 updates.)"""
 
     def __init__(self, decay: float) -> None:
         self.decay, self.updates = decay, 0
@@ -54,7 +54,7 @@ class MovingAverage:
 
 
 class Mean:
-    """Mean over batches, or images, of some lower and upper end."""
+    """Mean over batches or images of a lower and an upper end."""
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
@@ -71,8 +71,8 @@ class Mean:
 
 
 class Percentiles(Mean):
-    """Mean over batches of the range that holds ``percent`` of a batch's values: all of the cut above where no value is
-    negative, else half of it at each end. Nearest rank, exact over the values looked at."""
+    """Mean over batches of the range with ``percent`` of a batch's values. If no value is negative, all others are cut at the upper
+    end, otherwise half of them at each end. Nearest rank."""
 
     def __init__(self, percent: float) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ImageExtremes(Mean):
 
 
 def best_percent(bits: int) -> float:
-    """Share of values inside a range that serves so many bits: 99.9 % at 4, a quarter as many outside for every bit more.
+    """Best share of values inside the range, in percent: 99.9 at 4 bits; each further bit leaves a quarter as many outside.
 
     Measured on ResNet-20 and CIFAR-10 with synthetic images: 99.6 is best at 3 bits, 99.9 at 4, 99.97 at 5, 99.99 and above at 8.
     """
@@ -105,8 +105,8 @@ def best_percent(bits: int) -> float:
 
 
 def spread(values: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` of ``values`` at a fixed stride that shares no factor with their number, so that no channel or
-    column is favoured."""
+    """At most ``limit`` of ``values``, at a fixed stride that has no common factor with their number, so that all channels and columns
+    are sampled equally."""
     stride = -(-len(values) // limit)
     if stride == 1:
         return values

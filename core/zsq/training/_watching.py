@@ -1,4 +1,4 @@
-"""Hooks that are gone afterwards: watching what goes into modules and what comes out, points switched off."""
+"""Temporary hooks: watch inputs and outputs of modules, switch quantization points off."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from zsq.types import Student
 
 
 def watching_inputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> AbstractContextManager[None]:
-    """Inside, ``watch(path, module, input)`` is called before each of the modules runs; outside, no hook is left."""
+    """Inside, ``watch(path, module, input)`` is called before each module runs. All hooks are removed on exit."""
     return _hooked(modules, lambda path, m: m.register_forward_pre_hook(lambda module, inputs: watch(path, module, inputs[0])))
 
 
 def watching_outputs(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Tensor], None]) -> AbstractContextManager[None]:
-    """Inside, ``watch(path, module, output)`` is called after each of the modules runs; outside, no hook is left."""
+    """Inside, ``watch(path, module, output)`` is called after each module runs. All hooks are removed on exit."""
     return _hooked(modules, lambda path, m: m.register_forward_hook(lambda module, _inputs, output: watch(path, module, output)))
 
 
 def full_precision(student: Student) -> AbstractContextManager[None]:
-    """Inside, every quantization point that is a module, of weights and activations, hands on what it is given."""
+    """Inside, every quantization point that is a module returns its input unchanged."""
     points = {path: point for path, point in student.points.items() if isinstance(point, nn.Module)}
     return _hooked(points, lambda _path, m: m.register_forward_hook(lambda _module, inputs, _output: inputs[0]))
 
@@ -40,10 +40,10 @@ def _hooked(modules: Mapping[str, nn.Module], register: Callable[[str, nn.Module
 
 
 def act_modules(student: Student) -> dict[str, nn.Module]:
-    """The student's activation points by path, as modules to be watched.
+    """The student's activation points by path, as modules for hooks.
 
     Raises:
-        ZsqError: When one of them is no module.
+        ZsqError: If one of them is not a module.
     """
     if odd := next((path for path, point in student.acts.items() if not isinstance(point, nn.Module)), None):
         raise ZsqError(f"activation point '{odd}' cannot be watched: it is not a module", "the quantizer", "use another --calib")

@@ -38,7 +38,7 @@ class Emitter:
         self.module, self.sums = module, sums
         self.writer: Writer = Writer()
         self.graph = without_identities(module)
-        self.shapes = node_shapes(module, shape)
+        self.shapes = {node.name: size for node, size in node_shapes(module, shape).items()}  # the graph above is a copy
         self.floats: dict[fx.Node, Any] = {}
         self.codes: dict[fx.Node, Any] = {}
         #: Path of every activation point, with the name of its codes.
@@ -62,7 +62,7 @@ class Emitter:
     def shape(self, node: object) -> tuple[int, ...]:
         """Shape of a node's value for a batch of two."""
         assert isinstance(node, fx.Node)
-        return self.shapes[node]
+        return self.shapes[node.name]
 
     def size(self, value: Any) -> str:
         """A size, a number or a node, as an int64 tensor of one element."""

@@ -46,7 +46,7 @@ def build(module: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = N
     translation = Translation(module, inputs.shape, sums)
     names = translation()
     output = next(n for n in module.graph.nodes if n.op == "output")
-    shapes = [translation.shapes[n][1:] for n in output.all_input_nodes]
+    shapes = [translation.shapes[n.name][1:] for n in output.all_input_nodes]
     outputs = list(zip(names, shapes, strict=True))
     return translation.writer.model(("inputs", inputs.shape), outputs, metadata or {}, __version__), translation.points
 

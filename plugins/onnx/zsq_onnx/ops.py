@@ -197,7 +197,7 @@ def _unary(op: str, **names: str) -> Function:
 def _binary(op: str) -> Function:
     def write(e: Emitter, n: fx.Node, a: Mapping[str, Any]) -> str:
         left, right = a["self"] if "self" in a else a["a"], a["other"] if "other" in a else a["b"]
-        if n not in e.shapes:  # sizes, not tensors
+        if n.name not in e.shapes:  # sizes, not tensors
             return e.writer.node(op, [e.size(left), e.size(right)], n.name)
         other = e.value(right)
         if a.get("alpha", 1) != 1:
