@@ -366,7 +366,7 @@ def _read_images(file: Path, spec: InputSpec, count: int) -> Tensor:
 
     import numpy as np
 
-    from zsq.images import normalise
+    from zsq.images import from_uint8
 
     try:
         with np.load(file, allow_pickle=False) as content:
@@ -377,4 +377,4 @@ def _read_images(file: Path, spec: InputSpec, count: int) -> Tensor:
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
         what = f"images are {pixels.dtype} {pixels.shape}, not uint8 (N, {height}, {width}, {channels})"
         raise FileError(what, str(file), "give images of the teacher's size")
-    return normalise(pixels, spec).contiguous()
+    return from_uint8(pixels, spec).contiguous()

@@ -67,10 +67,10 @@ class Abn:
             pool = self.pool = PixelPool(o, self.ctx, self.loss)
             if self._loaded is not None:
                 pool.load_state_dict(self._loaded["pool"])
-            total = pool.steps + passes * len(pool.sizes)
-            for metrics in pool.make():
-                yield Beat(pool.done, total, metrics)
-            step, parts = pool.done, list(torch.split(pool.inputs, pool.sizes))
+            total = pool.total + passes * len(pool.sizes)
+            for metrics in pool.make_all():
+                yield Beat(pool.step, total, metrics)
+            step, parts = pool.step, list(torch.split(pool.inputs, pool.sizes))
         else:
             parts, count = self._parts, -(-o.images // (stream.batch_size if isinstance(stream, Stream) else o.batch))
             total = count + passes * count

@@ -12,7 +12,7 @@ from torch import Tensor
 from zsq.training import BnsDistance, Extremes, ImageExtremes, Percentiles, Tracker, act_modules, full_precision, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace, View
 from zsq_aac import AacOptions
-from zsq_aac.images import PixelPool, target_logits
+from zsq_aac.images import PixelPool
 
 
 class Aac:
@@ -44,8 +44,8 @@ class Aac:
             pool.load_state_dict(self._loaded)
         student.module.eval()
         try:
-            for metrics in pool.make():
-                yield Beat(pool.done, pool.steps, metrics)
+            for metrics in pool.make_all():
+                yield Beat(pool.step, pool.total, metrics)
         finally:
             self.clip(student, pool.inputs)
 
@@ -53,11 +53,12 @@ class Aac:
         """Variant + bn_weight * L_BNS."""
         o = self.options
         assert view.teacher is not None and view.batch.targets is not None
-        own = target_logits(view)
+        logits, targets = view.task.logits(view.teacher.output), view.batch.targets
+        own = logits.gather(1, targets[:, None]).squeeze(1)  # the logit of each image's class, (N,)
         shown = {"target_logit": own.detach().mean()}
         leading = o.target is None and step < o.steps // 3
         if o.variant == "ce" or (o.variant == "logit-target" and leading):
-            term = F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
+            term = F.cross_entropy(logits, targets)
         elif o.variant == "logit":
             term = -own.mean()
         else:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zsq_zeroq import DescentOptions
-
 from zsq import Component, hookimpl, opt
 from zsq.errors import OptionError
+from zsq.options import DescentOptions
 
 #: What suits a few minutes on a CPU.
 SHORT: Mapping[str, Any] = {

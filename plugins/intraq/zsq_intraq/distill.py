@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from zsq_zeroq import ZeroqOptions
 from zsq_zeroq.distance import Distance
-from zsq_zeroq.distill import Descent
 from zsq_zeroq.fused import Watched
 
+from zsq.images import Descent
 from zsq.types import Context
 from zsq_intraq import IntraqOptions
 from zsq_intraq.crops import crop, draw
@@ -31,10 +31,10 @@ class IntraqDistiller(Descent):
     """
 
     options: IntraqOptions
-    patience = 50
 
     def __init__(self, options: IntraqOptions, ctx: Context) -> None:
-        super().__init__(options, ctx)
+        super().__init__(options.iterations, options.lr, options.schedule, options.basis, patience=50)
+        self.options, self.ctx = options, ctx
         if options.mdc_weight:
             head(ctx.teacher)  # refuse now rather than after the first batch
         self.watched = Watched(ctx.teacher.module, False)
@@ -69,8 +69,8 @@ class IntraqDistiller(Descent):
         """With both generators."""
         return {**super().state_dict(), "coin": self.coin.get_state(), "boxes": self.boxes.get_state()}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
-        super().take_up(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
         self.coin.set_state(state["coin"])
         self.boxes.set_state(state["boxes"])
 

@@ -51,13 +51,13 @@ class InRange(nn.Module):
     def __init__(self, generator: nn.Module, inputs: InputSpec) -> None:
         super().__init__()
         self.generator = generator
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
+        grey = torch.full((1, inputs.shape[0], 1, 1), 0.5)
         self.middle: Tensor
         self.reach: Tensor
-        self.register_buffer("middle", (0.5 - mean) / std, persistent=False)
-        self.register_buffer("reach", 0.5 / std, persistent=False)
-        self.contrast = nn.Parameter(torch.full_like(mean, _CONTRAST))
-        self.brightness = nn.Parameter(torch.zeros_like(mean))
+        self.register_buffer("middle", inputs.normalise(grey), persistent=False)
+        self.register_buffer("reach", grey / torch.tensor(inputs.std).view(1, -1, 1, 1), persistent=False)
+        self.contrast = nn.Parameter(torch.full_like(grey, _CONTRAST))
+        self.brightness = nn.Parameter(torch.zeros_like(grey))
 
     def forward(self, *noise: Tensor) -> Tensor:
         images: Tensor = torch.tanh(self.contrast * self.generator(*noise) + self.brightness)

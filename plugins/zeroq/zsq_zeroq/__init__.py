@@ -10,22 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zsq import Component, hookimpl, opt
-from zsq.options import PoolOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class DescentOptions(PoolOptions):
-    """What every pool that :class:`zsq_zeroq.distill.Descent` makes has."""
-
-    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0, means="lr")
-    basis: Literal["pixels", "spectrum"] = opt(
-        "pixels",
-        "What Adam moves. pixels: as the papers; spectrum: Fourier coefficients, scaled so that slow waves move most, as in photographs.",
-    )
-    schedule: Literal["cosine", "plateau", "constant"] = opt(
-        "cosine",
-        "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
-    )
+from zsq.options import DescentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
