@@ -49,6 +49,10 @@ class GeneratorSynth:
         """What the generator is called with for ``n`` images, and their targets, where they have any."""
         raise NotImplementedError
 
+    def conditional(self, conditioning: str) -> bool:
+        """Whether classes have their own BatchNorm scale and shift, given the option ``conditioning``."""
+        return conditioning == "cbn" or (conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+
     def sample(self, n: int) -> Batch:
         """``n`` images by the generator as it is."""
         return self.generate(n)
@@ -108,13 +112,7 @@ class Gdfq(GeneratorSynth):
 
     def build(self) -> Generator:
         o = self.options
-        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the class enters through conditional BatchNorm."""
-        o = self.options
-        return o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional(o.conditioning))
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
         rng, device = self.ctx.rng, self.ctx.device

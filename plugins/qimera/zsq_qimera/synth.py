@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from zsq_gdfq.generator import ImageStack, Labels
-from zsq_gdfq.synth import LARGE, GeneratorSynth
+from zsq_gdfq.synth import GeneratorSynth
 
 from zsq.errors import ZsqError
 from zsq.types import Teacher
@@ -57,7 +57,7 @@ class Qimera(GeneratorSynth):
         embeddings = self._embeddings()
         mapping = nn.Linear(embeddings.embedding_dim, o.mapping_dim) if o.mapping else None
         code_dim = o.mapping_dim if o.mapping else embeddings.embedding_dim
-        conditional = o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+        conditional = self.conditional(o.conditioning)
         stack = ImageStack(self.shape, code_dim, self.num_classes, o.channels, o.bn_eps, conditional, o.cbn_mix == "mean")
         return SuperposedGenerator(embeddings, mapping, stack, o.noise, o.norm == "released")
 

@@ -212,9 +212,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true", help="train without bf16 autocast")
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("bccd.pt"), help="written after every epoch; a later call resumes from it"
-    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("bccd.pt"), help="written after every epoch; a later call resumes from it")
     parser.add_argument("--every", type=int, default=0, help="print every so many steps")
     args = parser.parse_args()
     network = train(args)
