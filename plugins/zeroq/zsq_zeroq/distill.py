@@ -14,14 +14,14 @@ from zsq.protocols import Classed
 from zsq.types import Context
 from zsq_zeroq import ZeroqOptions
 from zsq_zeroq.distance import Distance, input_distance
-from zsq_zeroq.fused import Watched
+from zsq_zeroq.fused import RecordedNetwork
 
 
 class Distiller(Descent):
     """ZeroQ's objective.
 
     Statistics are taken at the INPUT of each BatchNorm layer. The authors pair the i-th convolution's output with the i-th
-    BatchNorm layer, which is the same where every convolution is followed by one, and wrong everywhere else.
+    BatchNorm layer, which is the same only where a BatchNorm layer follows every convolution.
     """
 
     def __init__(self, options: ZeroqOptions, ctx: Context) -> None:
@@ -29,17 +29,17 @@ class Distiller(Descent):
         self.ctx = ctx
         limits = ctx.teacher.inputs.limits(torch.empty(0, device=ctx.device)) if o.clamp else None
         super().__init__(o.iterations, o.lr, o.schedule, o.basis, limits)
-        self.watched = Watched(ctx.teacher.module, options.statistics == "image")
+        self.watched = RecordedNetwork(ctx.teacher.module, options.statistics == "image")
         self.distance = Distance(options, self.watched.norms)
         self.classed = isinstance(ctx.teacher.task, Classed)
 
     def enough(self, metrics: Mapping[str, Tensor]) -> bool:
-        """As the option ``early_stop`` says."""
+        """True once the loss is at most ``early_stop`` · (BatchNorm layers + 1)."""
         stop = self.options.early_stop
         return stop is not None and float(metrics["loss"]) <= stop * (len(self.watched.norms) + 1)
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """bn_weight · distance + input_weight · input distance + class_weight · cross-entropy; and what to show of it."""
+        """bn_weight · distance + input_weight · input distance + class_weight · cross-entropy, and its terms."""
         o = self.options
         with self.ctx.precision.autocast():
             output, seen = self.watched(x)
@@ -60,9 +60,9 @@ class Distiller(Descent):
 
 
 def start(init: str, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """Noise of ``shape`` from ``rng``, a generator of the CPU.
+    """The initial images of ``shape`` for the option ``init``, from a CPU generator.
 
-    ``released``: integers 0 to 254, less 127.5, divided by 5418.75, which is their variance and not, as the authors mean, its root.
+    ``released``: (integers 0 to 254 - 127.5) / 5418.75. The authors mean to divide by the standard deviation, but 5418.75 is the variance.
     """
     if init == "released":
         return (torch.randint(0, 255, shape, generator=rng).float() - 127.5) / 5418.75

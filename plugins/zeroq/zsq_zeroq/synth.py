@@ -13,8 +13,8 @@ from zsq_zeroq.distill import Distiller, start
 class Zeroq(PoolSynth[Distiller]):
     """ZeroQ: images from the teacher's BatchNorm statistics.
 
-    Targets are the classes that images were driven to, without a class term the teacher's own answers. Where the task gives
-    images no class, the class term drops out.
+    Targets are the classes of the class term; without a class term, the classes that the teacher gives to the images. Where the
+    task gives images no class, there is no class term.
     """
 
     name, distribution = "zeroq", "zsq-zeroq"
