@@ -314,9 +314,9 @@ def test_watched_ranges_are_the_extremes_of_all_generator_steps() -> None:
 @pytest.mark.parametrize("features", ["crm", "scrm"])
 def test_a_teacher_without_taps_is_refused_in_words_unless_none_are_needed(features: str) -> None:
     bare = replace(make_teacher(), taps=())
-    with pytest.raises(PlanError, match="no place"):
+    with pytest.raises(PlanError, match="no taps"):
         zaq(bare, features=features)
-    with pytest.raises(PlanError, match="no place"):
+    with pytest.raises(PlanError, match="no taps"):
         zaq(bare, features="none")
     with pytest.raises(PlanError, match="fewer than two"):
         zaq(replace(make_teacher(), taps=("bn1",)), features=features, last=False)
