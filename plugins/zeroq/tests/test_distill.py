@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from small_zeroq import context, prepared, synth
 from torch import Tensor, nn
 from zsq_zeroq import ZeroqOptions, zsq_synthesizers
-from zsq_zeroq.distill import Distiller, start
+from zsq_zeroq.synth import Distiller, start
 
 from zsq.errors import ZsqError
 from zsq.images import Plateau

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from zsq_zeroq import ZeroqOptions, zsq_synthesizers
-from zsq_zeroq.distill import Distiller
-from zsq_zeroq.synth import Zeroq
+from zsq_zeroq.synth import Distiller, Zeroq
 
 from zsq.images import Spectrum
 from zsq.testing.world import make_context, make_teacher
