@@ -93,10 +93,10 @@ def _real(reference: str, ctx: Any) -> tuple[Any, Any]:
     """Real images, normalised, and their labels, as the evaluator reads them."""
     from zsq._builtin.evaluators import Top1
     from zsq._builtin.options import Top1Options
-    from zsq.images import normalise
+    from zsq.images import from_uint8
 
     stored = Top1(Top1Options(ref=reference.partition(":")[2]), ctx)._open(ctx)
-    return normalise(stored.pixels(slice(None)), ctx.teacher.inputs).contiguous(), stored.labels
+    return from_uint8(stored.pixels(slice(None)), ctx.teacher.inputs).contiguous(), stored.labels
 
 
 def _session(run: Path, to: str) -> Any:

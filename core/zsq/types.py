@@ -47,6 +47,19 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, C, H, W) in [0, 1] to inputs of the network."""
+        return (pixels - pixels.new_tensor(self.mean).view(-1, 1, 1)) / pixels.new_tensor(self.std).view(-1, 1, 1)
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Inputs (N, C, H, W) to pixels, where 0 is black and 1 is white; not clipped."""
+        return inputs * inputs.new_tensor(self.std).view(-1, 1, 1) + inputs.new_tensor(self.mean).view(-1, 1, 1)
+
+    def limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Black and white as inputs, each (1, C, 1, 1), with the device and dtype of the tensor ``like``."""
+        black = like.new_zeros((1, self.shape[0], 1, 1))
+        return self.normalise(black), self.normalise(black + 1)
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zsq._builtin.evaluators import Agreement, Top1
 from zsq._builtin.options import AgreementOptions, Top1Options
 from zsq.errors import FileError
-from zsq.images import normalise
+from zsq.images import from_uint8
 from zsq.testing.world import make_context, make_teacher
 from zsq.types import Batch, Context, InputSpec
 
@@ -59,7 +59,7 @@ def test_npz(ctx: Context, tmp_path: Path) -> None:
 
 def test_normalise_is_per_channel() -> None:
     pixels = np.array([[[[0, 51, 255]]]], dtype=np.uint8)
-    inputs = normalise(pixels, InputSpec((3, 1, 1), (0.0, 0.2, 0.5), (1.0, 0.5, 0.25)))
+    inputs = from_uint8(pixels, InputSpec((3, 1, 1), (0.0, 0.2, 0.5), (1.0, 0.5, 0.25)))
     torch.testing.assert_close(inputs, torch.tensor([0.0, 0.0, 2.0]).view(1, 3, 1, 1))
 
 
@@ -133,7 +133,7 @@ def test_images_of_the_teachers_size_are_taken_as_they_are(ctx: Context, tmp_pat
     seen: list[Tensor] = []
     keep: Any = lambda x: seen.append(x) or torch.eye(4)[[0]]  # noqa: E731
     Top1(Top1Options(ref=str(tmp_path)), ctx).evaluate(keep, ctx)
-    assert torch.equal(seen[0], normalise(noise[None], SPEC))
+    assert torch.equal(seen[0], from_uint8(noise[None], SPEC))
 
 
 def _npz(**arrays: Any) -> Any:

@@ -2,7 +2,7 @@
 
 Objective, crops, class centres, the order of things and what is drawn when are spelt out here, image by image where that does
 not change bits. Shared with zsq, so that bits can be compared at all: the frozen network that tells the statistics of its
-BatchNorm inputs (``Watched``, tested in ``plugins/zeroq``), PyTorch's fused optimizers, channels_last, and seeds. Ranges are
+BatchNorm inputs (``RecordedNetwork``, tested in ``plugins/zeroq``), PyTorch's fused optimizers, channels_last, and seeds. Ranges are
 watched on the images themselves instead of a generator's, see the plugin's README.
 """
 
@@ -16,7 +16,7 @@ import plain
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zsq_zeroq.fused import Watched
+from zsq_zeroq.fused import RecordedNetwork
 
 
 @dataclass
@@ -98,7 +98,7 @@ def train(teacher: nn.Module, seed: int, values: Values, *, watched: int, steps:
     count = Calls(teacher)
     features: list[Tensor] = []
     teacher.linear.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    watching = Watched(teacher, False)
+    watching = RecordedNetwork(teacher, False)
     norms = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
     sizes = [m.num_features for m in norms]
     made = Made(torch.empty(0), torch.empty(0), plain.Student(teacher, bits), 0, 0)

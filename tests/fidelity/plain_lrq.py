@@ -1,8 +1,8 @@
 """LRQ as one plain loop, written from the method without zsq's machinery: stage 1 with the margin, the long-range generator,
 calibration, and the student on CE + TCKD + 8 NCKD.
 
-Beyond what ``plain`` shares with zsq, so that bits can be compared at all, stage 1 shares the operation that normalises and takes
-statistics at once (``Watched``, tested in ``plugins/zeroq``) and that of crops (``draw`` and ``crop``, tested in ``plugins/intraq``).
+Beyond what ``plain`` shares with zsq, so that bits can be compared, stage 1 shares two operations: the one that normalises and takes
+statistics (``RecordedNetwork``, tested in ``plugins/zeroq``), and the crops (``draw`` and ``crop``, tested in ``plugins/intraq``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from plain import BATCH, CHANNELS, LATENT, Stack, Student, cross_entropy, seeded
 from torch import Tensor, nn
 from zsq_intraq.crops import crop, draw
-from zsq_zeroq.fused import Watched
+from zsq_zeroq.fused import RecordedNetwork
 
 from zsq.training import channel_stats
 
@@ -89,7 +89,7 @@ class Pool:
 
     def __init__(self, teacher: nn.Module, classes: int, seed: int, plan: Plan) -> None:
         self.teacher, self.classes, self.seed, self.plan = teacher, classes, seed, plan
-        self.watched = Watched(teacher, False)
+        self.watched = RecordedNetwork(teacher, False)
         self.norms = list(self.watched.norms.values())
         rng = seeded(seed, "augment")
         self.boxes = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zsq.images import gallery, read_gallery
+from zsq.images import gallery, read_npz, write_npz
 from zsq.types import Batch, InputSpec
 
 
@@ -33,8 +33,8 @@ def test_it_shows_the_pixels_and_can_be_read_back(tmp_path: Path, channels: int,
     scale = round(512 / (8 * 14 + 2))
     corner = shown[2 * scale : 14 * scale : scale, 2 * scale : 14 * scale : scale]
     assert np.array_equal(corner, pixels[0].permute(1, 2, 0).numpy())
-    again = read_gallery(tmp_path / "images.png", inputs)
-    assert again is not None and again[1] == 1 and torch.allclose(again[0], made.inputs, atol=1e-5)
+    write_npz(tmp_path / "images.npz", made.inputs, inputs)
+    assert torch.allclose(read_npz(tmp_path / "images.npz", inputs, count), made.inputs, atol=1e-5)
 
 
 def test_values_beyond_a_pixel_are_clipped() -> None:
@@ -47,7 +47,7 @@ def test_values_beyond_a_pixel_are_clipped() -> None:
 @pytest.mark.parametrize(
     ("size", "shown", "less"), [((32, 32), 64, 1), ((128, 128), 24, 1), ((224, 224), 32, 2), ((240, 320), 24, 2), ((299, 299), 32, 3)]
 )
-def test_a_picture_of_large_images_shows_them_smaller(size: tuple[int, int], shown: int, less: int, tmp_path: Path) -> None:
+def test_a_picture_of_large_images_shows_them_smaller(size: tuple[int, int], shown: int, less: int) -> None:
     inputs = InputSpec((3, *size), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
     smooth = torch.randint(0, 256, (64, 3, 4, 4), generator=torch.Generator().manual_seed(0)).float()
     pixels = torch.nn.functional.interpolate(smooth, size, mode="bilinear").round()
@@ -55,7 +55,3 @@ def test_a_picture_of_large_images_shows_them_smaller(size: tuple[int, int], sho
     height, width = (side // less for side in size)
     scale = max(1, round(512 / (8 * (width + 2) + 2)))
     assert picture.height // scale == shown // 8 * (height + 2) + 2
-    picture.save(tmp_path / "images.png")
-    found = read_gallery(tmp_path / "images.png", inputs)
-    assert found is not None and found[1] == less and found[0].shape == (shown, 3, *size)
-    assert float((found[0] - batch(inputs, pixels[:shown]).inputs).abs().mean()) < (0.02 if less == 1 else 0.15), "about the same images"

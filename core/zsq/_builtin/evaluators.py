@@ -19,7 +19,7 @@ from torch import nn
 from zsq._builtin.options import AgreementOptions, Top1Options
 from zsq.errors import FileError, nearest
 from zsq.files import inside
-from zsq.images import normalise
+from zsq.images import from_uint8
 from zsq.types import Batch, Context, InputSpec
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -55,7 +55,7 @@ class Top1:
         size = self.options.batch_size or _batch_size(ctx)
         for start in range(0, len(images.labels), size):
             part = slice(start, start + size)
-            inputs = normalise(images.pixels(part), ctx.teacher.inputs).to(ctx.device)
+            inputs = from_uint8(images.pixels(part), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
                 given.append(task.logits(module(inputs)).argmax(1).cpu().numpy())
         answers = np.concatenate(given)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zsq.errors import FileError
 from zsq.files import write_atomic
-from zsq.images._pixels import normalise, pixels_of
+from zsq.images._pixels import from_uint8, to_uint8
 from zsq.types import InputSpec
 
 
@@ -20,7 +20,7 @@ def write_npz(path: Path, images: Tensor, spec: InputSpec) -> None:
     Raises:
         FileError: If the file system refuses.
     """
-    pixels = pixels_of(images, spec).byte().permute(0, 2, 3, 1).numpy()
+    pixels = to_uint8(images, spec)
 
     def save(beside: Path) -> None:
         with beside.open("wb") as file:
@@ -44,4 +44,4 @@ def read_npz(file: Path, spec: InputSpec, count: int) -> Tensor:
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
         what = f"images are {pixels.dtype} {pixels.shape}, not uint8 (N, {height}, {width}, {channels})"
         raise FileError(what, str(file), "use images of the teacher's size")
-    return normalise(pixels, spec).contiguous()
+    return from_uint8(pixels, spec).contiguous()

@@ -1,4 +1,4 @@
-"""What synthesizers of a pool share: its batches are made one after another, kept for later runs, and handed out."""
+"""The base class of synthesizers with a pool: makes its batches one after another, caches them for later runs, and samples from them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Made = tuple[Tensor, Tensor]
 
 
 class Maker(Protocol):
-    """Takes batches of a pool from noise to images, any number of them one after another. ``done`` counts steps of the present one.
+    """Turns one batch of noise after another into images; :class:`zsq.images.Descent` is one. ``done`` counts the current batch's steps.
 
-    ``state_dict()`` is of the present batch, but for its images; the first ``make`` after ``load_state_dict`` goes on from there.
+    ``state_dict()`` holds the state of the current batch without its images. The first ``make`` after ``load_state_dict`` continues.
     """
 
     done: int
 
     def make(self, x: Tensor, targets: Tensor) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
-        """Change ``x`` (N, C, H, W) in place; gives at every step whether it was the last, and what to show of it."""
+        """Change ``x`` (N, C, H, W) in place; yields after every step whether it was the last one, and its metrics."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -39,17 +39,17 @@ M = TypeVar("M", bound=Maker)
 
 
 class PoolSynth(Generic[M]):
-    """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` only deals them out.
+    """Staged: ``prepare`` makes ``pool`` (N, C, H, W, float32, channels_last) and ``targets`` (N,); ``sample`` draws from them.
     Where the task gives images no class, ``classed`` is False, and batches have no targets.
 
-    Every batch starts from a generator of its own, and classes are dealt in one sequence that does not end, so a pool of twice
-    as many batches begins with the same images. A subclass names itself and its distribution, whose version is part of what
-    the cache goes by, gives what makes a batch (``maker``) and may change where batches begin and how they end.
+    Every batch has its own random generator, and all batches share one sequence of classes, so a pool with more batches begins with
+    the same images. A subclass sets ``name`` and ``distribution`` (its version is part of the cache key) and returns the object that
+    makes batches (``maker``). It may override how batches begin and end.
     """
 
     name: str
     distribution: str
-    #: Options that make no difference to the images of a batch, given its first and last.
+    #: Options that do not change the images of a batch, so they are not part of the cache key.
     free: tuple[str, ...] = ("images", "batch")
 
     def __init__(self, options: PoolOptions, ctx: Context) -> None:
@@ -70,9 +70,9 @@ class PoolSynth(Generic[M]):
         self.batch = options.batch or (128 if small else 32)
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
-        """Make what is not in the cache. Closed early, it leaves the finished batches or, of the first one, its images so far."""
+        """Make the batches that are not in the cache. Closed early, the pool has the finished batches, or the first one as it is."""
         spans = self._spans()
-        if self._whole:  # taken up behind it
+        if self._whole:  # resumed after the pool was complete
             yield Beat(len(spans) * self.options.iterations, len(spans) * self.options.iterations)
             return
         cache = Cache(self.ctx.cache if self.ctx.teacher.fingerprint else None, "pools")
@@ -89,7 +89,7 @@ class PoolSynth(Generic[M]):
                     yield Beat((number + 1) * each, len(spans) * each)
                     continue
                 x, targets = self._unfinished = self.begin(span)
-                done = self._take_up(maker, x)
+                done = self._restore(maker, x)
                 for step, (last, metrics) in enumerate(self.steps(maker, span, (x, targets), finished), done + 1):
                     if last:
                         finished.append(self.finish(maker, x, targets))
@@ -106,7 +106,7 @@ class PoolSynth(Generic[M]):
                 self.targets = torch.cat([targets for _, targets in finished])
 
     def state_dict(self) -> dict[str, Any]:
-        """While the pool is made, its finished batches and how far the present one is; then the pool, and what is left to deal."""
+        """The resumable state: finished batches and the current one while the pool is made; then the pool, and the rest of the epoch."""
         begun = self._unfinished is not None and self._maker is not None
         return {
             "finished": self._finished,
@@ -119,7 +119,7 @@ class PoolSynth(Generic[M]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved state."""
         device = self.ctx.device
         self._finished = [(images.to(device), targets.to(device)) for images, targets in state["finished"]]
         self._begun = state if state["images"] is not None else None
@@ -127,8 +127,8 @@ class PoolSynth(Generic[M]):
         self._order.set_state(state["order"])
         self._whole = len(self.pool) > 0
 
-    def _take_up(self, maker: M, x: Tensor) -> int:
-        """Put a batch where it was, if the work was taken up in the middle of it; how many steps it has behind it."""
+    def _restore(self, maker: M, x: Tensor) -> int:
+        """Restore a batch that was interrupted in the middle; returns the number of its finished steps."""
         begun, self._begun = self._begun, None
         if begun is None:
             return 0
@@ -138,14 +138,14 @@ class PoolSynth(Generic[M]):
         return int(begun["maker"]["done"])
 
     def sample(self, n: int) -> Batch:
-        """``n`` images with targets. Epochs are shuffled anew; one that has fewer than ``n`` images left is cut short, so that no
-        image comes twice in a batch that fits into the pool.
+        """``n`` images with targets. Every epoch is shuffled. An epoch with fewer than ``n`` images left ends early, so that a batch
+        that is not larger than the pool has no image twice.
 
         Raises:
-            ZsqError: Before anything was made.
+            ZsqError: When the pool is empty.
         """
         if not len(self.pool):
-            raise ZsqError("there are no images yet", f"synthesizer '{self.name}'", "run its prepare first")
+            raise ZsqError("the pool has no images yet", f"synthesizer '{self.name}'", "run its prepare first")
         if len(self._left) < n:
             epochs = -(-n // len(self.pool))
             self._left = torch.cat([torch.randperm(len(self.pool), generator=self._order) for _ in range(epochs)])
@@ -154,7 +154,7 @@ class PoolSynth(Generic[M]):
         return Batch(images, self.targets[taken] if self.classed else None)
 
     def _spans(self) -> list[tuple[int, int]]:
-        """First image of each batch, and the one after its last."""
+        """Of each batch, the number of its first image, and of the first image after it."""
         starts = range(0, self.images, self.batch)
         return [(first, min(first + self.batch, self.images)) for first in starts]
 
@@ -165,36 +165,36 @@ class PoolSynth(Generic[M]):
         raise NotImplementedError
 
     def noise(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """What images start from, drawn from a generator of the CPU: N(0, 1)."""
+        """The initial images, N(0, 1), from a CPU generator."""
         return torch.randn(shape, generator=rng)
 
     def begin(self, span: tuple[int, int]) -> Made:
-        """Noise, and the classes that it is to be driven to."""
+        """The initial images of a batch, and their classes."""
         first, end = span
         x = self.noise((end - first, *self.ctx.teacher.inputs.shape), self.generator(f"images {first}")).to(self.ctx.device)
         return x.contiguous(memory_format=torch.channels_last).requires_grad_(), self.labels(span).to(self.ctx.device)
 
     def steps(self, maker: M, span: tuple[int, int], begun: Made, finished: Sequence[Made]) -> Iterator[tuple[bool, Mapping[str, Tensor]]]:
-        """Take a batch from its beginning to its end, knowing the batches that are ``finished``."""
+        """Make a batch from its initial images; a subclass may use the ``finished`` batches."""
         return maker.make(*begun)
 
     def finish(self, maker: M, x: Tensor, targets: Tensor) -> Made:
-        """What goes into the pool of a batch that is made."""
+        """Images and targets of a finished batch, as the pool keeps them."""
         return x.detach(), targets
 
     def labels(self, span: tuple[int, int]) -> Tensor:
-        """Classes of a batch: those of all batches are dealt evenly, in one sequence."""
+        """Classes of a batch, from one even sequence for all batches."""
         return deal_classes(span[1], self.ctx.teacher.task.classes, self.generator("classes"))[span[0] :]
 
     def generator(self, purpose: str) -> torch.Generator:
-        """On the CPU, whatever the device, so that everything starts from the same noise."""
+        """A CPU generator for a purpose, whatever the device, so that every device starts from the same noise."""
         digest = hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     # The cache
 
     def key(self, span: tuple[int, int]) -> dict[str, Any]:
-        """Everything that the images of a batch depend on; that leaves out how many there are in all."""
+        """The cache key of a batch: everything that its images depend on. The size of the pool is not part of it."""
         inputs = self.ctx.teacher.inputs
         options = {name: value for name, value in self.options.to_dict().items() if name not in self.free}
         return {
@@ -211,7 +211,7 @@ class PoolSynth(Generic[M]):
         }
 
     def _kept(self, cache: Cache, span: tuple[int, int]) -> Made | None:
-        """Images and targets of a batch from the cache, where they are whole."""
+        """Images and targets of a batch from the cache; None if they are missing or damaged."""
         found = cache.load(self.key(span)) or {}
         images, targets = found.get("images"), found.get("targets")
         count = span[1] - span[0]
@@ -221,5 +221,5 @@ class PoolSynth(Generic[M]):
 
 
 def deal_classes(count: int, classes: int, rng: torch.Generator) -> Tensor:
-    """``count`` classes (N,) in random order, on the device of ``rng``: none comes twice before every one came once."""
+    """``count`` classes (N,) in random order, on the device of ``rng``; a class is repeated only after all others were dealt."""
     return torch.cat([torch.randperm(classes, generator=rng, device=rng.device) for _ in range(-(-count // classes))])[:count]

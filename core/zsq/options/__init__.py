@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from zsq.options._options import MEANINGS, OptionRow, Options, opt, validate_class
-from zsq.options._shared import InputOptions, PoolOptions, UniformOptions
+from zsq.options._shared import DescentOptions, InputOptions, PoolOptions, UniformOptions
 
-__all__ = ["MEANINGS", "InputOptions", "OptionRow", "Options", "PoolOptions", "UniformOptions", "opt", "validate_class"]
+__all__ = ["MEANINGS", "DescentOptions", "InputOptions", "OptionRow", "Options", "PoolOptions", "UniformOptions", "opt", "validate_class"]

@@ -32,6 +32,22 @@ class PoolOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescentOptions(PoolOptions):
+    """For synthesizers whose pool is optimised by :class:`zsq.images.Descent`."""
+
+    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0, means="lr")
+    basis: Literal["pixels", "spectrum"] = opt(
+        "pixels",
+        "What Adam changes. pixels: as in the papers; spectrum: Fourier coefficients, scaled so that low frequencies change most, "
+        "as in photographs.",
+    )
+    schedule: Literal["cosine", "plateau", "constant"] = opt(
+        "cosine",
+        "Learning-rate schedule. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class UniformOptions(Options):
     """For quantizers on uniform grids, see :class:`zsq.placement.Uniform`."""
 

@@ -14,7 +14,6 @@ from zsq_aac.clipping import Aac, full_precision
 from zsq_aac.images import PixelPool
 
 from zsq.errors import ZsqError
-from zsq.images import pixel_limits
 from zsq.options import UniformOptions
 from zsq.placement import Uniform
 from zsq.testing.world import digest, make_batch, make_context, make_stream, make_teacher
@@ -56,7 +55,7 @@ def relu_outputs(teacher: Teacher, inputs: Tensor) -> list[Tensor]:
 def test_classes_are_dealt_evenly() -> None:
     pool = PixelPool(ImageOptions(images=10, batch=4, steps=1), context(make_teacher()), lambda view, step: (view.batch.inputs.sum(), {}))
     assert sorted(torch.bincount(pool.targets).tolist()) == [2, 2, 3, 3]
-    assert pool.targets[:4].sort().values.tolist() == [0, 1, 2, 3] and pool.sizes == [4, 4, 2] and pool.steps == 3
+    assert pool.targets[:4].sort().values.tolist() == [0, 1, 2, 3] and pool.sizes == [4, 4, 2] and pool.total == 3
 
 
 def test_no_batch_of_a_single_image() -> None:
@@ -66,7 +65,7 @@ def test_no_batch_of_a_single_image() -> None:
 def test_statistics_come_closer() -> None:
     teacher = make_teacher()
     abn = Abn(AbnOptions(images=32, batch=32, steps=40, ce_weight=0.0), context(teacher))
-    shown = [float(metrics["bns"]) for metrics in PixelPool(abn.options, abn.ctx, abn.loss).make()]
+    shown = [float(metrics["bns"]) for metrics in PixelPool(abn.options, abn.ctx, abn.loss).make_all()]
     assert shown[-1] < 0.5 * shown[0]
 
 
@@ -75,7 +74,7 @@ def test_the_logit_is_unbounded_and_the_target_bounds_it() -> None:
 
     def reached(**options: Any) -> float:
         aac = Aac(AacOptions(images=16, batch=16, steps=60, bn_weight=0.0, **options), context(teacher))
-        return float(list(PixelPool(aac.options, aac.ctx, aac.loss).make())[-1]["target_logit"])
+        return float(list(PixelPool(aac.options, aac.ctx, aac.loss).make_all())[-1]["target_logit"])
 
     assert reached(variant="logit-target", target=3.0) == pytest.approx(3.0, abs=0.3)
     assert reached(variant="logit") > 6
@@ -83,7 +82,7 @@ def test_the_logit_is_unbounded_and_the_target_bounds_it() -> None:
 
 def test_the_target_is_what_cross_entropy_reached() -> None:
     aac = Aac(AacOptions(images=8, batch=8, steps=9), context(make_teacher()))
-    shown = [float(m["target_logit"]) for m in PixelPool(aac.options, aac.ctx, aac.loss).make()]
+    shown = [float(m["target_logit"]) for m in PixelPool(aac.options, aac.ctx, aac.loss).make_all()]
     assert float(aac.level) == shown[3]
 
 
@@ -94,8 +93,8 @@ def test_pixels_can_be_kept_inside_the_real_range(clamp: bool) -> None:
     ctx = context(teacher)
     aac = Aac(AacOptions(**SMALL, clamp=clamp), ctx.with_(teacher=Teacher(teacher.module, spec, teacher.task)))
     pool = PixelPool(aac.options, aac.ctx, aac.loss)
-    list(pool.make())
-    low, high = pixel_limits(spec, torch.device("cpu"))
+    list(pool.make_all())
+    low, high = spec.limits(torch.empty(0))
     assert low.flatten().tolist() == pytest.approx([-2.5, -4 / 3, -0.75]) and high.flatten().tolist() == pytest.approx([2.5, 2.0, 1.75])
     assert bool(((pool.inputs >= low) & (pool.inputs <= high)).all()) == clamp
 

@@ -1,4 +1,4 @@
-"""ABN: BatchNorm statistics of the quantized student, adapted to the shift that quantization brings."""
+"""ABN: corrects the student's BatchNorm statistics for the shift that quantization causes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from zsq_aac.images import PixelPool
 #: Keeps the ratio of two variances finite where a channel is constant.
 _TINY = 1e-12
 
-#: What happens to a layer, given mean, biased variance and number of values of its input: (path, layer, mean, var, count).
+#: Called for every layer with the statistics of its input: path, layer, mean, biased variance, number of values.
 Visit = Callable[[str, Any, Tensor, Tensor, int], None]
 
 
 class Abn:
-    """Adaptive BatchNorm: no gradient, no parameter but running means and variances changes; ``num_batches_tracked`` stays.
+    """Adaptive BatchNorm, without gradients: only running means and variances change; ``num_batches_tracked`` stays.
 
-    Mode ``shift`` transfers only the difference between student and teacher *on the same images*, so that it depends little
-    on how those images differ from real ones. Mode ``ema`` replaces statistics, which only images with the teacher's
-    statistics survive. Layers are visited in the order of execution, within one forward: each is corrected just before it
-    normalises, so that later layers see corrected inputs.
+    Mode ``shift`` adds the difference between student and teacher *on the same images*, so it depends little on how these images
+    differ from real ones. Mode ``ema`` replaces the statistics; this works only with images that have the teacher's statistics.
+    One forward corrects all layers in the order of execution, each just before it normalises, so later layers see corrected inputs.
     """
 
     def __init__(self, options: AbnOptions, ctx: Context) -> None:
@@ -41,19 +40,19 @@ class Abn:
         self._loaded: Mapping[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The images so far, and the student's statistics before the first correction: corrections are quick, and made again."""
+        """The resumable state: images, and the student's statistics before the first correction. Corrections are quick and are repeated."""
         return {"pool": self.pool and self.pool.state_dict(), "parts": self._parts, "before": self._before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved state."""
         self._loaded = state
         self._parts = [part.to(self.ctx.device) for part in state["parts"]]
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Gather images, then correct. Closed before the images are done, it leaves the student as it was.
+        """Collect images, then correct. Closed before the images are complete, it leaves the student unchanged.
 
         Raises:
-            ZsqError: When the student has none of the teacher's BatchNorm layers.
+            ZsqError: When the student has no BatchNorm layer of the teacher.
         """
         o = self.options
         norms = corresponding_norms(student, self.ctx)
@@ -67,10 +66,10 @@ class Abn:
             pool = self.pool = PixelPool(o, self.ctx, self.loss)
             if self._loaded is not None:
                 pool.load_state_dict(self._loaded["pool"])
-            total = pool.steps + passes * len(pool.sizes)
-            for metrics in pool.make():
-                yield Beat(pool.done, total, metrics)
-            step, parts = pool.done, list(torch.split(pool.inputs, pool.sizes))
+            total = pool.total + passes * len(pool.sizes)
+            for metrics in pool.make_all():
+                yield Beat(pool.step, total, metrics)
+            step, parts = pool.step, list(torch.split(pool.inputs, pool.sizes))
         else:
             parts, count = self._parts, -(-o.images // (stream.batch_size if isinstance(stream, Stream) else o.batch))
             total = count + passes * count
@@ -85,7 +84,7 @@ class Abn:
             yield Beat(step, total)
 
     def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """L_BNS + ce_weight * CE; without the latter where the task gives images no class."""
+        """L_BNS + ce_weight * CE; L_BNS alone if the task gives images no class."""
         assert view.teacher is not None and view.batch.targets is not None
         loss = self.bns_distance(view.teacher.bn)
         shown = {"bns": loss.detach()}
@@ -98,7 +97,7 @@ class Abn:
         limit = self.options.limit
         before = {path: (norm.running_mean.clone(), norm.running_var.clone()) for path, norm in norms.items()}
         shifts: dict[str, tuple[Tensor, Tensor]] = {}
-        probe = Probe(self.ctx.teacher, Precision("fp32", self.ctx.device.type))  # as exact as the student's own forward here
+        probe = Probe(self.ctx.teacher, Precision("fp32", self.ctx.device.type))  # the student runs in float32 here too
         for number, part in enumerate(parts, 1):
             teacher = _statistics(probe, part)
 
@@ -128,7 +127,7 @@ class Abn:
 
 
 def corresponding_norms(student: Student, ctx: Context) -> dict[str, Any]:
-    """Teacher path to the student's BatchNorm layer that stands for it, for those that are still there."""
+    """The student's BatchNorm layers by the path of the teacher's layer, without those that were folded."""
     own = batch_norms(student.module)
     pairs = {path: own.get(student.names.get(path, path)) for path in batch_norms(ctx.teacher.module)}
     norms = {path: norm for path, norm in pairs.items() if norm is not None}
@@ -146,7 +145,7 @@ def _statistics(probe: Probe, inputs: Tensor) -> Mapping[str, BnStats]:
 
 @torch.no_grad()
 def _run(module: nn.Module, norms: Mapping[str, Any], inputs: Tensor, visit: Visit) -> None:
-    """One forward in float32; ``visit`` sees every layer's input statistics before the layer normalises."""
+    """One forward in float32; calls ``visit`` with every layer's input statistics before the layer normalises."""
 
     def watch(path: str, norm: Any, x: Tensor) -> None:
         visit(path, norm, *channel_stats(x), x.numel() // x.shape[1])

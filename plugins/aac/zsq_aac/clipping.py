@@ -1,4 +1,4 @@
-"""AAC: ranges of the student's activations from the full-precision network's peaks on images that excite it (paper, section 3.3)."""
+"""AAC: sets activation ranges from the full-precision network's peaks on images that excite it (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from zsq.training import BnsDistance, Extremes, ImageExtremes, Percentiles, Tracker, act_modules, full_precision, watching_inputs
 from zsq.types import Batch, Beat, Context, Student, Trace, View
 from zsq_aac import AacOptions
-from zsq_aac.images import PixelPool, target_logits
+from zsq_aac.images import PixelPool
 
 
 class Aac:
     """Accurate activation clipping.
 
-    The paper's term is taken to be the class's own logit: behind a global average and a linear layer it is the class
-    activation map's weighted sum, so raising it raises activations, where cross-entropy stops at logit *differences*.
-    Without a bound it overshoots; hence the default, the distance to a target, with BatchNorm statistics.
+    We take the paper's term to be the logit of the image's class. After a global average and a linear layer it is the weighted sum of
+    the class activation map, so a higher logit means higher activations; cross-entropy only raises logit *differences*. Without a
+    bound it overshoots. So the default is the distance to a target, with BatchNorm statistics.
     """
 
     def __init__(self, options: AacOptions, ctx: Context) -> None:
@@ -30,40 +30,41 @@ class Aac:
         self._loaded: Mapping[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The images that are being made, and the level that they are driven to."""
+        """The resumable state: the images, and the target logit."""
         return {"level": self.level, "pool": self.pool and self.pool.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved state."""
         self.level, self._loaded = state["level"], state["pool"]
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Make images, then set every range; closed early, set them from the images so far. The stream is not touched."""
+        """Make images, then set every range; closed early, set ranges from the images so far. Takes nothing from the stream."""
         pool = self.pool = PixelPool(self.options, self.ctx, self.loss)
         if self._loaded is not None:
             pool.load_state_dict(self._loaded)
         student.module.eval()
         try:
-            for metrics in pool.make():
-                yield Beat(pool.done, pool.steps, metrics)
+            for metrics in pool.make_all():
+                yield Beat(pool.step, pool.total, metrics)
         finally:
             self.clip(student, pool.inputs)
 
     def loss(self, view: View, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Variant + bn_weight * L_BNS."""
+        """The term of the option ``variant`` + bn_weight * L_BNS."""
         o = self.options
         assert view.teacher is not None and view.batch.targets is not None
-        own = target_logits(view)
+        logits, targets = view.task.logits(view.teacher.output), view.batch.targets
+        own = logits.gather(1, targets[:, None]).squeeze(1)  # the logit of each image's class, (N,)
         shown = {"target_logit": own.detach().mean()}
         leading = o.target is None and step < o.steps // 3
         if o.variant == "ce" or (o.variant == "logit-target" and leading):
-            term = F.cross_entropy(view.task.logits(view.teacher.output), view.batch.targets)
+            term = F.cross_entropy(logits, targets)
         elif o.variant == "logit":
             term = -own.mean()
         else:
             if o.target is None and step == o.steps // 3:
                 self.level = shown["target_logit"]
-            assert self.level is not None, "a third of the steps has set it"
+            assert self.level is not None, "step steps // 3 has set it"
             term = (own - self.level).abs().mean()
         if o.bn_weight:
             bns = self.bns_distance(view.teacher.bn)
@@ -72,7 +73,7 @@ class Aac:
 
     @torch.no_grad()
     def clip(self, student: Student, inputs: Tensor) -> None:
-        """One pass of ``inputs`` through the student without grids, in float32; what arrives at each activation point sets its range."""
+        """One float32 forward of ``inputs`` without fake-quantization; the values at each activation point set its range."""
         trackers = {path: self._tracker() for path in student.acts}
         with full_precision(student), watching_inputs(act_modules(student), lambda path, _point, x: trackers[path].update(x)):
             for part in torch.split(inputs, self.options.batch):

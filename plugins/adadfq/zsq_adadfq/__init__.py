@@ -1,5 +1,5 @@
-"""AdaDFQ (Qian et al., CVPR 2023, arXiv 2303.06869), and as presets AdaSG (AAAI 2023, arXiv 2302.09572): GDFQ's generators,
-whose images are kept neither too easy nor too hard for the student.
+"""AdaDFQ (Qian et al., CVPR 2023, arXiv 2303.06869), and as presets AdaSG (AAAI 2023, arXiv 2302.09572): GDFQ's generators
+with a loss that keeps images neither too easy nor too hard for the student.
 
 Light: descriptors and options only. The generator's loss is in ``zsq_adadfq.synth``, the student's in ``zsq_adadfq.losses``.
 """
@@ -20,11 +20,11 @@ _PAPER = "CVPR 2023, arXiv 2303.06869"
 #: AdaSG's constants, for every network and width.
 _ADASG = {"alpha_ds": 0.1, "alpha_as": 0.1, "lambda_l": 0.3, "lambda_u": 0.8}
 
-#: The authors' CIFAR schedule, in steps of 200 an epoch: rates fall at epochs 100, 200 and 300; 4 epochs of warm-up, of which
-#: the last 100 steps are those that `ema` watches.
+#: The authors' CIFAR schedule, in steps of 200 an epoch: learning rates fall at epochs 100, 200 and 300; 4 epochs of
+#: warm-up, of which `ema` observes the last 100 steps.
 _SCHEDULE = {"milestones": (20_000, 40_000, 60_000), "warmup": 700}
 
-#: ImageNet, network and bits: alpha_ds, lambda_l, the epochs at which rates fall, epochs of warm-up.
+#: ImageNet, by network and bits: alpha_ds, lambda_l, the epochs at which learning rates fall, epochs of warm-up.
 _IMAGENET: Mapping[tuple[str, int], tuple[float, float, tuple[int, ...], int]] = {
     ("resnet18", 3): (0.2, 0.1, (350,), 50),
     ("resnet18", 4): (0.2, 0.3, (350,), 50),
@@ -48,13 +48,13 @@ def _presets() -> dict[str, Mapping[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdadfqOptions(GdfqOptions):
-    alpha_ds: float = opt(0.2, "Weight of the images that the teacher gets right and the student wrong.", ge=0)
-    alpha_as: float = opt(0.1, "Weight of the images that both get right.", ge=0)
+    alpha_ds: float = opt(0.2, "Weight of images that only the teacher classifies correctly.", ge=0)
+    alpha_as: float = opt(0.1, "Weight of images that both networks classify correctly.", ge=0)
     lambda_l: float = opt(0.1, "Lower end of the band for the normalised entropy of the difference; images below are too hard.", ge=0, le=1)
     lambda_u: float = opt(0.8, "Upper end of that band; images above are too easy.", ge=0, le=1)
-    beta: float = opt(1.0, "Weight of both alphas' terms together, beside the band's.", ge=0)
+    beta: float = opt(1.0, "Weight of the sum of both alpha terms, relative to the band's term.", ge=0)
     bns_weight: float = opt(1.0, "Weight of the BatchNorm statistics distance: the paper's gamma.", ge=0)
-    observes: bool = opt(False, "Activation points also watch in the generator's step: ranges widen to all that passes there.")
+    observes: bool = opt(False, "Activation points also observe in the generator's step: ranges then include all values of that step.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +90,7 @@ def zsq_losses() -> Iterator[Component]:
         "logit-entropy",
         "zsq_adadfq.losses:LogitEntropy",
         LogitEntropyOptions,
-        "Entropy that the softened difference of the logits lacks to being uniform.",
+        "Maximum entropy minus the entropy of the softened difference of the logits.",
         needs={"teacher.output", "student.output"},
         paper=_PAPER,
     )

@@ -1,4 +1,4 @@
-"""The student's loss, and the quantity that both players' losses are made of."""
+"""The student's loss ``logit-entropy``, and the entropy term that the generator's loss uses too."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def shortfall(logits: Tensor) -> Tensor:
 class LogitEntropy:
     """T² · mean_i [log C - H(softmax((z_p - z_q)_i / T))], z_p detached.
 
-    The authors minimise -T² · H alone; the constant T² · log C makes agreement 0 and leaves the gradient as it is. For logits
-    that lie closer than T it is half the variance over classes of z_p - z_q, and so some C times GDFQ's divergence at the same
-    temperature; no term pulls at the logits' mean.
+    The authors minimise -T² · H alone; with the constant T² · log C the loss is 0 where both agree; the gradient is the same.
+    For differences below T it is half the variance over classes of z_p - z_q, about C times GDFQ's divergence at the same
+    temperature. It does not depend on the mean of the logits.
     """
 
     def __init__(self, options: LogitEntropyOptions, ctx: Context) -> None:

@@ -1,4 +1,4 @@
-"""The synthesizer: GDFQ's generators and alternation, with a loss that runs through teacher and student."""
+"""The synthesizer ``adadfq``: GDFQ's generators and alternation, with a loss on teacher and student."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zsq.types import Context, View
 from zsq_adadfq import AdadfqOptions
 from zsq_adadfq.losses import shortfall
 
-#: A difference of logits so even everywhere that no image lacks more entropy than this counts as agreement.
+#: If no image is further than this from the maximum entropy, teacher and student count as agreeing on all.
 _EVEN = 1e-6
 
 
 class Adadfq(Gdfq):
-    """AdaDFQ: hard targets (N,) as GDFQ's; the generator's step runs the student once, with gradient to the images only.
+    """AdaDFQ: hard targets (N,) as in GDFQ; the generator's step runs the student once, with a gradient for the images only.
 
-    The student is what it is at the time: during warm-up its weights are on their grids, its activations not yet.
+    During the warm-up the student's weights are quantized, its activations are not yet.
     """
 
     options: AdadfqOptions
@@ -34,8 +34,8 @@ class Adadfq(Gdfq):
         """L_G = L_m + beta · (alpha_ds · L_ds + alpha_as · L_as) + bns_weight · L_BNS, from logits z_p and z_q.
 
         L_m keeps the normalised entropy of softmax(z_p - z_q) in its band. L_ds is the cross-entropy of z_p - z_q with the
-        labels, over the images that only the teacher gets right; L_as that of z_p + z_q, over those that both get right.
-        Each is a mean over its own images, 0 without any (inferred). The teacher alone has no cross-entropy.
+        labels, over images that only the teacher classifies correctly; L_as the one of z_p + z_q, over images that both do.
+        Each is a mean over its own images, 0 without any (inferred). There is no cross-entropy of the teacher alone.
         """
         o = self.options
         assert view.teacher is not None and view.student is not None and view.batch.targets is not None
@@ -53,8 +53,8 @@ class Adadfq(Gdfq):
 def agreement(off: Tensor) -> Tensor:
     """H' (N,) of differences of logits (N, C): entropy of their softmax (temperature 1) from the batch's least to log C, as 0 to 1.
 
-    (H - min H) / (log C - min H) is 1 - (log C - H) / max (log C - H), with the gradient through the extreme too; it depends on
-    the batch, so on its size. 1 throughout where the differences are even in all images.
+    (H - min H) / (log C - min H) is 1 - (log C - H) / max (log C - H), with the gradient through the maximum too. It depends
+    on the batch and its size. 1 for all images if all differences are constant over classes.
     """
     lacking = shortfall(off)
     return 1 - lacking / lacking.amax().clamp_min(_EVEN)

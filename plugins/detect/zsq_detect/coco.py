@@ -19,7 +19,7 @@ from torch import nn
 
 from zsq.errors import FileError, library, nearest
 from zsq.files import inside
-from zsq.images import normalise
+from zsq.images import from_uint8
 from zsq.types import Context, Teacher
 from zsq_detect import CocoOptions
 from zsq_detect.decoding import Boxes, Decoding, decoding_of
@@ -74,7 +74,7 @@ class Coco:
             with ThreadPoolExecutor() as pool:
                 pixels = np.stack(list(pool.map(lambda scene: _input(scene, (height, width), decoding), part)))
             with torch.no_grad():
-                found = decoding(module(normalise(pixels, ctx.teacher.inputs).to(ctx.device)), (height, width))
+                found = decoding(module(from_uint8(pixels, ctx.teacher.inputs).to(ctx.device)), (height, width))
             for scene, boxes in zip(part, found, strict=True):
                 rows += _rows(scene, boxes, (height, width), decoding, categories)
         self.details = {"boxes": rows}

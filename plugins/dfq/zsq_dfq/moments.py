@@ -108,8 +108,8 @@ def propagate(graph: Graph, spec: InputSpec) -> dict[fx.Node, Moments]:
 
 def _image(spec: InputSpec, device: torch.device) -> Moments:
     """Mean 0 and variance 1, as normalised pixels have; black and white as limits."""
-    mean, std = (torch.tensor(v, dtype=torch.float64, device=device).expand(spec.shape[0]) for v in (spec.mean, spec.std))
-    return replace(normal(torch.zeros_like(mean), torch.ones_like(mean)), limits=((0 - mean) / std, (1 - mean) / std))
+    black, white = (limit.flatten() for limit in spec.limits(torch.empty((), dtype=torch.float64, device=device)))
+    return replace(normal(torch.zeros_like(black), torch.ones_like(black)), limits=(black, white))
 
 
 def _after(graph: Graph, node: fx.Node, known: dict[fx.Node, Moments]) -> Moments | None:

@@ -1,7 +1,7 @@
-"""GDFQ (Xu et al., ECCV 2020, arXiv 2003.03603): a class-conditional generator that learns beside the student.
+"""GDFQ (Xu et al., ECCV 2020, arXiv 2003.03603): a class-conditional generator that is trained together with the student.
 
-Light: descriptors and options only. The parts that the GDFQ line of methods shares are :class:`GeneratorOptions` here,
-``zsq_gdfq.generator`` and ``zsq_gdfq.synth``.
+Light: descriptors and options only. Methods based on GDFQ share :class:`GeneratorOptions` here, ``zsq_gdfq.generator``
+and ``zsq_gdfq.synth``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Literal
 from zsq import Component, Options, hookimpl, opt
 from zsq.errors import OptionError
 
-#: The authors' schedule: 400 epochs of 200 steps, the rate falls at epochs 100, 200 and 300; 4 epochs of warm-up, of
-#: which the last 100 steps are those that `ema` (decay 0.9, so no longer a memory) watches.
+#: The authors' schedule: 400 epochs of 200 steps, the learning rate falls at epochs 100, 200 and 300; 4 epochs
+#: of warm-up, of which `ema` observes the last 100 steps (with decay 0.9 earlier ones have no influence).
 PAPER_SCHEDULE = {"milestones": (20_000, 40_000, 60_000), "warmup": 700, "bns_weight": 0.1}
 
-#: What suits a few minutes on a CPU: ranges and BatchNorm from their own images, then logits only.
+#: Settings for a few minutes on a CPU: ranges and BatchNorm from their own images, then a loss on logits only.
 SHORT: Mapping[str, Any] = {
     "calib": ["aac", "abn"],
     "loss": [{"name": "kd", "temperature": 4.0}],
@@ -27,12 +27,12 @@ SHORT: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions(Options):
-    """What every generator of the GDFQ line has."""
+    """Options of all synthesizers that are based on GDFQ."""
 
     channels: int = opt(128, "Channels of the generator's first two stages; the third has half.", ge=2)
-    bn_eps: float = opt(0.8, "Epsilon of the inner BatchNorm layers; 0.8 is what the authors' code passes.", gt=0)
+    bn_eps: float = opt(0.8, "Epsilon of the inner BatchNorm layers; 0.8 as in the authors' code.", gt=0)
     bns_weight: float = opt(
-        1.0, "Weight of the BatchNorm statistics distance beside the cross-entropy; the paper's 0.1 wants a longer schedule.", ge=0
+        1.0, "Weight of the BatchNorm statistics distance beside the cross-entropy; the paper's 0.1 needs a longer schedule.", ge=0
     )
     lr: float = opt(1e-3, "Learning rate of the generator's Adam.", gt=0, means="lr")
     betas: tuple[float, ...] = opt((0.5, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
@@ -51,7 +51,7 @@ class GdfqOptions(GeneratorOptions):
     latent_dim: int = opt(100, "Length of the noise vector.", ge=1)
     conditioning: Literal["auto", "product", "cbn"] = opt(
         "auto",
-        "How the class enters: product multiplies the noise with a label embedding (the authors' CIFAR generator), cbn gives every "
+        "How the class enters. product multiplies the noise with a label embedding (the authors' CIFAR generator), cbn gives every "
         "class its own BatchNorm scale and shift (their ImageNet generator); auto takes cbn from 64 pixels on.",
     )
 
@@ -62,7 +62,7 @@ def zsq_synthesizers() -> Iterator[Component]:
         "gdfq",
         "zsq_gdfq.synth:Gdfq",
         GdfqOptions,
-        "A class-conditional generator that learns beside the student.",
+        "A class-conditional generator that is trained together with the student.",
         presets={"gdfq-paper": PAPER_SCHEDULE},
         needs={"classes", "teacher.output", "teacher.bn"},
         provides={"targets"},

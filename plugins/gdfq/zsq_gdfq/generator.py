@@ -1,7 +1,7 @@
-"""The generator of the GDFQ line: a latent vector becomes a quarter-size feature map, two upsampling blocks, an image.
+"""GDFQ's generator: latent vector, quarter-size feature map, two upsampling blocks, image.
 
-Every BatchNorm uses the statistics of the present batch, always: the generator has no eval mode. The image comes out with
-mean 0 and variance 1 per channel over the batch, directly in the teacher's normalised input space.
+The generator has no eval mode: every BatchNorm always uses the statistics of the current batch. Images have mean 0 and variance 1
+per channel over the batch, in the teacher's normalised input space.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Labels:
         return cls(classes[:, None], torch.ones((len(classes), 1), device=classes.device))
 
     def soft_targets(self, num_classes: int) -> Tensor:
-        """Distributions (N, num_classes); shares of a class drawn twice add up."""
+        """Distributions (N, num_classes); the shares of a class that was drawn twice are added."""
         zeros = self.weights.new_zeros((len(self.weights), num_classes))
         return zeros.scatter_add_(1, self.classes, self.weights)
 
 
 class ConditionalBatchNorm(nn.Module):
-    """BatchNorm whose scale and shift are the weighted sums of those of the image's classes (starting at 1 and 0).
+    """BatchNorm with scale and shift for every class (initially 1 and 0); an image gets the weighted sum over its classes.
 
     Args:
-        mean: Divide the sums by K, as Qimera's code does. With many classes that leaves practically blank images.
+        mean: Divide the sums by K, as Qimera's code does. With many classes images are then almost blank.
     """
 
     def __init__(self, channels: int, num_classes: int, eps: float, mean: bool = False) -> None:
@@ -58,7 +58,7 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm by the present batch, whatever the labels."""
+    """BatchNorm with the statistics of the current batch; ignores the labels."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps, track_running_stats=False)
@@ -68,15 +68,15 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ImageStack(nn.Module):
-    """Vectors (N, code_dim) to images (N, *shape); GDFQ's generator behind its latent code (paper, section 3.2).
+    """Vectors (N, code_dim) to images (N, *shape); GDFQ's generator without its latent code (paper, section 3.2).
 
     Args:
         shape: Channels, height, width; height and width are multiples of 4.
         code_dim: Length of the vectors.
         num_classes: For conditional BatchNorm.
-        channels: Of the first two stages; the third has half.
-        eps: Of the second and third BatchNorm.
-        conditional: Conditional BatchNorm in place of the three affine ones.
+        channels: Channels of the first two stages; the third has half.
+        eps: Epsilon of the second and third BatchNorm.
+        conditional: Use conditional BatchNorm instead of the three affine ones.
         mean: See :class:`ConditionalBatchNorm`.
 
     Raises:
@@ -88,7 +88,7 @@ class ImageStack(nn.Module):
         super().__init__()
         if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
             raise ZsqError(
-                f"the generator makes images whose sides are multiples of 4, not {'x'.join(map(str, shape))}",
+                f"the generator needs image sides that are multiples of 4, not {'x'.join(map(str, shape))}",
                 "the teacher's input shape",
                 "use a synthesizer for any shape, e.g. --synth noise",
             )
@@ -113,7 +113,7 @@ class ImageStack(nn.Module):
         return F.batch_norm(x.float(), None, None, training=True)
 
     def first(self, x: Tensor, labels: Labels) -> Tensor:
-        """The first block, from upsampled features (N, channels, H/2, W/2) to as many."""
+        """The first block, on upsampled features (N, channels, H/2, W/2); the shape stays."""
         return _leaky(self.norm1(self.conv1(x), labels))
 
 
@@ -121,7 +121,7 @@ class Generator(nn.Module):
     """GDFQ's generator: noise (N, latent_dim) and labels to images.
 
     With ``embedding`` the noise is multiplied by the label's embedding (the authors' CIFAR generator); without, conditional
-    BatchNorm carries the class (their ImageNet generator). ``stack`` makes what is behind the code.
+    BatchNorm carries the class (their ImageNet generator). ``stack`` builds the layers after the code.
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, num_classes: int, channels: int = 128, eps: float = 0.8,
@@ -138,7 +138,7 @@ class Generator(nn.Module):
 
 @contextmanager
 def initialising_from(rng: torch.Generator) -> Iterator[None]:
-    """Inside, torch's own parameter initialisation draws from ``rng``; the global generator is afterwards as it was."""
+    """Inside, torch's own parameter initialisation draws from ``rng``; the global generator is restored afterwards."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
     try:

@@ -1,4 +1,4 @@
-"""The synthesizer: one generator step per student batch, on cross-entropy and BatchNorm statistics of the teacher."""
+"""The synthesizer ``gdfq``: trains a generator on the teacher's cross-entropy and BatchNorm statistics, one step per student batch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from zsq.types import Batch, Beat, Cadence, Context, Probe, Update, View
 from zsq_gdfq import GdfqOptions, GeneratorOptions
 from zsq_gdfq.generator import Generator, Labels, initialising_from
 
-#: From this side length on, ``auto`` conditioning is the authors' ImageNet generator.
+#: Smallest side of large images; for them ``auto`` conditioning is the authors' ImageNet generator.
 LARGE = 64
 
 
 class GeneratorSynth:
-    """What the synthesizers of the GDFQ line share: the alternation, the generator's loss and its optimizer.
+    """Base class of synthesizers that are based on GDFQ: the alternation, the generator's loss and its optimizer.
 
-    A subclass makes the generator (``build``) and draws what goes in (``draw``); it may hand out other images than those
-    that the generator learns from (``sample``), or have another loss (``loss``, ``needs``).
+    A subclass creates the generator (``build``) and draws its inputs (``draw``). It may return other images to the student than
+    the generator is trained on (``sample``), or have another loss (``loss``, ``needs``).
     """
 
     cadence = Cadence(1, 1, "synth", reuse=True)
-    #: What ``loss`` reads of the view.
+    #: What ``loss`` reads from the view.
     needs = frozenset({"teacher.output", "teacher.bn"})
 
     def __init__(self, options: GeneratorOptions, ctx: Context) -> None:
@@ -46,34 +46,38 @@ class GeneratorSynth:
         raise NotImplementedError
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor | None]:
-        """What the generator is called with for ``n`` images, and their targets, where they have any."""
+        """The generator's inputs for ``n`` images, and their targets or None."""
         raise NotImplementedError
 
+    def conditional(self, conditioning: str) -> bool:
+        """Whether classes have their own BatchNorm scale and shift, given the option ``conditioning``."""
+        return conditioning == "cbn" or (conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+
     def sample(self, n: int) -> Batch:
-        """``n`` images by the generator as it is."""
+        """``n`` images of the generator in its current state."""
         return self.generate(n)
 
     def generate(self, n: int) -> Batch:
-        """``n`` images by the generator as it is; its BatchNorm layers need two, so a single one has an unseen companion."""
+        """``n`` images of the generator. Its BatchNorm layers need two images, so for ``n`` = 1 a second one is made and dropped."""
         inputs, targets = self.draw(max(n, 2))
         with self.ctx.precision.autocast():
             images = self.generator(*inputs)
         if n > 1:
-            return Batch(images, targets)  # a slice's gradient would leave channels_last
+            return Batch(images, targets)  # the gradient of a slice would not be channels_last
         return Batch(images[:n], None if targets is None else targets[:n])
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, optimizer and number of steps."""
+        """The resumable state: generator, optimizer and number of steps."""
         return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, in the warm-up or behind it."""
+        """Continue from a saved state, during the warm-up or after it."""
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
-        """The warm-up: only the generator learns. May be closed after any beat."""
+        """The warm-up: only the generator is trained. May be closed after any beat."""
         total = self.options.warmup
         for step in range(self.steps, total):
             with torch.enable_grad():
@@ -81,7 +85,7 @@ class GeneratorSynth:
             yield Beat(step + 1, total, update.metrics)
 
     def update(self, probe: Probe) -> Update:
-        """One Adam step on the generator's loss; its batch x is handed to the student with what the teacher said of it."""
+        """One Adam step on the generator's loss; returns its batch with the teacher's trace for the student."""
         batch = self.generate(self.ctx.batch_size)
         view = probe(batch, self.needs)
         loss, metrics = self.loss(view)
@@ -108,13 +112,7 @@ class Gdfq(GeneratorSynth):
 
     def build(self) -> Generator:
         o = self.options
-        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional)
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the class enters through conditional BatchNorm."""
-        o = self.options
-        return o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional(o.conditioning))
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
         rng, device = self.ctx.rng, self.ctx.device

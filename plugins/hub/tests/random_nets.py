@@ -13,7 +13,7 @@ from loopback import Loopback, Repo
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from zsq.images import normalise, patterns
+from zsq.images import from_uint8, patterns
 from zsq.types import InputSpec
 
 CLASSES = 8
@@ -46,7 +46,7 @@ def settled(module: nn.Module, size: int, seed: int = 0, count: int = 4 * CLASSE
     """
     rng = torch.Generator().manual_seed(seed)
     pixels, labels = photos(size, count)
-    inputs = normalise(pixels, InputSpec((3, size, size), tuple(SPEC["mean"]), tuple(SPEC["std"])))
+    inputs = from_uint8(pixels, InputSpec((3, size, size), tuple(SPEC["mean"]), tuple(SPEC["std"])))
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     module.eval().requires_grad_(False)
     for layer in (m for m in module.modules() if isinstance(m, nn.Conv2d)):

@@ -28,7 +28,7 @@ def test_by_id_and_revision_it_is_bit_identical(store: Loopback, run: Path, othe
     first = push(run, "org/tiny")
     second = push(other, "org/tiny")
     assert first.commit and second.commit and first.commit != second.commit
-    assert files(store) == {"README.md", "config.json", "images.png", "model.safetensors", "recipe.yaml", "report.json"}
+    assert files(store) == {"README.md", "config.json", "images.npz", "images.png", "model.safetensors", "recipe.yaml", "report.json"}
     assert not torch.equal(answers(zsq.load(run)), answers(zsq.load(other)))
     assert torch.equal(answers(zsq.load("org/tiny")), answers(zsq.load(other)))
     assert torch.equal(answers(zsq.load("hub:org/tiny")), answers(zsq.load(other)))

@@ -14,9 +14,9 @@ from zsq_hub.errors import explained
 
 #: All that a student consists of; no other file of a repository is downloaded.
 FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")
-#: The files of exporters, and a picture of synthetic images: they lie beside, and are fetched where they are asked for.
+#: The files of exporters, and synthetic images: they are fetched only if they are asked for.
 EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")
-PICTURE = "images.png"
+IMAGES = ("images.npz", "images.png")
 _REFERENCE = re.compile(r"(?P<repo>[^@\s]+)(?:@(?P<revision>\S+))?")
 
 
@@ -46,7 +46,7 @@ def fetch(place: str, revision: str | None = None, *, exported: bool = False) ->
         HubError: When it is not there or not for you, or the way to the Hub fails.
         FileError: When what is there is no zsq student.
     """
-    repo, folder = download(place, (*FILES, *EXPORTED, PICTURE) if exported else FILES, revision)
+    repo, folder = download(place, (*FILES, *EXPORTED, *IMAGES) if exported else FILES, revision)
     if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
         raise FileError(
             f"'{repo}' is no zsq student: it has no {missing[0]}", f"hub:{repo}@{folder.name}", "networks of others: zsq run py:…"

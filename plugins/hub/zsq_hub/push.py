@@ -20,7 +20,7 @@ from zsq.protocols import Published
 from zsq_hub import card
 from zsq_hub.card_text import Facts
 from zsq_hub.errors import HubError, explained
-from zsq_hub.fetch import EXPORTED, FILES, PICTURE, split
+from zsq_hub.fetch import EXPORTED, FILES, IMAGES, split
 
 #: Beside :data:`zsq_hub.fetch.FILES`: what a push writes, and removes from the repository where the new student lacks it.
 _CARD, _PROOF = "README.md", "verify.json"
@@ -116,7 +116,7 @@ def contents(run: Path, report: Mapping[str, Any], config: Mapping[str, Any], re
     }
     if proof is not None:
         files[_PROOF] = (json.dumps(cut(proof), indent=1) + "\n").encode()
-    extra = [path for path in sorted(run.iterdir()) if path.is_file() and (path.name == PICTURE or path.name in EXPORTED)]
+    extra = [path for path in sorted(run.iterdir()) if path.is_file() and path.name in (*IMAGES, *EXPORTED)]
     return files | {path.name: path for path in extra if path.name != "model.bin" or path.with_suffix(".xml").exists()}
 
 
@@ -158,7 +158,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
         raise HubError(
             f"'{repo}' holds something else than a zsq student", f"hub:{repo}", "nobody's files are overwritten: push to another name"
         )
-    old = [name for name in there - files.keys() if name in (*FILES, PICTURE, _PROOF) or name in EXPORTED]
+    old = [name for name in there - files.keys() if name in (*FILES, *IMAGES, _PROOF) or name in EXPORTED]
     add = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(files.items())]
     gone = [CommitOperationDelete(path_in_repo=name) for name in sorted(old)]
     done = api.create_commit(repo, [*add, *gone], commit_message=f"Push {repo.partition('/')[2]} with zsq", parent_commit=info.sha)

@@ -382,7 +382,11 @@ def test_presets_hold_the_sheets_values() -> None:
     paper = IntraqOptions.parse(PRESETS["intraq-paper"])
     assert (paper.images, paper.batch, paper.iterations, paper.lr, paper.schedule) == (5120, 256, 1000, 0.5, "plateau")
     assert (paper.lor, paper.eta, paper.eps, paper.lambda_l, paper.lambda_u, paper.labels) == (0.5, 0.5, 0.95, 0.05, 0.8, "random")
-    assert paper.bns_weight == paper.mdc_weight == paper.sil_weight == 1 and paper.hil_weight == 0 and IntraqDistiller.patience == 50
+    assert (
+        paper.bns_weight == paper.mdc_weight == paper.sil_weight == 1
+        and paper.hil_weight == 0
+        and IntraqDistiller(paper, context()).patience == 50
+    )
     released = IntraqOptions.parse(PRESETS["intraq-released-imagenet"])
     assert released.mdc_weight == 0 and released.eps == 1 and released.lor == 0.5
     hast = IntraqOptions.parse(PRESETS["hast"])

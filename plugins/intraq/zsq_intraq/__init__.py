@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zsq_zeroq import DescentOptions
-
 from zsq import Component, hookimpl, opt
 from zsq.errors import OptionError
+from zsq.options import DescentOptions
 
 #: What suits a few minutes on a CPU.
 SHORT: Mapping[str, Any] = {
@@ -26,22 +25,22 @@ SHORT: Mapping[str, Any] = {
 class IntraqOptions(DescentOptions):
     schedule: Literal["cosine", "plateau", "constant"] = opt(
         "cosine",
-        "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 50 steps, down to 0.0001.",
+        "Learning-rate schedule. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 50 steps, down to 0.0001.",
     )
     bns_weight: float = opt(1.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
-    lor: float = opt(0.5, "Probability that a step sees crops of the images instead of the whole ones; all of a batch or none.", ge=0, le=1)
+    lor: float = opt(0.5, "Probability that a step uses crops of all images of the batch instead of the whole images.", ge=0, le=1)
     eta: float = opt(0.5, "Smallest share of an image's area that a crop keeps.", gt=0, le=1)
     mdc_weight: float = opt(1.0, "Weight of the margins around class centres; 0 leaves them out.", ge=0)
-    lambda_l: float = opt(0.05, "Distance from the class centre that images are pushed beyond.", ge=0, le=2)
-    lambda_u: float = opt(0.8, "Distance from the class centre that images are pulled within.", ge=0, le=2)
-    group: int = opt(1, "Class centres are taken anew after so many batches, from all that are finished then.", ge=1)
+    lambda_l: float = opt(0.05, "Lower margin: images are pushed at least this far from their class centre.", ge=0, le=2)
+    lambda_u: float = opt(0.8, "Upper margin: images are pulled at least this near to their class centre.", ge=0, le=2)
+    group: int = opt(1, "Class centres are updated after this many batches, from all finished batches.", ge=1)
     sil_weight: float = opt(1.0, "Weight of the squared distance between the probability of an image's class and its target.", ge=0)
-    eps: float = opt(0.95, "That target is 1 for half of the images, for the others even between this and 1.", ge=0, le=1)
-    hil_weight: float = opt(0.0, "Weight of HAST's cross-entropy in which hard images weigh more.", ge=0)
-    gamma: float = opt(2.0, "How much more: the exponent of one less the probability of an image's class.", gt=0)
+    eps: float = opt(0.95, "That target is 1 for half of the images, and uniform between eps and 1 for the others.", ge=0, le=1)
+    hil_weight: float = opt(0.0, "Weight of HAST's cross-entropy, in which hard images have a larger weight.", ge=0)
+    gamma: float = opt(2.0, "Exponent of that weight, (1 - probability of the image's class)^gamma.", gt=0)
     labels: Literal["even", "random"] = opt("even", "Classes of the images: dealt evenly, or drawn independently.")
-    augment: bool = opt(True, "Hand out crops, half of them mirrored, except where the whole pool is asked for at once.")
-    least: float = opt(0.5, "Smallest share of an image's area that such a crop keeps.", gt=0, le=1)
+    augment: bool = opt(True, "Hand out crops, half of them mirrored, except when the whole pool is requested at once.")
+    least: float = opt(0.5, "Smallest share of an image's area that a crop of augment keeps.", gt=0, le=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

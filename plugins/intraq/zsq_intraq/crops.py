@@ -11,7 +11,7 @@ from torch import Tensor
 
 #: Smallest and largest ratio of width to height of a crop.
 ASPECT = (3 / 4, 4 / 3)
-#: Boxes drawn for an image until one fits inside; an image without is taken whole.
+#: Boxes drawn for an image; the first that fits inside is used, or the whole image if none does.
 ATTEMPTS = 10
 
 
@@ -27,11 +27,11 @@ class Boxes:
 
 
 def draw(n: int, size: tuple[int, int], least: float, rng: torch.Generator) -> Boxes:
-    """Boxes in images of ``size`` (height, width), on the device of ``rng``; nothing is read back from it.
+    """Boxes in images of ``size`` (height, width), on the device of ``rng``; no value is copied to the host.
 
-    The area is even in [least, 1] of the image's, the aspect even on a logarithmic scale in :data:`ASPECT`, the place even among
-    those that there are; one box in two is mirrored. This is the usual RandomResizedCrop with RandomHorizontalFlip, but that
-    an image none of whose boxes fits is taken whole even if it is narrower than :data:`ASPECT` allows.
+    The area is uniform in [least, 1] of the image's, the aspect ratio log-uniform in :data:`ASPECT`, the position uniform; one box in
+    two is mirrored. This is the usual RandomResizedCrop with RandomHorizontalFlip, except that an image is taken whole if no box
+    fits, even if it is narrower than :data:`ASPECT` allows.
     """
     h, w = size
     area, aspect = torch.rand((2, ATTEMPTS, n), generator=rng, device=rng.device)
@@ -51,7 +51,7 @@ def draw(n: int, size: tuple[int, int], least: float, rng: torch.Generator) -> B
 def crop(x: Tensor, boxes: Boxes) -> Tensor:
     """The boxes of ``x`` (N, C, H, W), each scaled up to (H, W) bilinearly, in channels_last; differentiable in ``x``.
 
-    What lies outside of a box does not show: positions are kept between the centres of its first and last pixel.
+    Pixels outside of a box have no influence: positions are clamped between the centres of its first and last pixel.
     """
     h, w = x.shape[-2:]
     down = _positions(boxes.top, boxes.height, h)
@@ -62,7 +62,7 @@ def crop(x: Tensor, boxes: Boxes) -> Tensor:
 
 
 def _positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where along one axis the ``size`` pixels of a crop lie (N, size); -1 and 1 are the edges of the image."""
+    """Positions of the ``size`` pixels of a crop along one axis, (N, size); -1 and 1 are the edges of the image."""
     centres = (torch.arange(size, device=start.device) + 0.5) / size
     pixels = start[:, None] + (centres * length[:, None]).clamp_min(0.5)
     pixels = torch.minimum(pixels, (start + length - 0.5)[:, None])

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from zsq_zeroq import ZeroqOptions
 from zsq_zeroq.distance import Distance
-from zsq_zeroq.distill import Descent
-from zsq_zeroq.fused import Watched
+from zsq_zeroq.fused import RecordedNetwork
 
+from zsq.images import Descent
 from zsq.types import Context
 from zsq_intraq import IntraqOptions
 from zsq_intraq.crops import crop, draw
@@ -26,18 +26,17 @@ _BNS = ZeroqOptions(statistics="batch", spread="var", unbiased=False, over_chann
 class IntraqDistiller(Descent):
     """L = bns_weight · L_BNS + mdc_weight · L_MDC + sil_weight · L_SIL + hil_weight · L_HIL, at some steps on crops (LOR).
 
-    ``begin`` announces a batch; ``remember`` takes those that are finished into the class centres. A subclass may replace
-    ``distance``.
+    Call ``begin`` before a batch; ``remember`` adds finished batches to the class centres. A subclass may override ``distance``.
     """
 
     options: IntraqOptions
-    patience = 50
 
     def __init__(self, options: IntraqOptions, ctx: Context) -> None:
-        super().__init__(options, ctx)
+        super().__init__(options.iterations, options.lr, options.schedule, options.basis, patience=50)
+        self.options, self.ctx = options, ctx
         if options.mdc_weight:
-            head(ctx.teacher)  # refuse now rather than after the first batch
-        self.watched = Watched(ctx.teacher.module, False)
+            head(ctx.teacher)  # fail now, not after the first batch
+        self.watched = RecordedNetwork(ctx.teacher.module, False)
         self.bns = Distance(_BNS, self.watched.norms)
         self.remembered = 0
         self._sums = torch.empty(0)
@@ -46,9 +45,9 @@ class IntraqDistiller(Descent):
     # Between batches
 
     def begin(self, targets: Tensor, rng: torch.Generator) -> None:
-        """Draw what stays as it is for a whole batch, the target probability of each image, from ``rng``, a generator of the CPU.
+        """Draw the target probability of each image of a batch from ``rng``, a CPU generator.
 
-        It also tosses the coin of each step; boxes come from a generator on the device.
+        ``rng`` also decides at each step whether it uses crops; their boxes come from a generator on the device.
         """
         n, eps = len(targets), self.options.eps
         softened = torch.rand(n, generator=rng) < 0.5
@@ -57,7 +56,7 @@ class IntraqDistiller(Descent):
         self.boxes = torch.Generator(targets.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
 
     def remember(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take finished batches of (images, targets) into the class centres; those that earlier calls took in come first, again."""
+        """Add finished batches of (images, targets) to the class centres; the list starts with the batches of earlier calls."""
         for images, targets in batches[self.remembered :]:
             one_hot = F.one_hot(targets, len(self._counts)).float()
             sums = one_hot.T @ features(self.ctx.teacher, images, self.ctx.precision, len(images))
@@ -66,18 +65,18 @@ class IntraqDistiller(Descent):
             self.remembered += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """With both generators."""
+        """The resumable state, with both random generators."""
         return {**super().state_dict(), "coin": self.coin.get_state(), "boxes": self.boxes.get_state()}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
-        super().take_up(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
         self.coin.set_state(state["coin"])
         self.boxes.set_state(state["boxes"])
 
     # The objective
 
     def loss(self, x: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, with all terms of one forward; what is shown beside them is ``apart``, the mean distance in L_MDC."""
+        """The weighted sum and its terms, from one forward; the metric ``apart`` is the mean distance in L_MDC."""
         o, teacher = self.options, self.ctx.teacher
         if float(torch.rand((), generator=self.coin)) < o.lor:
             x = crop(x, draw(len(x), (x.shape[-2], x.shape[-1]), o.eta, self.boxes))
@@ -107,13 +106,13 @@ class IntraqDistiller(Descent):
         """L_HIL of HAST: mean of (1 - p_y)^gamma · CE; the gradient also goes through the first factor, as in the authors' code."""
         ce = F.cross_entropy(logits, targets, reduction="none")
         difficulty = -torch.expm1(-ce)
-        return (difficulty.clamp_min(1e-6) ** self.options.gamma * ce).mean()  # a root has no slope at 0
+        return (difficulty.clamp_min(1e-6) ** self.options.gamma * ce).mean()  # a root has an infinite gradient at 0
 
     def margins(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """L_MDC: max(lambda_l - D, 0) + max(D - lambda_u, 0), mean over images whose class has a centre; and the mean of D."""
         o = self.options
         has = (self._counts > 0).float()[targets]
-        d = self.distance(F.cosine_similarity(features, self._sums[targets], 1))  # a sum points where its mean does
+        d = self.distance(F.cosine_similarity(features, self._sums[targets], 1))  # the sum has the direction of the mean
         off = F.relu(o.lambda_l - d) + F.relu(d - o.lambda_u)
         count = has.sum().clamp_min(1)
         return (off * has).sum() / count, (d.detach() * has).sum() / count

@@ -1,4 +1,4 @@
-"""How much images of one class differ in the teacher's eyes: features, and their distance from the mean of their class."""
+"""Measures how much images of one class differ: the teacher's features, and their distance from the mean of the class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def head(teacher: Teacher) -> dict[str, nn.Module]:
     """The teacher's last layer by its path.
 
     Raises:
-        ZsqError: When it is not known.
+        ZsqError: When the teacher does not say which one it is.
     """
     if not teacher.head:
         what = "the teacher's last layer is not known, so there are no features"
-        raise ZsqError(what, f"teacher '{teacher.ref}'", "--set synth.mdc_weight=0 does without")
+        raise ZsqError(what, f"teacher '{teacher.ref}'", "--set synth.mdc_weight=0 needs no features")
     return {teacher.head: teacher.module.get_submodule(teacher.head)}
 
 
 @contextmanager
 def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
-    """Inside, what enters the teacher's last layer is put into the list at every forward: (N, F), float32, with its graph."""
+    """Inside, every forward appends the input of the teacher's last layer to the list: (N, F), float32, with its graph."""
     caught: list[Tensor] = []
     with watching_inputs(head(teacher), lambda _path, _module, x: caught.append(x.flatten(1).float())):
         yield caught
@@ -36,7 +36,7 @@ def catching_features(teacher: Teacher) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def features(teacher: Teacher, images: Tensor, precision: Precision, batch: int = 256) -> Tensor:
-    """Features of ``images`` (N, C, H, W): what enters the teacher's last layer, (N, F), ``batch`` images at a time."""
+    """Features of ``images`` (N, C, H, W): the input of the teacher's last layer, (N, F), ``batch`` images at a time."""
     with precision.autocast(), catching_features(teacher) as caught:
         for part in torch.split(images, batch):
             teacher.module(part)
@@ -44,12 +44,12 @@ def features(teacher: Teacher, images: Tensor, precision: Precision, batch: int 
 
 
 def intra_class_distance(features: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images of 1 - cos(feature, mean feature of its class), a scalar; images that are alone in their class do not count.
+    """Mean over images of 1 - cos(feature, mean feature of its class), a scalar; classes with one image are left out.
 
     ``features`` (N, F), ``targets`` (N,). The paper's table 5 has 0.44 for real images of ImageNet, 0.42 for IntraQ's and 0.17 for
-    ZeroQ's with a class term; that its distance is the one to the mean, as in L_MDC, is inferred. NaN where every class has one image.
+    ZeroQ's with a class term; we infer that its distance is to the mean, as in L_MDC. NaN where every class has one image.
     """
     one_hot = F.one_hot(targets).to(features.dtype)
     several = (one_hot.sum(0) > 1)[targets]
-    cosine = F.cosine_similarity(features, (one_hot.T @ features)[targets], 1)  # with the sum as with the mean
+    cosine = F.cosine_similarity(features, (one_hot.T @ features)[targets], 1)  # the sum has the direction of the mean
     return (1 - cosine)[several].mean()

@@ -1,4 +1,4 @@
-"""The synthesizer ``intraq``: a pool like zeroq's whose batches know the finished ones, handed out as crops."""
+"""The synthesizer ``intraq``: a pool as zeroq's, but each batch depends on the finished ones, and samples are crops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zsq_intraq.distill import IntraqDistiller
 class Intraq(PoolSynth[IntraqDistiller]):
     """Every batch after the first keeps its distance from the class centres of finished ones.
 
-    A subclass may name another ``distiller_class``, and must then name itself and its distribution.
+    A subclass may set another ``distiller_class``; it must then set ``name`` and ``distribution``.
     """
 
     name, distribution = "intraq", "zsq-intraq"
@@ -46,11 +46,11 @@ class Intraq(PoolSynth[IntraqDistiller]):
         return maker.make(*begun)
 
     def sample(self, n: int) -> Batch:
-        """``n`` images with targets, as random crops with the option ``augment``; the images themselves where ``n`` is the whole
-        pool or more.
+        """``n`` images with targets, as random crops with the option ``augment``; the images themselves if ``n`` is at least the size
+        of the pool.
 
         Raises:
-            ZsqError: Before anything was made.
+            ZsqError: When the pool is empty.
         """
         batch = super().sample(n)
         if not self.options.augment or n >= len(self.pool):
@@ -59,7 +59,7 @@ class Intraq(PoolSynth[IntraqDistiller]):
         return Batch(crop(batch.inputs, draw(n, (height, width), self.options.least, self._boxes)), batch.targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """With the generator of the crops."""
+        """The resumable state, with the generator of the crops."""
         return {**super().state_dict(), "boxes": self._boxes.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -74,5 +74,5 @@ class Intraq(PoolSynth[IntraqDistiller]):
         return task.targets(span[1] - span[0], self.generator(f"labels {span[0]}"))
 
     def key(self, span: tuple[int, int]) -> dict[str, Any]:
-        """What went before also counts: the size of the batches, and the layer that features are taken at."""
+        """Includes what earlier batches depend on: the batch size, and the layer that features are taken from."""
         return {**super().key(span), "batch": self.batch, "head": self.ctx.teacher.head, "pool": version("zsq-zeroq")}

@@ -47,9 +47,9 @@ class Lrq(Gdfq):
 
     def build(self) -> Generator:
         o = self.options
-        where = o.attention if o.attention != "auto" else "block" if self.conditional else "upsampling"
+        where = o.attention if o.attention != "auto" else "block" if self.conditional(o.conditioning) else "upsampling"
         stack = partial(LongRangeStack, where=where, kernel=o.kernel, dilation=o.dilation)
-        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional, stack)
+        return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional(o.conditioning), stack)
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
         """Stage 1, then the warm-up of the generator. May be closed after any beat; the generator's work ends earlier by as much."""

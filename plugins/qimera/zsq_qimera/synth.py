@@ -1,4 +1,4 @@
-"""Qimera's generator input: normalised noisy class embeddings, superposed for some batches. All else is GDFQ's."""
+"""The synthesizer ``qimera``: GDFQ with normalised noisy class embeddings as input, superposed for some batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from zsq_gdfq.generator import ImageStack, Labels
-from zsq_gdfq.synth import LARGE, GeneratorSynth
+from zsq_gdfq.synth import GeneratorSynth
 
 from zsq.errors import ZsqError
 from zsq.types import Teacher
@@ -19,12 +19,12 @@ class SuperposedGenerator(nn.Module):
     """Noise (N, K, latent_dim) and labels of K classes per image to images.
 
     Args:
-        embeddings: First values, (num_classes, latent_dim).
+        embeddings: One row per class, (num_classes, latent_dim).
         mapping: Disentanglement mapping, or None.
-        stack: The rest of the generator.
-        scale: Standard deviation of the noise.
-        jointly: Standardise superposed embeddings over all images of a batch, slot by slot (authors' code), instead of each
-            on its own. A batch of single classes is always standardised image by image.
+        stack: The layers after the code.
+        scale: Standard deviation of the added noise.
+        jointly: Standardise superposed embeddings over all images of a batch, slot by slot (authors' code), not each alone.
+            A batch of single classes is always standardised image by image.
     """
 
     def __init__(self, embeddings: nn.Embedding, mapping: nn.Linear | None, stack: ImageStack, scale: float = 1.0,
@@ -57,12 +57,12 @@ class Qimera(GeneratorSynth):
         embeddings = self._embeddings()
         mapping = nn.Linear(embeddings.embedding_dim, o.mapping_dim) if o.mapping else None
         code_dim = o.mapping_dim if o.mapping else embeddings.embedding_dim
-        conditional = o.conditioning == "cbn" or (o.conditioning == "auto" and min(self.shape[1:]) >= LARGE)
+        conditional = self.conditional(o.conditioning)
         stack = ImageStack(self.shape, code_dim, self.num_classes, o.channels, o.bn_eps, conditional, o.cbn_mix == "mean")
         return SuperposedGenerator(embeddings, mapping, stack, o.noise, o.norm == "released")
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], Tensor]:
-        """One coin for the batch; K labels per image, uniform with replacement; shares softmax(N(0, I)); noise for every slot."""
+        """Superposed or not, per batch; K uniform labels per image with replacement; shares softmax(N(0, I)); noise per slot."""
         rng, device = self.ctx.rng, self.ctx.device
         coin = torch.rand((), generator=rng, device=device)
         slots = self.mixed if coin < self.options.superpose else 1

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from zsq.images import pixels_of
+from zsq.images import to_uint8
 from zsq.types import InputSpec
 from zsq_report.measure import SHOWN, Seen
 
@@ -66,7 +65,7 @@ def pictures(images: Tensor, inputs: InputSpec, longest: int) -> list[Any]:
     from PIL import Image
 
     made = []
-    for pixels in pixels_of(images, inputs).to(torch.uint8).permute(0, 2, 3, 1).numpy():
+    for pixels in to_uint8(images, inputs):
         picture: Any = Image.fromarray(pixels.squeeze())
         if max(picture.size) > longest:
             picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zsq.errors import FileError, PlanError, nearest
-from zsq.images import normalise
+from zsq.images import from_uint8
 from zsq.types import Context
 from zsq_segment import SegmentationOptions
 
@@ -55,7 +55,7 @@ class Segmentation:
         for batch in _parts(pairs, self.options.batch_size or _batch_size(ctx)):
             with ThreadPoolExecutor() as pool:
                 read = list(pool.map(lambda pair: _read(pair, ctx.teacher.inputs.shape), batch))
-            inputs = normalise(np.stack([pixels for pixels, _ in read]), ctx.teacher.inputs).to(ctx.device)
+            inputs = from_uint8(np.stack([pixels for pixels, _ in read]), ctx.teacher.inputs).to(ctx.device)
             with torch.no_grad():
                 logits = ctx.teacher.task.logits(module(inputs)).float()
             for own, (_, labels) in zip(torch.split(logits, 1), read, strict=True):

@@ -208,7 +208,7 @@ def test_attention_between_pixels_is_never_held() -> None:
 # -- taps -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("taps", "last", "words"), [((), True, "no place"), (("bn1",), False, "fewer than two")])
+@pytest.mark.parametrize(("taps", "last", "words"), [((), True, "no taps"), (("bn1",), False, "fewer than two")])
 def test_a_teacher_without_enough_taps_is_refused_in_words(taps: tuple[str, ...], last: bool, words: str) -> None:
     ctx = make_context(Path(), teacher=replace(make_teacher(), taps=taps))
     for built in (lambda: Crm(CrmOptions(last=last), ctx), lambda: Scrm(ScrmOptions(last=last), ctx)):

@@ -65,7 +65,7 @@ def test_parameter_counts_of_the_generators() -> None:
     assert isinstance(small, SmallGenerator) and isinstance(large, LargeGenerator)
     assert sum(p.numel() for p in small.parameters()) == 2_329_091
     assert sum(p.numel() for p in large.stem.parameters()) == 25_790_464
-    assert [m.out_channels for m in large.doubling] == [256, 128, 64, 64]
+    assert [m.out_channels for m in large.stages] == [256, 128, 64, 64]
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 30, 29), (1, 7, 9), (3, 63, 80), (3, 64, 64), (3, 65, 90)])
@@ -105,7 +105,7 @@ def test_noise_at_every_stage_makes_images_of_one_code_differ_at_every_scale(cla
         for stage in range(5):
             mixed = [others[i] if i == stage else x for i, x in enumerate(stages)]
             assert (synth.generator(code, *mixed) - images).abs().mean() > 0.01
-    shares = [p for name, p in synth.generator.named_parameters() if "shares" in name or "waves" in name]
+    shares = [p for name, p in synth.generator.named_parameters() if "noise_weights" in name or "waves" in name]
     assert len(shares) == 12 and {id(p) for p in shares} <= {id(p) for p in synth.parameters}
 
 
@@ -118,7 +118,7 @@ def test_the_large_generator_draws_a_code_only() -> None:
 def test_the_large_generator_starts_small() -> None:
     generator = make_generator((3, 64, 64), 16, 16, 1e-5)
     assert all(
-        float(m.weight.detach().std()) == pytest.approx(0.02, rel=0.2) for m in (generator.stem, generator.doubling[0], generator.last)
+        float(m.weight.detach().std()) == pytest.approx(0.02, rel=0.2) for m in (generator.stem, generator.stages[0], generator.last)
     )
     assert float(generator.norms[0].weight.detach().mean()) == pytest.approx(1, abs=0.02)
 
@@ -314,9 +314,9 @@ def test_watched_ranges_are_the_extremes_of_all_generator_steps() -> None:
 @pytest.mark.parametrize("features", ["crm", "scrm"])
 def test_a_teacher_without_taps_is_refused_in_words_unless_none_are_needed(features: str) -> None:
     bare = replace(make_teacher(), taps=())
-    with pytest.raises(PlanError, match="no place"):
+    with pytest.raises(PlanError, match="no taps"):
         zaq(bare, features=features)
-    with pytest.raises(PlanError, match="no place"):
+    with pytest.raises(PlanError, match="no taps"):
         zaq(bare, features="none")
     with pytest.raises(PlanError, match="fewer than two"):
         zaq(replace(make_teacher(), taps=("bn1",)), features=features, last=False)

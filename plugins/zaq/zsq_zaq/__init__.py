@@ -1,6 +1,6 @@
-"""ZAQ (Liu, Zhang, Wang, CVPR 2021, arXiv 2103.15263): generator and student play against each other.
+"""ZAQ (Liu, Zhang, Wang, CVPR 2021, arXiv 2103.15263): a generator and the student are trained against each other.
 
-Light: descriptors and options only. What the paper leaves open, and where the authors' code differs from it, is in the README.
+Light: descriptors and options only. The README lists what the paper leaves open and where the authors' code differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PAPER = "CVPR 2021, arXiv 2103.15263"
 _FEATURES = frozenset({"teacher.features", "student.features"})
 _OUTPUT = frozenset({"teacher.output", "student.output"})
 
-#: 300 epochs of 60 generator steps; the rate falls at epochs 100 and 200.
+#: 300 epochs of 60 generator steps; the learning rate falls at epochs 100 and 200.
 _SCHEDULE = {"milestones": (6_000, 12_000)}
 _NORM_HELP = "mean: over all values, as the authors' code; l1: the sum over"
 
@@ -29,14 +29,14 @@ class OutputOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScrmOptions(Options):
-    last: bool = opt(True, "Whether the last tap counts too; the paper's figure keeps it for the activation regulariser alone.")
-    eps: float = opt(1e-6, "Channels or pixels whose norm is below it take no part.", gt=0)
+    last: bool = opt(True, "Whether the last tap counts too; in the paper's figure only the activation regulariser uses it.")
+    eps: float = opt(1e-6, "Channels or pixels with a smaller norm are left out.", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrmOptions(ScrmOptions):
     layer_weight: Literal["adaptive", "uniform"] = opt(
-        "adaptive", "Weights of the taps. adaptive: more for those that disagree more (reconstructed), 1 on average; uniform: 1 each."
+        "adaptive", "Weights of the taps. adaptive: larger where the networks disagree more (reconstructed), 1 on average; uniform: 1 each."
     )
 
 
@@ -47,13 +47,13 @@ class ZaqOptions(GeneratorOptions):
         "Feature discrepancy. crm: cosines between channels, as the paper; scrm: attended features, as the authors' code; none.",
     )
     alpha: float = opt(1.0, "Weight of the feature discrepancy in the generator's loss.", ge=0)
-    beta: float = opt(0.1, "Weight of the teacher's last features, which the generator is to excite.", ge=0)
+    beta: float = opt(0.1, "Weight of the activation regulariser: the generator maximises the teacher's last features.", ge=0)
     layer_weight: Literal["adaptive", "uniform"] = opt("adaptive", "Weights of the taps in crm; see loss crm.")
     last: bool = opt(True, "Whether the last tap counts in the feature discrepancy; see loss crm.")
     norm: Literal["mean", "l1"] = opt(
         "mean", f"{_NORM_HELP} an image's logits, and over a feature map of the teacher's last features, as the paper writes."
     )
-    log_output: bool = opt(False, "-log(D + 1) in place of -D for the output discrepancy D: tames outputs with many pixels.")
+    log_output: bool = opt(False, "Use -log(D + 1) instead of -D for the output discrepancy D: limits it for outputs with many pixels.")
     latent_dim: int = opt(256, "Length of the noise vector.", ge=1)
     channels: int = opt(
         128,
@@ -62,30 +62,30 @@ class ZaqOptions(GeneratorOptions):
     )
     clamp: bool = opt(
         False,
-        "Keep pixels inside the range of real ones, with a learned brightness and contrast per colour, in place of mean 0 and "
+        "Keep pixels between black and white, with a learned brightness and contrast per colour, instead of mean 0 and "
         "variance 1 in the teacher's input space; not part of ZAQ.",
     )
     waves: bool = opt(
         False,
-        "A large generator of ours: fresh noise for every place at each stage and, as coloured waves of every scale, in the image; "
-        "interpolation in place of transposed convolutions, which leave a grid. Not part of ZAQ.",
+        "Our large generator: fresh noise for every position at each stage, and in the image as coloured waves of every scale; "
+        "interpolation instead of transposed convolutions, which leave a grid. Not part of ZAQ.",
     )
     bn_eps: float = opt(1e-5, "Epsilon of the inner BatchNorm layers.", gt=0)
     bns_weight: float = opt(0.0, "Weight of the BatchNorm statistics distance in the generator's loss; not part of ZAQ.", ge=0)
     betas: tuple[float, ...] = opt((0.9, 0.999), "Both betas of the generator's Adam.", ge=0, lt=1)
     bns_scale: Literal["absolute", "relative"] = opt(
         "absolute",
-        "Unit of that distance. absolute: as GDFQ's; relative: every channel in its own standard deviations, so that a few wide "
-        "channels do not outweigh all others.",
+        "Unit of that distance. absolute: as in GDFQ; relative: every channel in units of its own standard deviation, so that a few "
+        "channels with large values do not dominate.",
     )
     warmup: int = opt(0, "Generator steps before the first batch is handed out; not part of ZAQ.", ge=0)
     warmup_student: bool = opt(
         True,
-        "Whether the warm-up also seeks disagreement with the student, whose activations are not quantized yet; without, it is faster.",
+        "Whether the warm-up also maximises the disagreement with the student, before activations are quantized; without, it is faster.",
     )
     watch: bool = opt(
         False,
-        "Activation ranges are the extremes of all that the student sees in generator steps, as in the authors' code; for chains "
+        "Activation ranges are the extremes of all student activations in generator steps, as in the authors' code; for chains "
         "without calibrators and with range_lr=0.",
     )
 
@@ -96,7 +96,7 @@ def zsq_synthesizers() -> Iterator[Component]:
         "zaq",
         "zsq_zaq.synth:Zaq",
         ZaqOptions,
-        "A generator that seeks images on which teacher and student disagree.",
+        "A generator of images on which teacher and student disagree.",
         presets={
             "zaq-paper": {"alpha": 0.1, "beta": 0.05, "last": False, "norm": "l1", **_SCHEDULE},
             "zaq-released": {"features": "scrm", **_SCHEDULE},

@@ -1,34 +1,34 @@
-"""Noise to images: the authors' CIFAR generator for small images, a reconstructed one for large ones.
+"""ZAQ's generators, noise to images: the authors' CIFAR generator for small images, a reconstructed one and one of ours for large images.
 
-Neither has an eval mode: BatchNorm uses the present batch, always, and ends the generator without affine parameters, so that images
-come out with mean 0 and variance 1 per channel, in the teacher's normalised input space.
+They have no eval mode: BatchNorm always uses the current batch. The last BatchNorm has no affine parameters, so images have mean 0 and
+variance 1 per channel, in the teacher's normalised input space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from zsq_gdfq.generator import ImageStack, Labels
+from zsq_gdfq.synth import LARGE
 
 from zsq.errors import ZsqError
 from zsq.types import InputSpec
 
-#: From this side length on, the large generator.
-LARGE = 64
 _DEVIATION = 0.02
-#: Contrast to begin with: pixels then deviate by half the way from grey to black or white, a little more than in photographs.
+#: Initial contrast: pixels then deviate by half of the distance from grey to black or white, a little more than in photographs.
 _CONTRAST = 0.8
-#: Weight to begin with of an octave of waves, as a share of that of the next coarser; sizes of places above the first stage's.
+#: Initial weight of an octave relative to the next coarser one; sizes of the squares of the octaves above the first stage.
 _FALL, _COARSER = 0.75, (4, 2)
 
 
 class SmallGenerator(nn.Module):
     """The authors' CIFAR generator, which is GDFQ's stack without labels: (N, latent_dim) to (N, C, H, W).
 
-    Sides that are no multiple of 4 are rounded up, and the image cut.
+    Sides that are not multiples of 4 are rounded up, and the image is cropped.
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
@@ -37,123 +37,129 @@ class SmallGenerator(nn.Module):
         self.stack = ImageStack((shape[0], *(4 * -(-side // 4) for side in self.size)), latent_dim, 1, channels, eps)
 
     def forward(self, noise: Tensor) -> Tensor:
-        labels = Labels.single(torch.zeros(len(noise), dtype=torch.long, device=noise.device))  # GDFQ's plain BatchNorm asks for them
-        return cut(self.stack(noise, labels), self.size)
+        labels = Labels.single(torch.zeros(len(noise), dtype=torch.long, device=noise.device))  # GDFQ's stack needs them
+        return crop(self.stack(noise, labels), self.size)
 
 
 class InRange(nn.Module):
-    """Images of a generator between black and white: tanh of contrast * image + brightness, per colour, both learned.
+    """Keeps a generator's images between black and white: tanh of contrast * image + brightness, per colour, both learned.
 
-    Ours. A teacher whose inputs are not scaled by the deviation of its data never saw images of variance 1: they have twice the
-    contrast of photographs where pixels are mapped to -1 to 1, and ranges calibrated on them are twice too wide.
+    Ours. A teacher that maps pixels to -1 to 1 never saw images of variance 1: they have twice the contrast of photographs, and ranges
+    calibrated on them are twice too wide.
     """
 
     def __init__(self, generator: nn.Module, inputs: InputSpec) -> None:
         super().__init__()
         self.generator = generator
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (inputs.mean, inputs.std))
+        grey = torch.full((1, inputs.shape[0], 1, 1), 0.5)
         self.middle: Tensor
         self.reach: Tensor
-        self.register_buffer("middle", (0.5 - mean) / std, persistent=False)
-        self.register_buffer("reach", 0.5 / std, persistent=False)
-        self.contrast = nn.Parameter(torch.full_like(mean, _CONTRAST))
-        self.brightness = nn.Parameter(torch.zeros_like(mean))
+        self.register_buffer("middle", inputs.normalise(grey), persistent=False)
+        self.register_buffer("reach", grey / torch.tensor(inputs.std).view(1, -1, 1, 1), persistent=False)
+        self.contrast = nn.Parameter(torch.full_like(grey, _CONTRAST))
+        self.brightness = nn.Parameter(torch.zeros_like(grey))
 
     def forward(self, *noise: Tensor) -> Tensor:
         images: Tensor = torch.tanh(self.contrast * self.generator(*noise) + self.brightness)
         return images * self.reach + self.middle
 
 
-class LargeGenerator(nn.Module):
-    """Linear layer to a sixteenth of each side, four transposed convolutions that double it, a convolution, tanh.
+class _Stages(nn.Module):
+    """The layers that both large generators have: a linear layer to a sixteenth of each side, four stages that double it, a convolution.
 
-    Not published by ZAQ. Reconstructed after the large generator of data-free adversarial distillation, whose first stage has four
-    times the channels of the CIFAR generator's, as ZAQ is said to have; the BatchNorm at the end is ours. Weights start with
-    deviation 0.02, BatchNorm's about 1. Sides that are no multiple of 16 are rounded up, and the image cut.
+    The first stage has four times ``channels``. Weights start with standard deviation 0.02; with ``random_norms`` BatchNorm's start
+    with it too, around 1. Sides that are not multiples of 16 are rounded up, and the image is cropped.
     """
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float,
+                 stage: Callable[[int, int], nn.Module], random_norms: bool) -> None:  # fmt: skip
         super().__init__()
         self.size = shape[1:]
-        widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
+        widths = self.widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
         self.grid = (widths[0], *(-(-side // 16) for side in self.size))
         self.stem = nn.Linear(latent_dim, widths[0] * self.grid[1] * self.grid[2])
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps, track_running_stats=False) for width in widths)
-        self.doubling = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.stages = nn.ModuleList(stage(a, b) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0.0, _DEVIATION)
-            elif isinstance(module, nn.BatchNorm2d):
+            elif random_norms and isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, _DEVIATION)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
-        x = self.norms[0](x)
-        for double, norm in zip(self.doubling, self.norms[1:], strict=True):
-            x = F.leaky_relu(norm(double(x)), 0.2, inplace=True)
-        x = torch.tanh(self.last(x))
-        return cut(F.batch_norm(x.float(), None, None, training=True), self.size)
+    def first(self, noise: Tensor) -> Tensor:
+        """Noise (N, latent_dim) to the first stage's features."""
+        return self.norms[0](self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+    def image(self, x: Tensor) -> Tensor:
+        """The last stage's features to images of mean 0 and variance 1 per colour, not cropped yet."""
+        return F.batch_norm(torch.tanh(self.last(x)).float(), None, None, training=True)
 
 
-class WaveGenerator(nn.Module):
-    """Ours, for large images: the large generator's stages, with fresh noise for every place at each of them, and from waves.
+class LargeGenerator(_Stages):
+    """Stages are transposed convolutions.
 
-    The noise of each stage joins its features with a learned weight per channel, and the image with one per colour, coarse octaves
-    stronger than fine ones: images begin as coloured waves, as smooth as photographs, and differ at every scale. Stages double by
-    interpolation and a convolution: the transposed ones of the large generator leave a grid (Odena et al., 2016) on which a student
-    for pixels learns little. On the zoo's street scenes a few dozen student steps showed it, see the plugin's README.
+    ZAQ did not publish it. Reconstructed from the large generator of data-free adversarial distillation: ZAQ is said to have four
+    times the channels of the CIFAR generator in the first stage, as that one has. The BatchNorm at the end is ours.
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
-        super().__init__()
-        colours, self.size = shape[0], shape[1:]
-        widths = (4 * channels, 2 * channels, channels, channels // 2, channels // 2)
-        self.grid = (widths[0], *(-(-side // 16) for side in self.size))
+        super().__init__(shape, latent_dim, channels, eps, lambda a, b: nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), random_norms=True)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        x = self.first(noise)
+        for double, norm in zip(self.stages, self.norms[1:], strict=True):
+            x = F.leaky_relu(norm(double(x)), 0.2, inplace=True)
+        return crop(self.image(x), self.size)
+
+
+class WaveGenerator(_Stages):
+    """Ours, for large images: every stage gets fresh noise for every position, and so does the image.
+
+    The noise of each stage is added to its features with a learned weight per channel, and to the image with a learned weight per
+    colour, coarse octaves stronger than fine ones. So images start as coloured waves, as smooth as photographs, and differ at every
+    scale. A stage is interpolation and a convolution: the transposed convolutions of the large generator leave a grid (Odena et al.,
+    2016), on which a student for pixels learns little. The plugin's README shows this on the zoo's street scenes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, channels: int, eps: float) -> None:
+        super().__init__(shape, latent_dim, channels, eps, lambda a, b: nn.Conv2d(a, b, 3, padding=1, bias=False), random_norms=False)
+        colours, widths = shape[0], self.widths
         #: Shape of the noise of each stage, for one image.
-        self.places = [(max(width, colours), *(side << stage for side in self.grid[1:])) for stage, width in enumerate(widths)]
-        self.stem = nn.Linear(latent_dim, widths[0] * self.grid[1] * self.grid[2])
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps, track_running_stats=False) for width in widths)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
-        self.last = nn.Conv2d(widths[-1], colours, 3, padding=1)
-        self.shares = nn.ParameterList(torch.ones(1, width, 1, 1) for width in widths)
+        self.noise_shapes = [(max(width, colours), *(side << stage for side in self.grid[1:])) for stage, width in enumerate(widths)]
+        self.noise_weights = nn.ParameterList(torch.ones(1, width, 1, 1) for width in widths)
         octaves = len(widths) + len(_COARSER)
         self.waves = nn.ParameterList(torch.full((1, colours, 1, 1), _FALL**octave) for octave in range(octaves))
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.normal_(module.weight, 0.0, _DEVIATION)
 
-    def forward(self, noise: Tensor, *each: Tensor) -> Tensor:
-        """Images from noise (N, latent_dim), and that of each stage, (N, *shape) for the shapes in ``places``."""
-        x = self.stem(noise).view(-1, *self.grid).contiguous(memory_format=torch.channels_last)
-        x = self._mixed(self.norms[0](x), 0, each)
-        for stage, (conv, norm) in enumerate(zip(self.convs, self.norms[1:], strict=True), 1):
+    def forward(self, noise: Tensor, *stage_noise: Tensor) -> Tensor:
+        """Images from noise (N, latent_dim) and noise for each stage, (N, *shape) for the shapes in ``noise_shapes``."""
+        x = self._add(self.first(noise), 0, stage_noise)
+        for stage, (conv, norm) in enumerate(zip(self.stages, self.norms[1:], strict=True), 1):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = F.leaky_relu(self._mixed(norm(conv(x)), stage, each), 0.2, inplace=True)
-        x = torch.tanh(self.last(x))
-        x = F.batch_norm(x.float(), None, None, training=True)
-        for weight, wave in zip(self.waves, _octaves(each, x.shape[1]), strict=True):
+            x = F.leaky_relu(self._add(norm(conv(x)), stage, stage_noise), 0.2, inplace=True)
+        x = self.image(x)
+        for weight, wave in zip(self.waves, _octaves(stage_noise, x.shape[1]), strict=True):
             x = x + F.interpolate(weight * wave, x.shape[2:], mode="bilinear", align_corners=False)
-        return cut(x, self.size)
+        return crop(x, self.size)
 
-    def _mixed(self, x: Tensor, stage: int, each: tuple[Tensor, ...]) -> Tensor:
-        """``x`` and its share of a stage's noise."""
-        mixed: Tensor = x + self.shares[stage] * each[stage][:, : x.shape[1]]
-        return mixed
+    def _add(self, x: Tensor, stage: int, stage_noise: tuple[Tensor, ...]) -> Tensor:
+        """``x`` plus the weighted noise of a stage."""
+        added: Tensor = x + self.noise_weights[stage] * stage_noise[stage][:, : x.shape[1]]
+        return added
 
 
-def _octaves(each: tuple[Tensor, ...], colours: int) -> list[Tensor]:
-    """Noise of so many colours and variance 1, from coarse to fine: the first stage's in larger places, then that of the stages."""
-    first = each[0][:, :colours]
+def _octaves(stage_noise: tuple[Tensor, ...], colours: int) -> list[Tensor]:
+    """Noise of variance 1 for the image, from coarse to fine: the first stage's averaged over larger squares, then each stage's."""
+    first = stage_noise[0][:, :colours]
     coarser = [n * F.avg_pool2d(first, n, ceil_mode=True, count_include_pad=False) for n in _COARSER]
-    return [*coarser, *(own[:, :colours] for own in each)]
+    return [*coarser, *(noise[:, :colours] for noise in stage_noise)]
 
 
 def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: float, waves: bool = False) -> nn.Module:
     """The generator for a teacher's input shape; ``waves`` is for large images only.
 
     Raises:
-        ZsqError: When the shape is not that of images.
+        ZsqError: When the shape is not (channels, height, width).
     """
     if len(shape) != 3:
         shown = "x".join(map(str, shape))
@@ -163,6 +169,6 @@ def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: 
     return kind(shape, latent_dim, channels, eps)
 
 
-def cut(images: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The upper left part of ``size``; the images themselves where they have it."""
+def crop(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The upper left part of ``size``; the images themselves where they already have this size."""
     return images if images.shape[2:] == torch.Size(size) else images[:, :, : size[0], : size[1]]

@@ -1,7 +1,7 @@
 """ZAQ's two-level discrepancy between teacher and student: ``logit-l1``, ``crm`` and ``scrm``.
 
-Pure functions of a view. The student minimises them, the generator the negative; so nothing is detached, and where the images carry
-a graph the gradient reaches them through both networks.
+Pure functions of a view. The student minimises them, the generator maximises them. So nothing is detached: if the images require a
+gradient, it reaches them through both networks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from zsq.training import pairs, sum_of
 from zsq.types import BnStats, Context, Teacher, View
 from zsq_zaq import CrmOptions, OutputOptions, ScrmOptions
 
-#: Share of what attention mixes in (authors' code).
+#: Weight of the attention term (authors' code).
 _MIXED = 0.1
 
-#: Added to variances, so that dead channels have a unit and square roots a slope.
+#: Added to variances, so that constant channels have a scale and square roots a finite gradient.
 EPS = 1e-5
 
 
 class LogitL1:
-    """D_o = E |teacher(x) - student(x)|_1 on raw logits (paper's output-level discrepancy): not on probabilities, whose gradient
-    vanishes where both networks are sure. Logits may have pixels, (N, K, ...); the mean is over images and pixels. Where the task
-    compares more than logits, the sum of such means, each of weight 1."""
+    """D_o = E |teacher(x) - student(x)|_1 on raw logits (paper's output-level discrepancy): not on probabilities: their gradient
+    vanishes where both networks are confident. Logits may have pixels, (N, K, ...); the mean is over images and pixels. For a task that
+    compares more than logits, the sum of such means, each with weight 1."""
 
     def __init__(self, options: OutputOptions, ctx: Context) -> None:
         self.summed = options.norm == "l1"
@@ -67,7 +67,7 @@ class _Features:
 class Crm(_Features):
     """D_f = E Σ_l w_l / C_l² · |R_P - R_Q|_1 with the channel relation maps R of layer l (paper's feature-level discrepancy).
 
-    w_l is called adaptive in the paper; its formula was not at hand. Reconstructed: the softmax over layers of the discrepancies,
+    The paper calls w_l adaptive; we did not have its formula. Reconstructed: the softmax over layers of the discrepancies,
     detached, times the number of layers.
     """
 
@@ -82,8 +82,8 @@ class Crm(_Features):
 
 
 class Scrm(_Features):
-    """What the authors' code compares in place of channel relations: features refined by spatial and by channel attention,
-    mean absolute difference each, summed over both and over layers."""
+    """The authors' code compares this instead of channel relations: the mean absolute difference of features refined by spatial and
+    by channel attention, summed over both and over layers."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         ours, theirs = (unit(maps(x), 1, self.options.eps) for x in (student, teacher))
@@ -93,8 +93,8 @@ class Scrm(_Features):
 def relations(features: Tensor, eps: float) -> Tensor:
     """Channel relation maps (N, C, C) of features (N, C, ...): R_ij = <f_i, f_j> / (|f_i| |f_j|) over all positions.
 
-    Products first, norms from their diagonal: the large maps are read once and never divided. A channel whose norm is below
-    ``eps`` has relations of zero and takes no gradient, as in :func:`unit`.
+    Products first, norms from their diagonal: the large maps are read once and never divided. A channel with a norm below
+    ``eps`` has relations of zero and gets no gradient, as in :func:`unit`.
     """
     channels = maps(features).float()
     products = channels @ channels.mT
@@ -104,22 +104,22 @@ def relations(features: Tensor, eps: float) -> Tensor:
 
 
 def maps(features: Tensor) -> Tensor:
-    """Features (N, C, ...) with all positions in one dimension: (N, C, P); features without any have one."""
+    """Features (N, C, ...) with all positions in one dimension: (N, C, P); P is 1 for features (N, C)."""
     return features.flatten(2) if features.dim() > 2 else features[:, :, None]
 
 
 def unit(x: Tensor, dim: int, eps: float) -> Tensor:
     """``x`` divided by its norm along ``dim``; where that is below ``eps``, zero.
 
-    A channel that a ReLU or a coarse grid has emptied then takes no gradient, where a mere max(norm, eps) would pass it on
-    multiplied by 1 / eps through the straight-through estimator behind it.
+    A channel that is all zero after a ReLU or a coarse grid then gets no gradient. With max(norm, eps) alone, its gradient times 1 / eps
+    would pass through the straight-through estimator.
     """
     norm = x.norm(dim=dim, keepdim=True)
     return torch.where(norm < eps, 0.0, x / norm.clamp_min(eps))
 
 
 def relative_bns(bn: Mapping[str, BnStats]) -> Tensor:
-    """Distance of a batch's statistics to BatchNorm's, every channel in units of its own running deviation s; a scalar.
+    """Distance of a batch's statistics to BatchNorm's, every channel in units of its own running standard deviation s; a scalar.
 
     (1/L) Σ_l mean over channels of ((mean - running_mean) / s)² + (deviation / s - 1)². Ours: squared variances, as GDFQ takes them,
     differ by a factor of a million between the layers of networks whose blocks widen without activation.
@@ -140,8 +140,8 @@ def adaptive_weights(distances: Tensor) -> Tensor:
 def by_pixels(x: Tensor) -> Tensor:
     """``x`` (N, C, P) and a tenth of X Aᵀ with A = row-softmax(Xᵀ X), (P, P) per image.
 
-    The fused attention kernel never holds A, of which one layer of 256 CIFAR images would take a gibibyte; it wants pixels in
-    one piece, which in channels_last they are.
+    The fused attention kernel never holds A, which would need one GiB for one layer of 256 CIFAR images. It needs the channels of
+    a pixel to be contiguous, as they are in channels_last.
     """
     pixels = x.mT[:, None].contiguous()
     return x + _MIXED * F.scaled_dot_product_attention(pixels, pixels, pixels, scale=1.0)[:, 0].mT
@@ -150,22 +150,22 @@ def by_pixels(x: Tensor) -> Tensor:
 def by_channels(x: Tensor) -> Tensor:
     """``x`` (N, C, P) and a tenth of A X with A = row-softmax(rowmax(E) - E) and E = X Xᵀ: unlike channels weigh more.
 
-    The softmax is blind to what is added to a row, so the row's maximum is left out.
+    The softmax does not change when a constant is added to a row, so the row's maximum is left out.
     """
     return x + _MIXED * (-(x @ x.mT)).softmax(2) @ x
 
 
 def check_taps(teacher: Teacher, who: str, least: int = 1) -> None:
-    """Refuse a teacher with fewer taps than ``least``.
+    """Check that a teacher has at least ``least`` taps.
 
     Raises:
-        PlanError: In words.
+        PlanError: When it has fewer.
     """
     if len(teacher.taps) < least:
         raise _no_taps(who, least, f"teacher {teacher.ref or type(teacher.module).__name__}")
 
 
 def _no_taps(who: str, least: int, where: str = "the teacher") -> PlanError:
-    count = "no place to take them from (no stages or blocks were found)" if least == 1 else "fewer than two places to take them from"
+    count = "no taps (no stages or blocks were found)" if least == 1 else "fewer than two taps"
     hint = "--loss logit-l1 and --set synth.features=none --set synth.beta=0 need none" if least == 1 else "set last=true"
     return PlanError(f"{who} teacher.features, but the teacher has {count}", where, hint)

@@ -1,4 +1,4 @@
-"""The synthesizer: one generator step for five of the student, each on fresh noise, towards where teacher and student disagree."""
+"""The synthesizer: one generator step for five student steps, on images on which teacher and student disagree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Zaq(GeneratorSynth):
     """ZAQ's generator: unconditional, so batches carry no targets.
 
     Raises:
-        PlanError: When features are asked for and the teacher has no taps, or statistics and it has no BatchNorm.
+        PlanError: When options need features but the teacher has no taps, or statistics but it has no BatchNorm.
     """
 
     options: ZaqOptions
@@ -63,16 +63,16 @@ class Zaq(GeneratorSynth):
     def build(self) -> nn.Module:
         o = self.options
         generator = make_generator(self.shape, o.latent_dim, o.channels, o.bn_eps, o.waves)
-        self.places: list[tuple[int, ...]] = generator.places if isinstance(generator, WaveGenerator) else []
+        self.noise_shapes: list[tuple[int, ...]] = generator.noise_shapes if isinstance(generator, WaveGenerator) else []
         return InRange(generator, self.ctx.teacher.inputs) if o.clamp else generator
 
     def draw(self, n: int) -> tuple[tuple[Any, ...], None]:
-        shapes = [(self.options.latent_dim,), *self.places]
+        shapes = [(self.options.latent_dim,), *self.noise_shapes]
         return tuple(torch.randn((n, *shape), generator=self.ctx.rng, device=self.ctx.device) for shape in shapes), None
 
     def loss(self, view: View) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_DE = -D_o - alpha · D_f + beta · L_a, of which the generator's step goes down; and its terms by name. Without a student,
-        as in a warm-up that leaves it out, the terms that need none."""
+        """L_DE = -D_o - alpha · D_f + beta · L_a, which the generator minimises, and its terms by name. Without a student, as in a
+        warm-up without it, only the terms that need no student."""
         o = self.options
         total: Tensor | float = 0.0
         terms: dict[str, Tensor] = {}
@@ -94,9 +94,9 @@ class Zaq(GeneratorSynth):
         return total, terms
 
     def activity(self, view: View) -> Tensor:
-        """L_a = -(1/M) Σ |h_i|_1 over the teacher's last features h (N, C, ...): negative, and the lower the more they are excited.
+        """L_a = -(1/M) Σ |h_i|_1 over the teacher's last features h (N, C, ...): the larger the features, the lower.
 
-        With ``norm=l1`` i counts feature maps, as M is read here; with ``mean``, single values (authors' code).
+        With ``norm=l1`` M is the number of feature maps (our reading of the paper); with ``mean``, of single values (authors' code).
         """
         assert view.teacher is not None
         last = list(view.teacher.features.values())[-1]

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from small_zeroq import context, prepared, synth
 from torch import Tensor, nn
 from zsq_zeroq import ZeroqOptions, zsq_synthesizers
-from zsq_zeroq.distill import Distiller, Plateau, start
+from zsq_zeroq.synth import Distiller, start
 
 from zsq.errors import ZsqError
+from zsq.images import Plateau
 from zsq.testing.world import make_teacher
 from zsq.training import batch_norms
 from zsq.types import InputSpec, Teacher
@@ -162,10 +163,10 @@ def test_plateau_is_torchs_scheduler() -> None:
     assert len(rates) == 5 and min(rates) == 1e-4
 
 
-def test_plateau_moves_the_images_less_once_the_loss_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsq_zeroq.distill.PATIENCE", 1)
+def test_plateau_moves_the_images_less_once_the_loss_stalls() -> None:
     ctx = context()
     distiller = Distiller(ZeroqOptions(iterations=30, schedule="plateau", lr=50.0), ctx)
+    distiller.patience = 1
     x = noise().detach().requires_grad_()
     moved, before = [], x.detach().clone()
     for _ in distiller.make(x, torch.zeros(6, dtype=torch.int64)):

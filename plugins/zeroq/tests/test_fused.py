@@ -1,4 +1,4 @@
-"""Watched networks: the same output, statistics and pixel gradient as by ordinary means, and nothing left behind."""
+"""RecordedNetwork networks: the same output, statistics and pixel gradient as by ordinary means, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from zsq_zeroq.fused import Watched, look
+from zsq_zeroq.fused import RecordedNetwork, input_statistics
 
 from zsq.testing import teachers
 from zsq.testing.world import changed, module_state
@@ -91,7 +91,7 @@ def test_output_statistics_and_gradient_are_the_plain_ones(build: Any, per_image
     """Against float64 by elementary operations."""
     module = network(build)
     x = pixels((5, 3, 8, 8))
-    output, seen = Watched(module, per_image)(x)
+    output, seen = RecordedNetwork(module, per_image)(x)
     x64 = x.detach().double().requires_grad_()
     expected, stats = plainly(network(build).double(), x64, per_image)
     assert torch.allclose(output.double(), expected, atol=1e-5)
@@ -112,7 +112,7 @@ def test_gradient_in_bf16_is_that_of_the_chain_that_autograd_builds(per_image: b
     x = pixels((16, 3, 8, 8))
     module = network(teachers.tiny)
     with torch.autocast("cpu", torch.bfloat16):
-        output, seen = Watched(module, per_image)(x)
+        output, seen = RecordedNetwork(module, per_image)(x)
     ours = gradient(x, output.float(), [seen.mean], [seen.var])
     assert seen.mean.dtype == seen.var.dtype == torch.float32
     expected, stats = plainly(module, x, per_image)
@@ -125,7 +125,7 @@ def test_gradient_in_bf16_is_that_of_the_chain_that_autograd_builds(per_image: b
 def test_any_shape(n: int, channels: int, height: int, width: int, per_image: bool) -> None:
     x = pixels((n, channels, height, width))
     norm = network(lambda: nn.Sequential(nn.BatchNorm2d(channels)))
-    output, seen = Watched(norm, per_image)(x)
+    output, seen = RecordedNetwork(norm, per_image)(x)
     expected, stats = plainly(norm, x, per_image)
     assert seen.counts == [height * width * (1 if per_image else n)]
     ours = gradient(x, output, [seen.mean], [seen.var])
@@ -135,7 +135,7 @@ def test_any_shape(n: int, channels: int, height: int, width: int, per_image: bo
 
 def test_statistics_of_images_alone() -> None:
     x = pixels((4, 3, 6, 6))
-    seen = look(x, True)
+    seen = input_statistics(x, True)
     assert torch.allclose(seen.mean, x.mean((2, 3)), atol=1e-6)
     seen.var.square().sum().backward()
     ours, x.grad = x.grad, None
@@ -146,7 +146,7 @@ def test_statistics_of_images_alone() -> None:
 def test_the_network_is_left_as_it_was_also_when_it_fails() -> None:
     module = network(Odd)
     before = module_state(module)
-    watched = Watched(module, False)
+    watched = RecordedNetwork(module, False)
     watched(pixels((2, 3, 8, 8)))
     assert not changed(before, module_state(module)) and not any("forward" in vars(m) for m in module.modules())
     with pytest.raises(RuntimeError):

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from zsq_zeroq import ZeroqOptions, zsq_synthesizers
-from zsq_zeroq.distill import Distiller
-from zsq_zeroq.spectrum import Spectrum
-from zsq_zeroq.synth import Zeroq
+from zsq_zeroq.synth import Distiller, Zeroq
 
+from zsq.images import Spectrum
 from zsq.testing.world import make_context, make_teacher
 
 

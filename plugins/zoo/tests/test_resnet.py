@@ -1,4 +1,4 @@
-"""The CIFAR ResNet family: sizes, names and shortcuts as published, so that public checkpoints load and mean the same."""
+"""The CIFAR ResNets: sizes, names and shortcuts as published, so that public weights files load and give the same outputs."""
 
 from __future__ import annotations
 

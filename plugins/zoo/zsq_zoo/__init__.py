@@ -1,4 +1,4 @@
-"""Small teachers: three that come with their weights, ``zoo:resnet20-cifar10`` with images too; their architectures take yours.
+"""Small teachers: three with weights (``zoo:resnet20-cifar10`` also with images), and their architectures for your own weights.
 
 Light: descriptors and options only.
 """
@@ -14,7 +14,7 @@ from zsq import Component, Options, hookimpl, opt
 @dataclass(frozen=True, kw_only=True)
 class ZooOptions(Options):
     weights: str | None = opt(
-        None, "Checkpoint for an architecture (zoo:resnet20, zoo:litelab…): safetensors, or a torch file without code in it."
+        None, "Weights file for an architecture (zoo:resnet20, zoo:litelab…): safetensors, or a torch file that contains no code."
     )
     mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar STEM.json.")
     std: tuple[float, ...] | None = opt(

@@ -1,6 +1,6 @@
-"""The trunk of EfficientNet-Lite0 up to stride 16, which the zoo's networks for places in images share.
+"""The trunk of EfficientNet-Lite0 up to stride 16, shared by LiteLab and LiteDet.
 
-Tan and Le, 2019; "Lite": no squeeze-and-excitation, ReLU6 throughout. It is cut behind its 11th block, at 112 channels.
+Tan and Le, 2019; "Lite": no squeeze-and-excitation, ReLU6 throughout. It ends with the 11th block, at 112 channels.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class InvertedResidual(nn.Module):
 
 
 def trunk(channels: int) -> nn.ModuleList:
-    """The blocks of ``BLOCKS`` one after the other, behind a stem of so many ``channels``."""
+    """The blocks of ``BLOCKS`` in order, after a stem with ``channels`` output channels."""
     blocks = nn.ModuleList()
     for expansion, outputs, stride, kernel in BLOCKS:
         blocks.append(InvertedResidual(channels, outputs, expansion, stride, kernel))
@@ -66,7 +66,7 @@ def trunk(channels: int) -> nn.ModuleList:
 
 
 def stages(stem: nn.Module, blocks: nn.ModuleList, x: Tensor) -> list[Tensor]:
-    """What the blocks of :data:`STAGES` give out for inputs (N, 3, H, W): (N, 24, H/4, W/4), (N, 40, H/8, W/8), (N, 112, H/16, W/16)."""
+    """Outputs of the blocks in :data:`STAGES` for inputs (N, 3, H, W): (N, 24, H/4, W/4), (N, 40, H/8, W/8), (N, 112, H/16, W/16)."""
     x = stem(x)
     found = []
     for i, block in enumerate(blocks):

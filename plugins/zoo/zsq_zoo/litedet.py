@@ -1,8 +1,8 @@
 """A small single-shot detector: the trunk of EfficientNet-Lite0 up to stride 16, a pyramid of three maps, a head for each.
 
-Every cell of a map has one square prior (as SSD has several; Liu et al., 2016), maps at strides 8 and 16 share what they know (Lin et
-al., 2017), and every convolution but the last of a head has a BatchNorm. Inputs (N, 3, H, W) with H and W divisible by 16; output:
-scores (N, A, classes), each class by itself, and offsets (N, A, 4) of all cells, before anything is suppressed.
+Every cell of a map has one square prior (SSD has several; Liu et al., 2016), the map at stride 8 also gets features of stride 16 (Lin
+et al., 2017), and every convolution but the last of a head has a BatchNorm. Inputs (N, 3, H, W) with H and W divisible by 16; output:
+scores (N, A, classes), one sigmoid per class, and offsets (N, A, 4) of all cells, before non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """One map (N, C, H, W) to ``outputs`` numbers per cell: (N, H * W, outputs), all of them about ``start`` at first."""
+    """One map (N, C, H, W) to ``outputs`` numbers per cell: (N, H * W, outputs); ``start`` is their initial value."""
 
     def __init__(self, channels: int, outputs: int, depth: int = 2, start: float = 0.0) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Head(nn.Module):
 class LiteDet(nn.Module):
     """Scores (N, A, classes) and offsets (N, A, 4) of inputs (N, 3, H, W); 0.8 M parameters."""
 
-    #: How boxes come from the output, for inputs of one size.
+    #: Computes boxes from the output, for inputs of one size.
     decoding: Decoding | None = None
 
     def __init__(self, classes: int = 3, width: int = 80) -> None:
@@ -76,7 +76,7 @@ class LiteDet(nn.Module):
 
 
 def decoding(height: int, width: int, where: str) -> Decoding:
-    """How boxes come from the output for inputs of a size.
+    """The object that computes boxes from the output, for inputs of this size.
 
     Raises:
         ComponentError: When zsq-detect is missing.

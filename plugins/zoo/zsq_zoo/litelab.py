@@ -1,6 +1,6 @@
 """A small segmentation network: the trunk of EfficientNet-Lite0 up to stride 16, and a decoder back to stride 4.
 
-The decoder adds the features at strides 8 and 4 on the way up, as feature pyramids do (Lin et al., 2017). Every convolution but
+The decoder adds the features at strides 8 and 4, as feature pyramids do (Lin et al., 2017). Every convolution but
 the last has a BatchNorm. Inputs (N, 3, H, W) with H and W divisible by 16; output: logits (N, classes, H, W).
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zsq_zoo.lite0 import BLOCKS, STAGES, ConvBn, stages, trunk
 
-#: Where features are taken: the ends of the stages, and the decoder's last layer.
+#: Paths of the taps: the ends of the stages, and the decoder's last layer.
 TAPS = ("blocks.2", "blocks.4", "blocks.10", "smooth4")
 
 

@@ -1,6 +1,6 @@
-"""The CIFAR ResNet family (He et al., 2016, section 4.2): 6n+2 layers, option-A shortcuts, 3 stages of 16/32/64 channels.
+"""The CIFAR ResNets (He et al., 2016, section 4.2): 6n+2 layers, option-A shortcuts, 3 stages of 16/32/64 channels.
 
-Parameter names are ``conv1 bn1 layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2} linear``, so widely used public checkpoints load as they are.
+Parameter names are ``conv1 bn1 layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2} linear``, so widely used public weights files load unchanged.
 """
 
 from __future__ import annotations

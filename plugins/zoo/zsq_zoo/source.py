@@ -1,4 +1,4 @@
-"""The teacher source ``zoo``: architectures by name, and the embedded teacher."""
+"""The teacher source ``zoo``: architectures by name, and teachers with their weights."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 CAMVID_LABELS = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 #: BCCD's, in the order of their numbers.
 BCCD_LABELS = ("RBC", "WBC", "Platelets")
-#: Teachers that come with their weights, and what is known of them beside.
+#: Teachers with their weights, and their further fields.
 COMPLETE: Mapping[str, Mapping[str, Any]] = {
     EMBEDDED: {"labels": LABELS, "evaluation": f"npz:{ASSETS / 'cifar10-eval-2k.npz'}"},
     CAMVID: {"labels": CAMVID_LABELS},
     BCCD: {"labels": BCCD_LABELS},
 }
-#: What a teacher of an architecture is told to have, where it cannot be found.
+#: Fields of a teacher that cannot be found from its network.
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "litelab": {"taps": litelab.TAPS, "head": "classifier"},
     "litedet": {"taps": litedet.TAPS, "head": ""},
@@ -57,15 +57,15 @@ class Zoo:
         """The teacher of that name.
 
         Raises:
-            ZsqError: When the name is unknown, an architecture is asked for without weights, or weights do not fit.
+            ZsqError: When the name is unknown, an architecture has no weights file, or its weights do not fit.
         """
         where = f"teacher zoo:{ref}"
         if ref in COMPLETE:
             if given := next((name for name, value in self.options.to_dict().items() if value is not None), None):
                 raise OptionError(
-                    f"zoo:{ref} comes complete, so option '{given}' has no effect",
+                    f"zoo:{ref} has its own weights, so option '{given}' has no effect",
                     where,
-                    f"for weights of yours: zoo:{ref.partition('-')[0]}",
+                    f"for your own weights: zoo:{ref.partition('-')[0]}",
                 )
             return self._teacher(ref, ref.partition("-")[0], ASSETS / f"{ref}.safetensors", **COMPLETE[ref])
         if ref not in ARCHITECTURES:
@@ -80,7 +80,7 @@ class Zoo:
         tensors = read_weights(weights, trust_code=self.ctx.trust_code)
         sidecar = read_sidecar(weights.with_suffix(".json"))
         classes = o.classes or sidecar.get("classes") or 10
-        with torch.random.fork_rng(devices=[]):  # initial values are drawn, and overwritten next
+        with torch.random.fork_rng(devices=[]):  # the random initial values are overwritten next
             module = ARCHITECTURES[architecture](classes)
         load_into(module, tensors, str(weights))
         spec = {"shape": (3, 32, 32), **sidecar.get("input", {}), **{k: v for k, v in (("mean", o.mean), ("std", o.std)) if v}}
