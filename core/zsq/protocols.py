@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zsq.events import Event
-    from zsq.types import Batch, Beat, Cadence, Context, Drawing, Probe, Student, Teacher, Trace, Update, View
+    from zsq.types import Batch, Beat, Cadence, Context, Probe, Student, Teacher, Trace, Update, View
 
 __all__ = [
     "Alternating",
     "Batched",
+    "Box",
     "Calibrator",
     "Checked",
     "Classed",
     "Detailed",
+    "Drawing",
     "Drawn",
     "Evaluator",
     "Exporter",
@@ -284,6 +286,32 @@ class Classed(Protocol):
 
     def targets(self, n: int, rng: torch.Generator) -> Tensor:
         """``n`` classes (N,) to make images of."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in an image: ``corners`` (left, top, right, bottom) in input pixels, the number of its class, its probability."""
+
+    corners: tuple[float, float, float, float]
+    label: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A network's answer for one image, to draw over it.
+
+    Args:
+        said: The answer in words, for screen readers.
+        names: Names of the classes, by number.
+        areas: Class number of each place (H, W), negative for none; None if there are no areas.
+        boxes: The most probable first.
+    """
+
+    said: str
+    names: tuple[str, ...]
+    areas: Tensor | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @runtime_checkable

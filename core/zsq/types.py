@@ -20,10 +20,8 @@ __all__ = [
     "Batch",
     "Beat",
     "BnStats",
-    "Box",
     "Cadence",
     "Context",
-    "Drawing",
     "Finder",
     "InputSpec",
     "Objective",
@@ -76,32 +74,6 @@ class Batch:
         """The same batch, detached from its autograd graph."""
         targets = None if self.targets is None else self.targets.detach()
         return Batch(self.inputs.detach(), targets, {k: _detached(v) for k, v in self.extra.items()})
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box in an image: ``corners`` (left, top, right, bottom) in input pixels, the number of its class, its probability."""
-
-    corners: tuple[float, float, float, float]
-    label: int
-    score: float
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A network's answer for one image, to draw over it.
-
-    Args:
-        said: The answer in words, for screen readers.
-        names: Names of the classes, by number.
-        areas: Class number of each place (H, W), negative for none; None if there are no areas.
-        boxes: The most probable first.
-    """
-
-    said: str
-    names: tuple[str, ...]
-    areas: Tensor | None = None
-    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsq.types import Box, Context, Drawing, Teacher
+from zsq.protocols import Box, Drawing
+from zsq.types import Context, Teacher
 from zsq_detect import DetectOptions
 from zsq_detect.decoding import decoding_of, pair
 

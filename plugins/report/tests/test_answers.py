@@ -14,7 +14,7 @@ from PIL import Image
 from zsq_report.answers import DRAWN, draw
 
 from zsq.errors import ZsqError
-from zsq.types import Box, Drawing
+from zsq.protocols import Box, Drawing
 
 from .conftest import Made, make
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from zsq.errors import ZsqError
-from zsq.protocols import Drawn
-from zsq.types import Drawing, Teacher
+from zsq.protocols import Drawing, Drawn
+from zsq.types import Teacher
 
 #: Colours of classes that are told apart well (most by P. Tol, "Colour schemes", 2021); further ones go round the hues.
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#009988", "#bbbbbb", "#332288", "#6b3e1f",

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib import get_data_path
 
-from zsq.types import Drawing, InputSpec
+from zsq.protocols import Drawing
+from zsq.types import InputSpec
 from zsq_report.answers import Answers
 from zsq_report.gallery import data, pictures, shown_as_pictures
 from zsq_report.look import INK, PAPER

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsq.errors import ZsqError
-from zsq.types import Context, Drawing, Teacher
+from zsq.protocols import Drawing
+from zsq.types import Context, Teacher
 from zsq_segment import SegmentOptions
 
 #: Classes of an image that are told in words.
