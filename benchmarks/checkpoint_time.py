@@ -17,8 +17,8 @@ from typing import Any
 
 from records import keep
 
+from zsq._api.recipes import find_recipe
 from zsq._manager import Manager
-from zsq._named_recipes import find_recipe
 from zsq._recipe import RunOptions, apply_settings, read_recipe
 from zsq._run import checkpoints
 from zsq._run.checkpoints import Phases

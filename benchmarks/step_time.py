@@ -40,9 +40,9 @@ from zsq._manager import Manager
 from zsq._plan import Plan
 from zsq._recipe import Recipe
 from zsq._run.engine import run
-from zsq._run.stream import Objective, Stream, Term
+from zsq._run.stream import Stream
 from zsq.errors import ZsqError
-from zsq.training import Probe
+from zsq.training import Objective, Probe, Term
 from zsq.types import Batch, Beat, Context, Precision, Student
 
 #: Steps left out at the start.

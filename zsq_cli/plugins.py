@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 
+from zsq._api.recipes import named_recipes
 from zsq._component import GROUP, Role
 from zsq._manager import Manager, known_plugins
-from zsq._named_recipes import named_recipes
 from zsq._plugin import Found, Plugin
 from zsq.errors import ComponentError, FileError, OptionError, ZsqError, nearest
 from zsq_cli import render

@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsq._api.recipes import apply_flags, find_recipe, pin_warnings
 from zsq._component import Role
 from zsq._manager import Manager
-from zsq._named_recipes import find_recipe
 from zsq._plugin import Found
-from zsq._recipe import Recipe, apply_flags, apply_settings, parse_entry, pin_warnings, read_recipe
+from zsq._recipe import Recipe, apply_settings, parse_entry, read_recipe
 from zsq.errors import ZsqError
 from zsq.files import cache_folder
 

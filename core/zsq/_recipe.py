@@ -188,35 +188,6 @@ def dump_recipe(recipe: Recipe, versions: Mapping[str, Any] | None = None) -> st
     return text
 
 
-def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> Recipe:
-    """Apply command-line flags to a recipe; None and empty lists change nothing.
-
-    A component that the recipe already has keeps its options; another one starts from its defaults.
-
-    Args:
-        recipe: The recipe of the file.
-        weights: The teacher's option of that name.
-        flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``, ``log``: names;
-            anything else: a value of the section ``run``.
-    """
-    changes: dict[str, Any] = {"run": dict(recipe.run)}
-    for key, value in flags.items():
-        if value is None or value == [] or value == ():
-            continue
-        if key in CHAINS:
-            before = {entry["name"]: entry for entry in getattr(recipe, key) or ()}
-            entries = [parse_entry(key, item, f"--{key}") for item in ([value] if isinstance(value, str) else value)]
-            changes[key] = [{**before.get(entry["name"], {}), **entry} for entry in entries]
-        elif key in SINGLE or key == "teacher":
-            entry, old, name = parse_entry(key, value, f"--{key}"), getattr(recipe, key) or {}, "ref" if key == "teacher" else "name"
-            changes[key] = {**old, **entry} if old.get(name, entry.get(name)) == entry.get(name, old.get(name)) else entry
-        else:
-            changes["run"][key] = value
-    if weights is not None:
-        changes["teacher"] = {**(changes.get("teacher") or recipe.teacher or {}), "weights": weights}
-    return replace(recipe, **changes)
-
-
 def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """Apply ``--set SECTION.OPTION=VALUE`` strings to a recipe, in order.
 
@@ -240,15 +211,6 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         else:
             singles.setdefault(section, dict(getattr(recipe, section) or {}))[rest] = value
     return replace(recipe, **singles, settings=tuple(chains))  # type: ignore[arg-type]
-
-
-def pin_warnings(recipe: Recipe) -> list[str]:
-    """One line for each pin of the recipe that differs from the installed version; this is not an error."""
-    lines = []
-    for name, wanted in recipe.pins.items():
-        if name != "teacher" and (here := installed(name)) != str(wanted):
-            lines.append(f"the recipe was made with {name} {wanted}, " + (f"here is {here}" if here else "which is not installed"))
-    return lines
 
 
 def installed(name: str) -> str | None:

@@ -113,7 +113,7 @@ def test_what_is_made_for_a_class_per_image_is_refused_for_that(task: str) -> No
         needs = set().union(*(COLUMNS[role][name].needs for role, names in chain.items() for name in names))
         assert why or chain[Role.TUNE] == ("none",) or not needs & {"classes", "targets"}, f"{chain} composes"
         if "needs classes" in why:
-            assert f"the teacher's task is '{task}'" in why and "these serve task" in why
+            assert f"the teacher's task is '{task}'" in why and "these work with task" in why
     served = {chain[Role.SYNTH][0] for chain, why in CHAINS[task] if not why}
     assert {"noise", "none"} <= served and not served & {"gdfq", "qimera", "adadfq", "intraq", "lrq"}
 

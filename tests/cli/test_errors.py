@@ -16,7 +16,7 @@ MISTAKES = {
     "unknown option": (("plan", TINY, "--set", "tune.stesp=3"), "did you mean 'steps'?"),
     "option out of bounds": (("plan", TINY, "--set", "quant.weight_bits=1"), "must be at least 2"),
     "option of the wrong type": (("plan", TINY, "--set", "tune.steps=many"), "must be int"),
-    "setting that nobody reads": (("plan", TINY, "--set", "calib.nobody.batches=3"), "nobody reads"),
+    "setting that no component reads": (("plan", TINY, "--set", "calib.nobody.batches=3"), "no component reads"),
     "setting without a value": (("plan", TINY, "--set", "tune.steps"), "sets nothing"),
     "unknown section": (("plan", TINY, "--set", "tunr.steps=3"), "did you mean 'tune'?"),
     "budget that is no time": (("plan", TINY, "--budget", "soon"), "budget 'soon'"),

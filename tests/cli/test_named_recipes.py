@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from zsq._api.recipes import find_recipe, named_recipes
 from zsq._compose import compose
 from zsq._manager import Manager
-from zsq._named_recipes import find_recipe, named_recipes
 from zsq._recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from zsq._api.recipes import apply_flags
 from zsq._compose import DEFAULTS, choose_evaluator, compose
 from zsq._manager import Manager
 from zsq._plan import Plan, pins
-from zsq._recipe import Recipe, apply_flags, apply_settings, dump_recipe
+from zsq._recipe import Recipe, apply_settings, dump_recipe
 from zsq.errors import ComponentError, OptionError, PlanError, ZsqError
 from zsq.testing import FakeDist
 
@@ -99,7 +100,7 @@ def test_an_evaluation_that_was_asked_for_is_no_default(manager: Manager) -> Non
 
 
 def test_one_evaluator_twice_is_refused(manager: Manager) -> None:
-    with pytest.raises(PlanError, match="'top1' is asked for twice") as caught:
+    with pytest.raises(PlanError, match="'top1' is chosen twice") as caught:
         plan(manager, eval=["npz:x", "agreement", "top1:y"])
     assert caught.value.hint == "make one run for each"
 
@@ -174,10 +175,10 @@ def test_settings_reach_chains_however_they_came_about(manager: Manager) -> None
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("calib.aac.images=1", "nobody reads the setting 'calib.aac.images'"),
+        ("calib.aac.images=1", "no component reads the setting 'calib.aac.images'"),
         ("calib.minmx.batches=1", "did you mean 'minmax'"),
         ("calib.batches=1", "write --set calib.minmax.batches=1"),
-        ("calib.ema.name=x", "nobody reads"),
+        ("calib.ema.name=x", "no component reads"),
         ("calib.ema.bathces=1", "did you mean 'batches'"),
         ("calib.ema.batches=0", "must be at least 1"),
         ("calib.ema.batches=few", "must be int"),
@@ -223,7 +224,7 @@ def test_components_that_do_not_exist(sections: dict[str, Any], words: str, mana
 def test_a_missing_need_is_named_as_word_and_in_words_with_who_gives_it(sections: dict[str, Any], words: str, manager: Manager) -> None:
     message = refusal(PlanError, manager, **sections)
     assert message.startswith(words)
-    givers = {"ce": "given by: --synth targets", "rangeless": "--quant uniform", "rounds": "--quant meek"}
+    givers = {"ce": "provided by: --synth targets", "rangeless": "--quant uniform", "rounds": "--quant meek"}
     assert next((hint for name, hint in givers.items() if name in sections.values()), "") in message.splitlines()[-1]
 
 
@@ -234,7 +235,7 @@ def test_a_weight_is_a_number(weight: Any, manager: Manager) -> None:
 
 def test_a_need_that_nobody_installed_gives() -> None:
     message = refusal(PlanError, Manager.discover(third_party=False), loss=["kd", "ce"])
-    assert message.endswith("no installed component gives it")
+    assert message.endswith("no installed component provides it")
 
 
 def test_a_tuner_wants_a_loss_that_reads_the_student(manager: Manager) -> None:

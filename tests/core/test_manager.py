@@ -78,7 +78,7 @@ def test_each_broken_plugin_is_listed_with_its_reason_and_the_others_work(zoo_of
         "type": "yields str, not zsq.Component",
         "repeats": "yields 'i' twice",
         "suggests": "unknown section 'clib'",
-        "unread": "suggests 'teacher', which nobody reads",
+        "unread": "suggests 'teacher', which is ignored",
         "object": "cannot be imported",
     }
     assert set(broken) == set(words)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsq._recipe import Recipe, RunOptions, apply_flags, apply_settings, dump_recipe, parse_budget, pin_warnings, read_recipe
+from zsq._api.recipes import apply_flags, pin_warnings
+from zsq._recipe import Recipe, RunOptions, apply_settings, dump_recipe, parse_budget, read_recipe
 from zsq.errors import FileError, OptionError, ZsqError
 
 WHOLE: dict[str, Any] = {

@@ -184,6 +184,7 @@ ASKED: dict[tuple[str, str], str] = {
     ),
     ("zsq/graph/_tracing.py", "s.arg"): "what torch.export says of a graph",
     ("zsq_cli/run.py", "self"): "flags of a command, a dataclass",
+    ("zsq/_api/recipes.py", "recipe"): "sections of a recipe, a dataclass",
     ("zsq_cli/doctor.py", "os"): "what the operating system has",
     ("zsq_cli/app.py", "error"): "typer's errors of usage, whose classes are private",
 }
@@ -219,7 +220,7 @@ LAYERS = [
     ["training", "images", "teachers"],
     ["placement"],
     ["format"],
-    ["_hookspecs", "_recipe", "_plan", "_plugin", "_manager", "_compose", "_named_recipes"],
+    ["_hookspecs", "_recipe", "_plan", "_plugin", "_manager", "_compose"],
     ["_builtin"],
     ["_run"],
     ["_api"],

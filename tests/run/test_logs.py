@@ -11,11 +11,12 @@ import torch
 from resuming import interrupt, tuning_at
 
 from zsq import events
+from zsq._api.recipes import apply_flags
 from zsq._builtin.jsonl import Jsonl, plain
 from zsq._builtin.options import JsonlOptions
 from zsq._compose import compose
 from zsq._manager import Manager
-from zsq._recipe import Recipe, apply_flags
+from zsq._recipe import Recipe
 from zsq._run import engine
 from zsq._run.checkpoints import reopen
 from zsq.errors import FileError, PlanError, ZsqError

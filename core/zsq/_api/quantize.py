@@ -12,13 +12,13 @@ from torch import nn
 
 from zsq._api.objects import Objects
 from zsq._api.progress import progress
+from zsq._api.recipes import apply_flags, find_recipe, pin_warnings
 from zsq._api.result import Result
 from zsq._builtin.in_memory import Network
 from zsq._component import Role
 from zsq._compose import compose
 from zsq._manager import Manager
-from zsq._named_recipes import find_recipe
-from zsq._recipe import SINGLE, Recipe, apply_flags, apply_settings, pin_warnings, read_recipe
+from zsq._recipe import SINGLE, Recipe, apply_settings, read_recipe
 from zsq._run.checkpoints import read, recipe_of, reopen
 from zsq._run.engine import Finished, Listener, run
 from zsq._run.stopping import Interrupted, stop_on_sigint

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import torch
@@ -123,27 +124,18 @@ def card(report: dict[str, Any]) -> str:
     """A short model card: what it is, its metrics beside the teacher's own, how to load it."""
     teacher, student, recipe = report["teacher"], report["student"], report["recipe"]
     sections = {key: recipe[key] if isinstance(recipe[key], list) else [recipe[key]] for key in ("synth", "quant", "calib", "loss", "tune")}
-    chain = " ".join(f"--{key} {entry['name']}" for key, entries in sections.items() for entry in entries)
     own, unit = teacher["metrics"], f"agreement with the teacher, % of {teacher['unit']}"
     rows = [f"| {k} | {own[k]:.2f} | {v:.2f} |" for k, v in student["metrics"].items() if k in own]
     rows += [f"| {unit if k == 'agreement' else k} | | {v:.4g} |" for k, v in student["metrics"].items() if k not in own]
-    parts = f"In float, after the network: {', '.join(student['float_parts'])}.\n\n" if student["float_parts"] else ""
-    return f"""# {teacher["ref"]}, W{student["weight_bits"]}A{student["act_bits"] or 32}
-
-Quantized without real images (`{chain}`), scheme `{student["scheme"]}`, seed {report["seed"]}.
-
-| metric ({report["images_evaluated"]} real images) | teacher | student |
-|---|---|---|
-{chr(10).join([*rows, f"| bytes | {teacher['size_bytes']} | {student['size_bytes']} |"])}
-
-{parts}```python
-import zsq
-
-student = zsq.load("PATH/OF/THIS/FOLDER")  # inputs normalised as for the teacher
-```
-
-`recipe.yaml` repeats the run; `report.json` has all results.
-"""
+    return Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
+        title=f"{teacher['ref']}, W{student['weight_bits']}A{student['act_bits'] or 32}",
+        chain=" ".join(f"--{key} {entry['name']}" for key, entries in sections.items() for entry in entries),
+        scheme=student["scheme"],
+        seed=report["seed"],
+        images=report["images_evaluated"],
+        rows="\n".join([*rows, f"| bytes | {teacher['size_bytes']} | {student['size_bytes']} |"]),
+        parts=f"In float, after the network: {', '.join(student['float_parts'])}.\n\n" if student["float_parts"] else "",
+    )
 
 
 def hardware() -> dict[str, Any]:

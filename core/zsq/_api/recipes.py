@@ -1,14 +1,18 @@
-"""The recipes of plugins: ``PLUGIN/NAME`` is a YAML file in the plugin's folder ``recipes``. Imports no plugin."""
+"""Recipes for the command line and for Python: ``PLUGIN/NAME`` to a file, flags over a recipe, differences to its pins.
+
+``PLUGIN/NAME`` is a YAML file in the plugin's folder ``recipes``. No plugin is imported.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zsq._manager import known_plugins
+from zsq._recipe import CHAINS, SINGLE, Recipe, installed, parse_entry
 from zsq.errors import ComponentError, FileError, nearest
 
 if TYPE_CHECKING:
@@ -92,3 +96,41 @@ def _summary(path: Path) -> str:
     except (OSError, ValueError):
         return "(cannot be read)"
     return " ".join(lines)
+
+
+def apply_flags(recipe: Recipe, *, weights: str | None = None, **flags: Any) -> Recipe:
+    """Apply command-line flags to a recipe; None and empty lists change nothing.
+
+    A component that the recipe already has keeps its options; another one starts from its defaults.
+
+    Args:
+        recipe: The recipe of the file.
+        weights: The teacher's option of that name.
+        flags: ``teacher``, ``synth``, ``quant``, ``tune``: a name; ``calib``, ``loss``, ``eval``, ``export``, ``log``: names;
+            anything else: a value of the section ``run``.
+    """
+    changes: dict[str, Any] = {"run": dict(recipe.run)}
+    for key, value in flags.items():
+        if value is None or value == [] or value == ():
+            continue
+        if key in CHAINS:
+            before = {entry["name"]: entry for entry in getattr(recipe, key) or ()}
+            entries = [parse_entry(key, item, f"--{key}") for item in ([value] if isinstance(value, str) else value)]
+            changes[key] = [{**before.get(entry["name"], {}), **entry} for entry in entries]
+        elif key in SINGLE or key == "teacher":
+            entry, old, name = parse_entry(key, value, f"--{key}"), getattr(recipe, key) or {}, "ref" if key == "teacher" else "name"
+            changes[key] = {**old, **entry} if old.get(name, entry.get(name)) == entry.get(name, old.get(name)) else entry
+        else:
+            changes["run"][key] = value
+    if weights is not None:
+        changes["teacher"] = {**(changes.get("teacher") or recipe.teacher or {}), "weights": weights}
+    return replace(recipe, **changes)
+
+
+def pin_warnings(recipe: Recipe) -> list[str]:
+    """One line for each pin of the recipe that differs from the installed version; this is not an error."""
+    lines = []
+    for name, wanted in recipe.pins.items():
+        if name != "teacher" and (here := installed(name)) != str(wanted):
+            lines.append(f"the recipe was made with {name} {wanted}, " + (f"here is {here}" if here else "which is not installed"))
+    return lines
