@@ -102,7 +102,7 @@ def test_an_evaluation_that_was_asked_for_is_no_default(manager: Manager) -> Non
 def test_one_evaluator_twice_is_refused(manager: Manager) -> None:
     with pytest.raises(PlanError, match="'top1' is chosen twice") as caught:
         plan(manager, eval=["npz:x", "agreement", "top1:y"])
-    assert caught.value.hint == "make one run for each"
+    assert caught.value.hint == "make two runs"
 
 
 def test_choose_evaluator(manager: Manager) -> None:

@@ -72,7 +72,7 @@ def test_each_broken_plugin_is_listed_with_its_reason_and_the_others_work(zoo_of
         "exit": "sys.exit(3)",
         "signature": "zsq_losses(view)",
         "misspelt": "no hook 'zsq_synthesisers'; did you mean 'zsq_synthesizers'?",
-        "version": "written for plugin API 9, this zsq speaks 1",
+        "version": "written for plugin API 9, but this zsq has 1",
         "descriptor": "zsq_tuners failed: TypeError: component 'h'",
         "raises": "zsq_losses failed: RuntimeError: out of order",
         "type": "yields str, not zsq.Component",
@@ -95,7 +95,7 @@ def test_each_broken_plugin_is_listed_with_its_reason_and_the_others_work(zoo_of
 def test_a_name_of_two_plugins_is_refused_and_reached_under_its_qualified_name(zoo_of_broken_ones: list[FakeDist]) -> None:
     found = manager(*zoo_of_broken_ones)
     assert refusal(found, "loss", "good") == (
-        "loss 'good' is provided by zsq-good 0.1.0 and zsq-twin 0.1.0\nsay which: zsq-good/good or zsq-twin/good"
+        "loss 'good' is provided by zsq-good 0.1.0 and zsq-twin 0.1.0\nwrite zsq-good/good or zsq-twin/good"
     )
     assert found.get("loss", "zsq-twin/good").provider == "zsq-twin 0.1.0"
     assert found.get("loss", "zsq_good/good").provider == "zsq-good 0.1.0"
