@@ -66,7 +66,7 @@ def test_what_cannot_be_had_is_said(manager: Manager) -> None:
 def test_a_bare_context_finds_nothing() -> None:
     plain = plain_context()
     bare = Context(plain.rng, plain.device, plain.precision, None, print)
-    with pytest.raises(ComponentError, match="no reader 'timm' can be had here"):
+    with pytest.raises(ComponentError, match="cannot find the reader 'timm'"):
         bare.find("reader", "timm")
 
 
