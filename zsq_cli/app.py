@@ -1,6 +1,6 @@
-"""The commands and their flags. Light: whatever a command needs beyond typer is imported inside it.
+"""The commands and their flags. A command imports what it needs inside its function.
 
-``zsq --help`` therefore imports neither torch, pluggy, yaml nor rich.
+So ``zsq --help`` imports no torch, pluggy, yaml or rich.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere on the line.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere on the line.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Small, fast, accurate integer networks from a trained teacher and no data."""
@@ -98,10 +98,10 @@ def run(
     precision: PrecisionFlag = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/SYNTH-QUANT-SEED.", metavar="DIR")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the run in this folder, from its last checkpoint.", metavar="DIR")
+        Path | None, typer.Option("--resume", help="Resume the run in this folder from its last checkpoint.", metavar="DIR")
     ] = None,
     push: Annotated[
-        str | None, typer.Option("--push", help="Publish the run there: ORG/NAME on the Hub, or STORE:REST.", metavar="PLACE")
+        str | None, typer.Option("--push", help="Publish the run: ORG/NAME on the Hub, or STORE:REST.", metavar="PLACE")
     ] = None,
     private: PrivateFlag = None,
     json: JsonFlag = False,
@@ -167,7 +167,7 @@ def plan(
 ) -> None:
     """Show what a run would do.
 
-    Imports no method, trains nothing; exit code 2 when the chain is impossible.
+    Imports no method, trains nothing; exit code 2 if the chain cannot run.
     """
     from zsq_cli.run import Flags, plan_flags, print_options
 
@@ -199,7 +199,7 @@ def plan(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Component or preset; ROLE/NAME when several roles have it.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Component or preset; ROLE/NAME if several roles have it.", metavar="NAME")],
     role: RoleFlag = None,
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
@@ -216,11 +216,11 @@ def show(
 
 @app.command()
 def recipes(
-    plugin: Annotated[str | None, typer.Argument(help="Those of this plugin only.", metavar="PLUGIN")] = None,
+    plugin: Annotated[str | None, typer.Argument(help="Only those of this plugin.", metavar="PLUGIN")] = None,
     json: JsonFlag = False,
     no_plugins: NoPluginsFlag = False,
 ) -> None:
-    """List the recipes that come with plugins.
+    """List the recipes of plugins.
 
     Run one with `zsq run --recipe PLUGIN/NAME`.
     """
@@ -239,9 +239,9 @@ def eval(
 ) -> None:
     """Evaluate a saved student.
 
-    Beside its teacher's own figures, as the run measured them.
+    Shows the teacher's metrics too, if the run measured them in the same way.
     """
-    from zsq_cli.run import evaluate_run
+    from zsq_cli.saved import evaluate_run
 
     evaluate_run(run, evaluate or [], json=json, files=plugin_file or (), third_party=not no_plugins)
 
@@ -250,9 +250,9 @@ def eval(
 def export(run: RunArg, to: ToFlag = "onnx", json: JsonFlag = False) -> None:
     """Write a saved student in another format.
 
-    Into the run's folder, beside the student.
+    The files go into the run folder.
     """
-    from zsq_cli.export import export_run
+    from zsq_cli.saved import export_run
 
     export_run(run, to, json=json)
 
@@ -265,11 +265,11 @@ def verify(
     npz: Annotated[Path | None, typer.Option("--npz", help="Real images instead of synthetic ones.", metavar="FILE")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Prove that an exported file computes what was evaluated.
+    """Check that an exported file computes what was evaluated.
 
-    Needs no data; exit code 1 when it does not.
+    Needs no data; exit code 1 if it does not.
     """
-    from zsq_cli.verify import verify_run
+    from zsq_cli.saved import verify_run
 
     leave(verify_run(run, to, images, npz, json=json))
 
@@ -284,9 +284,9 @@ def bench(
 ) -> None:
     """Time teacher and exported student in the same runtime.
 
-    Latency and throughput; no speed-up is given for a student that calculates in float.
+    Latency and throughput. No speed-up is shown if the student runs in float.
     """
-    from zsq_cli.bench import bench_run
+    from zsq_cli.saved import bench_run
 
     bench_run(run, to, threads, batch, json=json)
 
@@ -294,26 +294,26 @@ def bench(
 @app.command()
 def push(
     run: Annotated[Path, typer.Argument(help="Folder that `zsq run` wrote.", metavar="RUN")],
-    repo: Annotated[str, typer.Argument(help="Where to: ORG/NAME on the Hugging Face Hub, or STORE:REST.", metavar="PLACE")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face Hub, or STORE:REST.", metavar="PLACE")],
     private: PrivateFlag = None,
     dry_run: Annotated[
-        Path | None, typer.Option("--dry-run", help="Write what would be published to this new folder, offline.", metavar="DIR")
+        Path | None, typer.Option("--dry-run", help="Write the files to this new folder instead, without network.", metavar="DIR")
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="The teacher on the Hub; else from its reference.", metavar="ID")
+        str | None, typer.Option("--base-model", help="The teacher on the Hub; default: from its reference.", metavar="ID")
     ] = None,
-    license: Annotated[str | None, typer.Option("--license", help="Licence; else that of the teacher on the Hub.", metavar="ID")] = None,
+    license: Annotated[str | None, typer.Option("--license", help="Licence; default: the teacher's on the Hub.", metavar="ID")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="What accuracy was measured on; else the name of its file.", metavar="NAME")
+        str | None, typer.Option("--dataset", help="The data that accuracy was measured on; default: the name of its file.", metavar="NAME")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Refuse exported files that `zsq verify` refuses.")] = True,
     json: JsonFlag = False,
 ) -> None:
     """Publish a student in a store.
 
-    That of the plugin hub is the Hugging Face Hub: one commit with a model card.
+    The plugin hub publishes on the Hugging Face Hub: one commit with a model card.
     """
-    from zsq_cli.push import push_run
+    from zsq_cli.saved import push_run
 
     push_run(run, repo, private=private, dry_run=dry_run, base_model=base_model, license=license, dataset=dataset, verify=verify, json=json)
 
@@ -323,11 +323,11 @@ app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and run; the exit code: 0 done, 1 failed, 2 the user can mend it, 130 interrupted.
+    """Parse and run. Exit code: 0 done, 1 failed, 2 the user can fix it, 130 interrupted.
 
-    Errors that the user can mend take at most three lines on standard error; ``--debug`` adds the traceback.
+    Errors that the user can fix have at most three lines on standard error; ``--debug`` adds the traceback.
     """
-    gc.set_threshold(50_000)  # a start makes many objects and no garbage
+    gc.set_threshold(50_000)  # the start makes many objects and no garbage
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
@@ -336,24 +336,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         if code != _INTERRUPTED:
             return code if isinstance(code, int) else 0
-        return _fail("interrupted", code=_INTERRUPTED)  # typer turns the interrupt into this code, without a word
+        return _fail("interrupted", code=_INTERRUPTED)  # typer turns the interrupt into this code, without a message
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", code=_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; the interpreter would complain of it once more at exit
+        sys.stderr.close()  # the reader has ended; avoids a second error at exit
         return 1
     except ZsqError as error:
         return _fail(error.what, error.where and f"in {error.where}", error.hint, debug=debug, code=error.code)
     except Exception as error:
-        if hasattr(error, "format_message"):  # typer's own errors of usage; its classes are private
+        if hasattr(error, "format_message"):  # typer's usage errors; their classes are private
             return _usage(error)
         what = f"unexpected {type(error).__name__}: {error}"
-        return _fail(what, _place(error), "a fault of zsq or of a plugin; --debug shows the traceback", debug=debug, code=1)
+        return _fail(what, _place(error), "a bug in zsq or in a plugin; --debug shows the traceback", debug=debug, code=1)
 
 
 def _needed(words: Sequence[str]) -> typer.Typer:
-    """The application with the command that ``words`` begin with alone: typer takes milliseconds for every command. All of it where they
-    begin with none, so that help and errors name every command."""
+    """The application with only the command that ``words`` begin with, because typer needs milliseconds for each command. Without a
+    command, the whole application, so that help and errors name every command."""
     name = words[0] if words else ""
     commands = [info for info in app.registered_commands if info.callback is not None and (info.name or info.callback.__name__) == name]
     groups = [info for info in app.registered_groups if info.typer_instance is not None and info.typer_instance.info.name == name]
@@ -374,7 +374,7 @@ def _usage(error: Any) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """File and line that raised."""
+    """The file and line of an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zsq_cli.verify import _lines
+from zsq_cli.saved import verify_lines
 
 RESULT = {
     "exported": "onnx",
@@ -25,5 +25,5 @@ RESULT = {
 
 @pytest.mark.parametrize(("unit", "told"), [("images", "64 images"), ("pixels", "the pixels of 64 images"), ("priors", "the priors of 64")])
 def test_agreement_is_told_in_the_task_s_unit(unit: str, told: str) -> None:
-    said = "\n".join(_lines({**RESULT, "unit": unit}))
+    said = "\n".join(verify_lines({**RESULT, "unit": unit}))
     assert f"99.95 % of {told}" in said and said.endswith("verified")
