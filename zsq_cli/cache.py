@@ -1,4 +1,4 @@
-"""``zsq cache``: what is kept for later runs. Tensors that zsq made lie in its own cache folder; downloads in that of the Hub's client."""
+"""``zsq cache``: lists and clears the cache: tensors in zsq's own folder, downloads in the folder of the Hub client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OURS = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that may be cleared.
+    """One entry of the cache.
 
     ``kind`` is the folder it lies in (``pools``, ``sensitivities``) or ``download``; ``name`` is what ``clear`` takes; ``what`` says
     what it is of; ``used`` is a time in seconds since 1970. ``own``: made by zsq, or downloaded from a student of zsq.
@@ -40,7 +40,7 @@ class Entry:
 
 
 def list_cache(*, json: bool = False) -> None:
-    """Print every entry, and the folders that they are in."""
+    """Print every entry and its folder."""
     entries = [*made(), *downloads()]
     places = {"made": str(cache_folder()), "downloads": str(hub_folder())}
     if json:
@@ -56,7 +56,7 @@ def list_cache(*, json: bool = False) -> None:
 
 
 def clear_cache(name: str | None, *, pools: bool = False, downloads: bool = False, yes: bool = False, json: bool = False) -> None:
-    """Remove what was chosen, after saying what goes and, without ``yes``, asking.
+    """Print the chosen entries, ask (without ``yes``), and remove them.
 
     Raises:
         OptionError: For a name beside a flag.
@@ -83,7 +83,7 @@ def clear_cache(name: str | None, *, pools: bool = False, downloads: bool = Fals
 
 
 def made() -> list[Entry]:
-    """What zsq made itself, by kind and then the latest used first: files that are called as its cache calls them, no others."""
+    """The files of zsq's own cache, by kind, the latest used first; other files are ignored."""
     folder = cache_folder()
     files = [path for path in folder.glob("*/*.safetensors") if _OURS.fullmatch(path.stem) and path.is_file() and not path.is_symlink()]
     entries = []
@@ -95,7 +95,7 @@ def made() -> list[Entry]:
 
 
 def downloads() -> list[Entry]:
-    """Every model in the cache of the Hub's client, students of zsq first."""
+    """Every model in the cache of the Hub client, students of zsq first."""
     entries = []
     for repo in _repositories():
         own = any(_is_student(revision.snapshot_path) for revision in repo.revisions)
@@ -105,7 +105,7 @@ def downloads() -> list[Entry]:
 
 
 def hub_folder() -> Path:
-    """The cache of the Hub's client."""
+    """The cache of the Hub client."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -122,7 +122,7 @@ def _repositories() -> Iterable[Any]:
 
 
 def _chosen(name: str | None, pools: bool, with_downloads: bool) -> list[Entry]:
-    """The entries that the words on the line mean."""
+    """The entries that the arguments name."""
     if name is None:
         mine = made() if pools or not with_downloads else []
         return [*mine, *(entry for entry in (downloads() if with_downloads else ()) if entry.own)]
@@ -154,7 +154,7 @@ def _remove(entries: Sequence[Entry]) -> None:
 
 
 def _described(path: Path) -> str:
-    """What a file of zsq's own is of, from the key in its header; the tensors are not read."""
+    """The content of a file of zsq's cache, from the key in its header; tensors are not read."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -169,7 +169,7 @@ def _described(path: Path) -> str:
 
 
 def _is_student(snapshot: Path) -> bool:
-    """Whether a snapshot is a student of zsq, as its config.json has it."""
+    """Whether a snapshot is a student of zsq, from its config.json."""
     try:
         config = json_.loads((snapshot / "config.json").read_bytes())
     except (OSError, ValueError):

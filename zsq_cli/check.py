@@ -24,7 +24,7 @@ Job = Found | Plugin | Path
 
 
 def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool = False) -> int:
-    """Check every name and print the outcome; 1 when something failed."""
+    """Check every name and print the results; returns 1 if a check failed."""
     if not names and not everything:
         raise ZsqError("nothing to check", "", "zsq plugins check NAME, a plugin's folder, or --all")
     manager = Manager.discover()
@@ -45,7 +45,7 @@ def check_plugins(names: Sequence[str], *, everything: bool = False, json: bool 
 
 
 def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[Job]:
-    """What the names stand for: folders, whole plugins, single components."""
+    """The folders, plugins and components that the names mean."""
     if everything:
         yield from (plugin for plugin in manager.plugins() if plugin.status == "broken")
         yield from manager.components()
@@ -62,13 +62,13 @@ def _jobs(manager: Manager, names: Sequence[str], everything: bool) -> Iterator[
 
 
 def _tests(folder: Path) -> Path | None:
-    """Where a folder has its tests; None where it has none."""
+    """The tests folder of a plugin folder; None if there is none."""
     tests = folder / "tests" if (folder / "tests").is_dir() else folder
     return tests if any(tests.rglob("test_*.py")) else None
 
 
 def _installed(manager: Manager, folder: Path) -> Iterator[Found]:
-    """What the plugin in a folder without tests provides, where it is installed."""
+    """The components of an installed plugin whose folder has no tests."""
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         distribution = str(project["name"])
@@ -87,7 +87,7 @@ def _installed(manager: Manager, folder: Path) -> Iterator[Found]:
 
 
 def _plain(name: str) -> str:
-    """A distribution's name as they are compared."""
+    """The normalised name of a distribution, for comparisons."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -113,7 +113,7 @@ def _check_component(manager: Manager, found: Found) -> Iterator[Row]:
 
 
 def _check_folder(folder: Path) -> Iterator[Row]:
-    """The folder's own tests, in a process of their own."""
+    """Run the folder's own tests in a new process."""
     tests = _tests(folder)
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"

@@ -1,4 +1,4 @@
-"""``zsq doctor``: what zsq stands on here, and the next step for whatever is not in order. A token is used, and never printed."""
+"""``zsq doctor``: checks Python, plugins, processor, Hub and disks, with a next step for each problem. Never prints the token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INSTRUCTIONS = {
     "NEON int8 matrix": {"i8mm"},
     "SVE": {"sve"},
 }
-#: Bytes below which a disk counts as full: checkpoints, pools and downloads want room.
+#: A disk with fewer free bytes counts as full: checkpoints, pools and downloads need space.
 _ENOUGH = 2e9
 #: Seconds that the Hub has for an answer.
 _PATIENCE = 5.0
@@ -40,7 +40,7 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; ``next`` is what to do, and empty where all is well."""
+    """The result of one check; ``next`` is the next step, empty if there is no problem."""
 
     topic: str
     text: str
@@ -52,7 +52,7 @@ class Finding:
 
 
 def examine(*, json: bool = False) -> int:
-    """Look at everything and print it; 1 when something needs doing."""
+    """Run all checks and print them; returns 1 if there is a problem."""
     found = [finding for look in (environment, plugins, processor, hub, disks, caches) for finding in _safely(look)]
     wrong = [finding for finding in found if not finding.ok]
     if json:
@@ -77,7 +77,7 @@ def environment() -> Iterator[Finding]:
 
 
 def plugins() -> Iterator[Finding]:
-    """Which are there, and why others do not work."""
+    """The installed plugins, and why some do not work."""
     every = Manager.discover().plugins()
     working = [plugin.name for plugin in every if plugin.status == "ok"]
     yield Finding("plugins", f"{len(working)}: {', '.join(working)}" if working else "none; `zsq plugins install NAME` brings one")
@@ -89,7 +89,7 @@ def plugins() -> Iterator[Finding]:
 
 
 def processor() -> Iterator[Finding]:
-    """Instruction set, cores, threads, and a GPU where torch sees one."""
+    """Instruction set, cores, threads, and a GPU if torch finds one."""
     flags = _flags()
     known = [word for word, names in _INSTRUCTIONS.items() if flags & names]
     yield Finding(
@@ -110,7 +110,7 @@ def processor() -> Iterator[Finding]:
 
 
 def hub() -> Iterator[Finding]:
-    """Whether the Hub answers, and what the token may do."""
+    """Whether the Hub answers, and the rights of the token."""
     from huggingface_hub import constants, get_session, get_token
 
     token = get_token()
@@ -143,7 +143,7 @@ def hub() -> Iterator[Finding]:
 
 
 def scope(said: Mapping[str, Any]) -> str:
-    """Whose token it is and what it may do, from the Hub's answer to whoami."""
+    """The owner and the rights of the token, from the Hub's answer to whoami."""
     access = _mapping(_mapping(said.get("auth")).get("accessToken"))
     role = str(access.get("role", "unknown"))
     parts = [f"of {said.get('name', 'unknown')}, role {role}"]
@@ -157,7 +157,7 @@ def scope(said: Mapping[str, Any]) -> str:
 
 
 def disks() -> Iterator[Finding]:
-    """Free space and the right to write, where zsq writes."""
+    """Free space and write permission of the folders that zsq writes to."""
     from zsq_cli.cache import hub_folder
 
     places = {"working folder": (Path.cwd(), "--out"), "cache": (cache_folder(), "ZSQ_CACHE"), "downloads": (hub_folder(), "HF_HOME")}
@@ -172,7 +172,7 @@ def disks() -> Iterator[Finding]:
 
 
 def caches() -> Iterator[Finding]:
-    """What is kept for later runs."""
+    """The cache."""
     from zsq_cli.cache import downloads, made
 
     own, loaded = made(), downloads()
@@ -183,7 +183,7 @@ def caches() -> Iterator[Finding]:
 
 
 def _safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of one look; a look that fails is one of them."""
+    """The results of one check; if the check fails, that is a result too."""
     try:
         yield from look()
     except Exception as error:  # whatever it is, the other looks go on
@@ -191,7 +191,7 @@ def _safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _flags() -> set[str]:
-    """What the processor can do, in the system's own words; empty where the system does not tell."""
+    """The instruction sets of the processor, as the system names them; empty if the system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""``zsq show`` and ``zsq plugins list|why|install|uninstall|new``. Installing never loads a plugin's code."""
+"""``zsq show`` and ``zsq plugins list|why|install|uninstall|new``. Installing does not run the plugin's code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def list_plugins(role: str | None, *, json: bool, files: Sequence[Path] = (), th
 
 
 def list_recipes(plugin: str | None, *, json: bool, third_party: bool = True) -> None:
-    """Every recipe that a plugin brings, by name, with the comment that its file begins with."""
+    """Print every recipe of the plugins, by name, with the comment at the top of its file."""
     found = named_recipes(Manager.discover(third_party=third_party), plugin)
     if json:
         render.print_json([{"name": recipe.name, "summary": recipe.summary, "file": str(recipe.path)} for recipe in found])
@@ -53,7 +53,7 @@ def list_recipes(plugin: str | None, *, json: bool, third_party: bool = True) ->
 
 
 def show_component(name: str, role: str | None, *, json: bool, files: Sequence[Path] = (), third_party: bool = True) -> None:
-    """Everything about the components of that name."""
+    """Print everything about the components of this name."""
     found = find(Manager.discover(third_party=third_party, files=files), name, role)
     if json:
         render.print_json(render.component_dict(found))
@@ -88,7 +88,7 @@ def find(manager: Manager, name: str, role: str | None = None) -> Found:
 
 
 def _absent(manager: Manager, name: str) -> tuple[str, str, str] | None:
-    """Why a known name cannot be had: its plugin is broken, blocked or not installed."""
+    """Why a known component is not available: its plugin is broken, blocked or not installed."""
     registry = known_plugins()
     givers = {key for key, entry in registry.items() if key == name or any(name in names for names in entry["provides"].values())}
     for plugin in manager.plugins():
@@ -100,7 +100,7 @@ def _absent(manager: Manager, name: str) -> tuple[str, str, str] | None:
 
 
 def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> None:
-    """``zsq plugins why``: every plugin that has to do with ``name``: file, distribution, state, reason, traceback, conflicts."""
+    """``zsq plugins why``: every plugin that provides ``name``: file, distribution, state, reason, traceback, conflicts."""
     manager = Manager.discover(files=files)
     everyone = [_builtin(manager), *manager.plugins()]
     plain = name.rpartition("/")[2]
@@ -145,7 +145,7 @@ def explain(name: str, *, json: bool = False, files: Sequence[Path] = ()) -> Non
 
 
 def _rivals(plugin: Plugin, named: list[Found], everyone: list[Plugin]) -> list[str]:
-    """Other providers of the same names in the same roles, in the form that chooses them."""
+    """Other providers of the same names and roles, as qualified names."""
     mine = {(found.role, found.component.name) for found in named}
     return sorted(
         f"{other.distribution}/{found.component.name}"
@@ -155,7 +155,7 @@ def _rivals(plugin: Plugin, named: list[Found], everyone: list[Plugin]) -> list[
 
 
 def _entry_file(plugin: Plugin) -> str:
-    """The file of the entry module, found without importing it where it cannot be imported."""
+    """The file of the entry module, found without importing it if the import fails."""
     if plugin.name == "builtin":
         return str(importlib.util.find_spec("zsq._builtin").origin)  # type: ignore[union-attr]
     for owner, point in entry_points():
@@ -169,7 +169,7 @@ def _entry_file(plugin: Plugin) -> str:
 
 
 def _builtin(manager: Manager) -> Plugin:
-    """The built-ins as a row beside the plugins."""
+    """The built-ins as a row of the table."""
     from zsq import __version__
 
     own = [found for found in manager.components() if found.provider.split()[0] == "zsq"]
@@ -180,7 +180,7 @@ def _builtin(manager: Manager) -> Plugin:
 
 
 def entry_points() -> list[tuple[str, metadata.EntryPoint]]:
-    """Every entry point of any version of the plugin API, after the name of its distribution; nothing is imported.
+    """Every entry point of any version of the plugin API, with the name of its distribution; nothing is imported.
 
     The name is empty where the metadata has none; a distribution whose entry points cannot be read has none here.
     """
@@ -195,7 +195,7 @@ def entry_points() -> list[tuple[str, metadata.EntryPoint]]:
 
 
 def _name(distribution: metadata.Distribution) -> str:
-    """The name in a distribution's metadata; empty where that is damaged."""
+    """The name of a distribution; empty if its metadata is damaged."""
     try:
         return distribution.metadata["Name"] or ""
     except Exception:  # as above
@@ -203,7 +203,7 @@ def _name(distribution: metadata.Distribution) -> str:
 
 
 def install_plugin(name: str, *, dry_run: bool = False) -> int:
-    """Install a plugin that the registry knows, or a folder; torch and its kind stay as they are. The exit code of pip."""
+    """Install a plugin of the registry, or a folder, without changing torch. Returns the exit code of pip."""
     command = [*_installer("install"), *_constraints(), _source(name)]
     code = _call(command, dry_run)
     if code == 0 and not dry_run:
@@ -212,7 +212,7 @@ def install_plugin(name: str, *, dry_run: bool = False) -> int:
 
 
 def uninstall_plugin(name: str, *, dry_run: bool = False) -> int:
-    """Uninstall the distribution behind an entry point, without loading it. The exit code of pip."""
+    """Uninstall the distribution of an entry point, without importing it. Returns the exit code of pip."""
     if name in ("zsq", "builtin"):
         raise ComponentError("zsq does not uninstall itself", "", "pip uninstall zsq")
     installed = entry_points()
@@ -238,7 +238,7 @@ def uninstall_plugin(name: str, *, dry_run: bool = False) -> int:
 
 
 def _source(name: str) -> str:
-    """What to hand to pip: a folder given as such, the source in this repository, or the package's name."""
+    """The argument for pip: a folder, the source in this repository, or the name of the package."""
     path = Path(name)
     if path.is_dir() and ("/" in name or name.startswith(".")):
         if not (path / "pyproject.toml").is_file():
@@ -257,20 +257,20 @@ def _source(name: str) -> str:
 
 
 def _root() -> Path:
-    """The checkout that zsq runs from; site-packages when it is not one."""
+    """The checkout that zsq runs from, or site-packages."""
     import zsq
 
     return Path(zsq.__file__).resolve().parents[2]
 
 
 def _constraints() -> list[str]:
-    """Pins that keep pip from replacing torch: the checkout's file, else the versions that are here."""
+    """Constraints so that pip does not replace torch: the file of the checkout, else the installed versions."""
     file = _root() / "constraints.txt"
     return ["-c", str(file)] if file.is_file() else [f"torch=={metadata.version('torch')}"]
 
 
 def _installer(verb: str) -> list[str]:
-    """``pip VERB`` of this environment, or uv's where pip is absent."""
+    """``pip VERB`` of this environment, or ``uv pip VERB`` if pip is missing."""
     if importlib.util.find_spec("pip") is not None:
         extra = ["--yes"] if verb == "uninstall" else []
         return [sys.executable, "-m", "pip", verb, "--disable-pip-version-check", *extra]
@@ -305,7 +305,7 @@ _USAGE = {
 
 
 def new_plugin(name: str, role: str, parent: Path) -> None:
-    """Write the folder ``zsq-NAME`` from the templates: a plugin that works, in two files."""
+    """Write the folder ``zsq-NAME`` from the templates: a working plugin in two files."""
     values = template_values(name, Role(role))
     target = parent / f"zsq-{name}"
     if target.exists():
@@ -325,14 +325,14 @@ def new_plugin(name: str, role: str, parent: Path) -> None:
 
 
 def next_commands(target: Path, name: str, role: Role) -> list[str]:
-    """What installs, checks and uses the new plugin in ``target``."""
+    """The commands that install, check and use the new plugin in ``target``."""
     usage = Template(_USAGE.get(role, f"zsq run --{role} $name --tune none --out $out"))
     folder = target if target.is_absolute() else f"./{target}"
     return [f"zsq plugins install {shlex.quote(str(folder))}", f"zsq plugins check {name}", usage.substitute(name=name, out=f"runs/{name}")]
 
 
 def template_values(name: str, role: Role) -> dict[str, str]:
-    """What the templates are filled with.
+    """The values for the templates.
 
     Raises:
         OptionError: When the name is not one, or is taken.
@@ -353,7 +353,7 @@ def template_values(name: str, role: Role) -> dict[str, str]:
 
 
 def _class_name(name: str, role: Role) -> str:
-    """``my-noise`` as ``MyNoise``; with the role after it where the template itself uses that word (Batch, F) or Python does."""
+    """``my-noise`` as ``MyNoise``; with the role added if the template or Python already uses that name (Batch, F)."""
     plain = "".join(part.capitalize() for part in name.split("-"))
     words = set(re.findall(r"(?<![$\w])\w+", _template(f"{role}.py")))
     return plain + role.value.capitalize() if keyword.iskeyword(plain) or {plain, f"{plain}Options"} & words else plain

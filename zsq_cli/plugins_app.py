@@ -1,4 +1,4 @@
-"""``zsq plugins``: its commands and their flags. Light, as all of the command line that is read before a command is known."""
+"""``zsq plugins``: its commands and their flags. Imports nothing heavy, because every command imports it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def new(
     role: Annotated[RoleName, typer.Option("--role", help="What kind of component it is.")],
     folder: Annotated[Path, typer.Option("--dir", help="Where the folder zsq-NAME is made.", metavar="DIR")] = Path(),
 ) -> None:
-    """Make a working plugin to start from."""
+    """Create a working plugin."""
     from zsq_cli.plugins import new_plugin
 
     new_plugin(name, role, folder)
@@ -82,7 +82,7 @@ def why(
     json: JsonFlag = False,
     plugin_file: PluginFileFlag = None,
 ) -> None:
-    """Say who provides a name.
+    """Show which plugin provides a name.
 
     How it was found, from which file, and why it does not work.
     """

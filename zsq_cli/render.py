@@ -1,4 +1,4 @@
-"""Tables, progress and JSON: everything that the commands print. No algorithm, and no torch."""
+"""The output of the commands: tables, progress and JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESULT = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
 def print_json(value: Any) -> None:
-    """``value`` on standard output; sets are sorted lists, paths are text."""
+    """Print ``value`` on standard output; sets become sorted lists, paths text."""
     json.dump(value, sys.stdout, indent=1, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else str(v))
     sys.stdout.write("\n")
 
@@ -44,7 +44,7 @@ def indented(content: Any) -> Padding:
 
 
 def option_table(options: type[Options], values: Mapping[str, Any] | None = None) -> Table:
-    """Name, type, default and help of every option; ``values`` are a preset's, shown instead of the defaults."""
+    """Name, type, default and help of every option; ``values`` of a preset replace the defaults."""
     rows = []
     for row in options.describe():
         default = (values or {}).get(row.name, row.default)
@@ -105,7 +105,7 @@ def component_dict(found: Found) -> dict[str, Any]:
 
 
 def options_help(found: Found) -> Group:
-    """What ``zsq run --synth NAME --help`` appends for one component."""
+    """The options of one component, for ``zsq run --synth NAME --help``."""
     head = Text(f"\nOptions of {found.role.words} '{found.preset or found.component.name}' (--set {_set_key(found)}.OPTION=VALUE):")
     return Group(head, indented(option_table(found.component.options, found.values)))
 
@@ -135,7 +135,7 @@ def plugin_dict(plugin: Plugin) -> dict[str, Any]:
 
 
 def provided(plugin: Plugin) -> dict[str, list[str]]:
-    """Role to the names of the plugin's components, presets left out."""
+    """Role to the names of the plugin's components, without presets."""
     names: dict[str, list[str]] = {}
     for found in plugin.components:
         known = names.setdefault(found.role.value, [])
@@ -148,7 +148,7 @@ def provided(plugin: Plugin) -> dict[str, list[str]]:
 
 
 def plan_table(plan: Plan) -> Group:
-    """A plan's components with provider, needs and settings, then what runs in each step."""
+    """The components of a plan with provider, needs and settings, and the forward passes of each step."""
     rows = []
     for choice in (*plan.choices, *plan.logs):
         name = f"{choice.weight:g} x {choice.name}" if choice.weight != 1 else choice.name
@@ -186,7 +186,7 @@ def _value(value: Any) -> str:
 
 
 def _fragment(value: Any) -> str:
-    """Nested plain values on one line, as YAML's flow style would have them, without the outer braces."""
+    """Nested plain values on one line, in YAML's flow style, without the outer braces."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {{{_fragment(v)}}}" if isinstance(v, Mapping) else f"{k}: {_fragment(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""``zsq compare``, ``doctor`` and ``cache``: what goes beside the runs. Light, as all of the command line."""
+"""``zsq compare``, ``doctor`` and ``cache``: their flags. Imports nothing heavy, because every command imports it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compare(
 
 
 def doctor(json: JsonFlag = False) -> None:
-    """Look whether everything is in order here.
+    """Check the environment.
 
     Environment, plugins, processor, Hub, disk and caches; exit code 1 when something needs doing.
     """
@@ -53,7 +53,7 @@ def doctor(json: JsonFlag = False) -> None:
 
 @cache_app.command("list")
 def list_(json: JsonFlag = False) -> None:
-    """List what is kept: pools, sensitivities, downloads.
+    """List the cache: pools, sensitivities, downloads.
 
     With size, age and what it is of.
     """
@@ -70,7 +70,7 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Remove what is kept for later runs.
+    """Remove entries of the cache.
 
     Without a choice: all that zsq made, and no download. Says what goes, and asks first.
     """
