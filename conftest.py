@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of runs need no page each; its own tests ask for theirs.
 os.environ.setdefault("ZSQ_PLUGINS", "-report")
 
-# Hundreds of tests start a process: each would compile every module anew where no bytecode is written.
+# Hundreds of tests start a process: each would compile every module again where no bytecode is written.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = ["pytester"]

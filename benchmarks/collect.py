@@ -286,7 +286,7 @@ def render() -> str:
             "",
             "## Time of sensitivities",
             "",
-            "Of all layers at all widths; the ratio is to layers x widths forwards of the teacher (`benchmarks/sensitivity.py`).",
+            "Of all layers at all widths; the ratio is to layers x widths forward passes of the teacher (`benchmarks/sensitivity.py`).",
             "",
             *rows_of_sensitivities([r for r in records if r["benchmark"] == "sensitivity"]),
             "",

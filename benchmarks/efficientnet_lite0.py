@@ -36,8 +36,8 @@ def teacher() -> nn.Module:
     """The network with its public weights, 75.1 % top-1 on ImageNet as published; its input spec in ``pretrained_cfg``.
 
     Raises:
-        ZsqError: When one of the packages is not installed.
-        FileError: When its weights are missing, damaged or do not fit.
+        ZsqError: If one of the packages is not installed.
+        FileError: If its weights are missing, damaged or do not fit.
     """
     places = [importlib.util.find_spec(name) for name in PACKAGES]
     if missing := [name.replace("_", "-") for name, spec in zip(PACKAGES, places, strict=True) if spec is None or spec.origin is None]:

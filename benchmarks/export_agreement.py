@@ -48,7 +48,7 @@ def zsq_evaluators() -> Iterator[Component]:
 
 
 def measure(run: Path, to: str, reference: str, count: int) -> Iterator[dict[str, Any]]:
-    """One row per set of images; the file is written anew.
+    """One row per set of images; the file is written again.
 
     Args:
         run: Folder of a run.

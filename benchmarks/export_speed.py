@@ -20,7 +20,7 @@ from zsq import SavedRun
 
 
 def measure(run: Path, to: str, threads: int, batch: int, repeats: int) -> dict[str, Any]:
-    """Medians over the repetitions; the file is written anew."""
+    """Medians over the repetitions; the file is written again."""
     saved = SavedRun(run)
     report, student = saved.report, saved.saved_student
     saved.export(to)

@@ -47,7 +47,7 @@ RECORD = Path(__file__).with_suffix(".json")
 NETWORK = ("scheme", "integers", "inputs", "modules", "tensors", "graph")
 #: Facts of a machine that bits may depend on.
 DECISIVE = ("cpu", "isa", "torch", "threads")
-#: Teachers from this file; the same network, whose graph is had in the one way and in the other.
+#: Teachers from this file; the same network, whose graph is found in the one way and in the other.
 RECORDED, EXPORTED = "py:golden:recorded", "py:golden:exported"
 #: With images from the size on where generators are larger.
 LARGE = {"ref": RECORDED, "shape": [3, 64, 64]}
@@ -478,7 +478,7 @@ def machine() -> dict[str, Any]:
 
 
 def other_machine(recorded: Mapping[str, Any]) -> str:
-    """How the machine of a recording differs from this one; empty where nothing decisive does."""
+    """How the machine of a recording differs from this one; empty if nothing decisive does."""
     here = machine()
     return ", ".join(f"{key} {recorded.get(key)} there, {here[key]} here" for key in DECISIVE if recorded.get(key) != here[key])
 

@@ -1,4 +1,4 @@
-"""Time of the sensitivities of all layers, beside that of as many forwards of the teacher.
+"""Time of the sensitivities of all layers, beside that of as many forward passes of the teacher.
 
     python benchmarks/sensitivity.py [--teacher zoo:resnet20-cifar10] [--images 128] [--write]
 
@@ -31,7 +31,7 @@ from zsq.types import Teacher
 
 #: Sizes of the parts of the pool that the teacher's forward is tried with.
 PARTS = (8, 16, 32, 64, 128)
-#: Layers measured between two forwards of the teacher.
+#: Layers measured between two forward passes of the teacher.
 EVERY = 4
 
 

@@ -106,7 +106,7 @@ def measure(synth: str, batch: int, precision: str, steps: int) -> dict[str, Any
     """Seconds per student step (medians) of the chain and of the floor, and the median of their ratio cycle by cycle.
 
     Raises:
-        ZsqError: When the synthesizer is not installed, or has no generator that learns beside the student.
+        ZsqError: If the synthesizer is not installed, or has no generator that learns beside the student.
     """
     manager = Manager.discover()
     component = manager.get(Role.SYNTH, synth).component
@@ -143,7 +143,7 @@ def measure_tuner(tune: str, batch: int, precision: str, steps: int) -> dict[str
     """Seconds per student step (medians) of a tuner and of plain ``finetune``, and the median of their ratio pair by pair.
 
     Raises:
-        ZsqError: When the tuner is not installed.
+        ZsqError: If the tuner is not installed.
     """
     manager = Manager.discover()
     manager.get(Role.TUNE, tune)

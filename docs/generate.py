@@ -82,7 +82,7 @@ def api() -> str:
 
 
 def described(module: str, name: str) -> str:
-    """The docstring of a public class or function; of a constant, its ``#:`` comment or the text under it, where it has one."""
+    """The docstring of a public class or function; of a constant, its ``#:`` comment or the text under it, if it has one."""
     value = getattr(importlib.import_module(module), name)
     if inspect.isclass(value) or inspect.isroutine(value):
         return inspect.cleandoc(value.__doc__ or "")

@@ -60,7 +60,7 @@ def clear_cache(name: str | None, *, pools: bool = False, downloads: bool = Fals
 
     Raises:
         OptionError: For a name beside a flag.
-        ZsqError: When nothing has that name, or nobody is there to be asked.
+        ZsqError: If nothing has that name, or nobody is there to be asked.
     """
     chosen = _chosen(name, pools, downloads)
     total = render.size_text(sum(entry.bytes for entry in chosen))
@@ -139,7 +139,7 @@ def _remove(entries: Sequence[Entry]) -> None:
     """Remove files, and of downloads the repository's folder: commits do not name it, as copies of a repository share them.
 
     Raises:
-        FileError: When the file system refuses; what was removed before stays removed.
+        FileError: If the file system refuses; what was removed before stays removed.
     """
     try:
         for entry in entries:

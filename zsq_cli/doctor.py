@@ -131,7 +131,7 @@ def hub() -> Iterator[Finding]:
     try:
         answer = get_session().request("GET", f"{where}/api/whoami-v2", headers={"authorization": f"Bearer {token}"}, timeout=_PATIENCE)
         said = answer.json() if answer.status_code == 200 else {}
-    except Exception as error:  # as above, or an answer that is no JSON
+    except Exception as error:  # as above, or an answer that is not JSON
         yield Finding("token", f"the Hub does not say what it may do: {_line(error, token)}", "try again later")
         return
     if answer.status_code in (401, 403):

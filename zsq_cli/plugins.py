@@ -65,7 +65,7 @@ def find(manager: Manager, name: str, role: str | None = None) -> Found:
     """The one component called ``name``, ``ROLE/NAME``, ``DISTRIBUTION/NAME`` or both before the name.
 
     Raises:
-        ComponentError: When there is none, or several roles have that name.
+        ComponentError: If there is none, or several roles have that name.
     """
     first, slash, rest = name.partition("/")
     if slash and first in {r.value for r in Role}:
@@ -93,7 +93,7 @@ def _absent(manager: Manager, name: str) -> tuple[str, str, str] | None:
     givers = {key for key, entry in registry.items() if key == name or any(name in names for names in entry["provides"].values())}
     for plugin in manager.plugins():
         if plugin.name in {name, *givers} and plugin.status != "ok":
-            return f"'{name}' cannot be had: plugin '{plugin.name}' is {plugin.status}", plugin.distribution, f"{plugin.reason}"
+            return f"'{name}' is not available: plugin '{plugin.name}' is {plugin.status}", plugin.distribution, f"{plugin.reason}"
     if givers:
         return f"'{name}' is known but not installed", "", f"zsq plugins install {min(givers)}"
     return None
@@ -182,13 +182,13 @@ def _builtin(manager: Manager) -> Plugin:
 def entry_points() -> list[tuple[str, metadata.EntryPoint]]:
     """Every entry point of any version of the plugin API, with the name of its distribution; nothing is imported.
 
-    The name is empty where the metadata has none; a distribution whose entry points cannot be read has none here.
+    The name is empty if the metadata has none; a distribution whose entry points cannot be read has none here.
     """
     found = []
     for distribution in metadata.distributions():
         try:
             points = [point for point in distribution.entry_points if _GROUPS.fullmatch(point.group)]
-        except Exception:  # whatever a damaged file makes the parser raise
+        except Exception:  # anything that a damaged file makes the parser raise
             continue
         found += [(_name(distribution), point) for point in points]
     return found
@@ -335,7 +335,7 @@ def template_values(name: str, role: Role) -> dict[str, str]:
     """The values for the templates.
 
     Raises:
-        OptionError: When the name is not one, or is taken.
+        OptionError: If the name is not one, or is taken.
     """
     if not _NAME.fullmatch(name) or name.endswith("zsq"):
         raise OptionError(f"'{name}' is not a name for a plugin", "NAME", "lower-case letters, digits and single dashes, e.g. my-noise")

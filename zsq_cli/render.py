@@ -160,7 +160,7 @@ def plan_table(plan: Plan) -> Group:
     facts = [
         ("teacher", (plan.recipe.teacher or {}).get("ref", "")),
         ("task", plan.task.name),
-        ("forwards per step", "; ".join(forwards)),
+        ("forward passes per step", "; ".join(forwards)),
         ("run", ", ".join(f"{key} {_value(value)}" for key, value in plan.run.to_dict().items() if value is not None)),
         *(("note", note) for note in plan.notes),
     ]

@@ -287,7 +287,7 @@ class Small(nn.Module):
 
 
 def in_training() -> nn.Module:
-    """In train mode but for one BatchNorm, some parameters frozen, gradients left behind."""
+    """In train mode except one BatchNorm, some parameters frozen, gradients left behind."""
     module = Small(3).train()
     module.bn1.eval()
     for parameter in (module.conv1.weight, module.bn1.weight, module.fc.bias):

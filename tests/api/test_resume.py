@@ -48,9 +48,9 @@ def program(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    whole = program(tmp_path, "whole", "0", "anew")
+    whole = program(tmp_path, "whole", "0", "again")
     assert whole.returncode == 0, whole.stderr
-    assert program(tmp_path, "cut", "4", "anew").returncode == -signal.SIGKILL
+    assert program(tmp_path, "cut", "4", "again").returncode == -signal.SIGKILL
     assert not (tmp_path / "cut").exists() and (tmp_path / "cut.checkpoint").is_dir()
     again = program(tmp_path, "cut", "0", "resume")
     assert again.returncode == 0, again.stderr
@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_another_network_or_a_missing_object_is_refused(net: nn.Module, tmp_path: Path) -> None:
-    assert program(tmp_path, "cut", "2", "anew").returncode == -signal.SIGKILL
+    assert program(tmp_path, "cut", "2", "again").returncode == -signal.SIGKILL
     with pytest.raises(zsq.ZsqError, match="'images' was an object in memory"):
         zsq.quantize(net, out=tmp_path / "cut", resume=True, quiet=True)
     import torch

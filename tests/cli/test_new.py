@@ -150,7 +150,7 @@ def test_contributing_shows_what_is_written(tmp_path: Path) -> None:
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """Modules of scaffolds are imported anew by the next test."""
+    """Modules of scaffolds are imported again by the next test."""
     yield
     for name in [name for name in sys.modules if name.startswith("zsq_my_")]:
         del sys.modules[name]

@@ -82,7 +82,7 @@ def test_everything_is_there(add: Add, page: Any) -> None:
     several(add)
     outline = Outline(page()[1])
     assert "90.50 ± 0.71" in outline.text and outline.text.count("The teacher's own top1") == 2
-    for words in ("scheme paper", "scheme deploy", "Not ranked", "Left out", "it is no JSON", "W3A3"):
+    for words in ("scheme paper", "scheme deploy", "Not ranked", "Left out", "it is not JSON", "W3A3"):
         assert words in outline.text
     charts = [attributes for attributes in outline.all("svg") if attributes.get("role") == "img"]
     assert len(charts) == 4 and len(outline.all("circle")) == 2 * 2 + 2 * 1 + 3  # points of both charts, and the keys to colours

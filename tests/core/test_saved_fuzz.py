@@ -1,7 +1,7 @@
 """2,000 damaged and hostile student folders: each is refused with a ZsqError, or loads and computes what its files say.
 
 What "says" means, exactly. Of a folder whose two files have the original bytes, the loaded student's outputs are the original's, bit
-for bit. Any other bytes with the checksums left as they were are refused. Where the checksums were made anew, a folder that loads
+for bit. Any other bytes with the checksums left as they were are refused. Where the checksums were made again, a folder that loads
 
 1. has the weights that the reader printed in docs/format.md decodes from it, bit for bit, and
 2. when saved again gives the same modules, graph, codes, scales, zero points, ranges and values, the names of nodes aside,
@@ -139,7 +139,7 @@ def move(folder: Path, other: Path, rng: random.Random) -> None:
         (folder / rng.choice(("report.json", "model.safetensors.index.json", "pytorch_model.bin"))).write_bytes(rng.randbytes(20))
 
 
-# Hostile content with its checksums made anew
+# Hostile content with its checksums made again
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -200,7 +200,7 @@ def edit(folder: Path, other: Path, rng: random.Random) -> None:
 
 
 def odd_text(folder: Path, other: Path, rng: random.Random) -> None:
-    """JSON that no writer makes: nested too deep, keys twice, NaN, huge graphs and numbers; with the checksum made anew."""
+    """JSON that no writer makes: nested too deep, keys twice, NaN, huge graphs and numbers; with the checksum made again."""
     config = json.loads((folder / CONFIG).read_text())
     text = (folder / CONFIG).read_bytes()[77:]
     node = rng.choice(config["graph"])
@@ -252,7 +252,7 @@ def odd_tensors(folder: Path, other: Path, rng: random.Random) -> None:
 
 
 def odd_header(folder: Path, other: Path, rng: random.Random) -> None:
-    """Headers that lie, and files that are no safetensors; with the checksum made anew."""
+    """Headers that lie, and files that are no safetensors; with the checksum made again."""
     content = (folder / WEIGHTS).read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]

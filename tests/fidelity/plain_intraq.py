@@ -187,7 +187,7 @@ def tune(teacher: nn.Module, made: Made, seed: int, v: Values, watched: int, ste
 
 
 class Calls:
-    """Counts the forwards of a network."""
+    """Counts the forward passes of a network."""
 
     def __init__(self, module: nn.Module) -> None:
         self.calls = 0

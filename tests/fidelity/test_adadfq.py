@@ -25,7 +25,7 @@ CONSTANTS = {
 
 
 def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, synth: str) -> tuple[Any, Any, dict[str, int]]:
-    """The run's student, its synthesizer, and the forwards of teacher and student from warm-up to the last step."""
+    """The run's student, its synthesizer, and the forward passes of teacher and student from warm-up to the last step."""
     kept: list[Any] = []
     calls = {"teacher": 0, "student": 0}
     counted: dict[str, int] = {}

@@ -22,7 +22,7 @@ LR, RHO = 1e-2, 0.03
 
 
 def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, released: bool) -> dict[str, Any]:
-    """Student and generator of a run, the factors of each step, and the forwards of either network."""
+    """Student and generator of a run, the factors of each step, and the forward passes of either network."""
     kept: dict[str, Any] = {"kappas": [], "teacher": 0, "student": 0}
     prepare, step, run, forward = GeneratorSynth.prepare, Inundation.step, Probe._run, WeightPoint.forward
 

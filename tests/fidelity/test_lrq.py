@@ -21,7 +21,7 @@ IMAGES, ITERATIONS, WARMUP, WATCHED, STEPS, LR = 24, 4, 3, 4, 6, 0.05
 
 
 def zsq_run(monkeypatch: pytest.MonkeyPatch, seed: int, plan: plain_lrq.Plan) -> tuple[Any, Any, dict[str, int]]:
-    """The run's student, its synthesizer, and the forwards of teacher and student up to the end of tuning."""
+    """The run's student, its synthesizer, and the forward passes of teacher and student up to the end of tuning."""
     kept: list[Any] = []
     counts = {"teacher": 0, "student": 0}
     prepare, load, quantize, evaluate = Lrq.prepare, _Engine.load_teacher, Uniform.quantize, _Engine.evaluate

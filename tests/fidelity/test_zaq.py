@@ -1,4 +1,4 @@
-"""ZAQ through ``zsq`` against a plain loop: the same generator and student, bit for bit, with as many forwards of each network."""
+"""ZAQ through ``zsq`` against a plain loop: the same generator and student, bit for bit, with as many forward passes of each network."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def run(folder: Path | None = None, **named: Any) -> Any:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 

@@ -120,7 +120,7 @@ def test_components_without_state_begin_again(chain: dict[str, Any], at: str, tm
 
 
 def test_a_calibrator_that_changed_the_graph_is_repeated(tmp_path: Path) -> None:
-    """``cle`` gives a bounded ReLU one bound per channel: the student that is quantized anew has no such operation yet."""
+    """``cle`` gives a bounded ReLU one bound per channel: the student that is quantized again has no such operation yet."""
     (tmp_path / "net.py").write_text(CAPPED)
     teacher = {"ref": f"py:{tmp_path / 'net.py'}:build", "shape": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "classes": 4}
     chain = {**PLAIN, "teacher": teacher, "calib": ["cle", "minmax"], "quant": {"name": "uniform4", "scheme": "deploy"}}

@@ -26,7 +26,7 @@ def compare_runs(places: Sequence[str], by: str, *, html: Path | None = None, js
     """Find, rank and print; 1 when something that was named could not be read.
 
     Raises:
-        ZsqError: When nothing could be read.
+        ZsqError: If nothing could be read.
     """
     from zsq_cli import render
 

@@ -178,14 +178,14 @@ def read(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        ValueError: When there is none that can be compared; the text says why.
+        ValueError: If there is none that can be compared; the text says why.
     """
     try:
         report = json.loads((folder / _REPORT).read_bytes())
     except OSError as error:
         raise ValueError(f"its {_REPORT} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise ValueError(f"its {_REPORT} is damaged: it is no JSON") from None
+        raise ValueError(f"its {_REPORT} is damaged: it is not JSON") from None
     if not isinstance(report, dict) or report.get("schema") != 1:
         known = isinstance(report, dict) and isinstance(report.get("schema"), int) and "student" in report
         raise ValueError(f"its {_REPORT} is of schema {report['schema']}, this zsq reads 1" if known else f"its {_REPORT} is none of zsq")
@@ -210,7 +210,7 @@ def _folders(place: str) -> Iterator[Path]:
     """The run folders that a place stands for.
 
     Raises:
-        ZsqError, OSError: When there is none.
+        ZsqError, OSError: If there is none.
     """
     from zsq._api.stores import in_store, locate
 

@@ -1,4 +1,4 @@
-"""The built-in components, yielded through the same hooks as everybody's. Light: imports neither torch nor any implementation."""
+"""The built-in components, through the same hooks as plugins. Imports no torch and no implementation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def zsq_teachers() -> Iterator[Component]:
         "memory",
         "zsq._builtin.teachers:Memory",
         o.MemoryOptions,
-        "A network that somebody holds in Python: zsq.quantize(network, ...); no command can bring it back.",
+        "A network in memory: zsq.quantize(network, ...). No command can load it.",
         provides={"teacher.output", "teacher.features"},
     )
 
@@ -43,7 +43,7 @@ def zsq_synthesizers() -> Iterator[Component]:
     yield Component(
         "none",
         "zsq._builtin.noise:NoImages",
-        summary="No images at all: for quantizers and calibrators that need none.",
+        summary="No images: for quantizers and calibrators that need none.",
         suggests={"tune": {"name": "none"}},
     )
 
@@ -63,19 +63,23 @@ def zsq_quantizers() -> Iterator[Component]:
 @hookimpl
 def zsq_calibrators() -> Iterator[Component]:
     ranges = {"act.range", "images"}
-    yield Component("minmax", "zsq._builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation seen.", needs=ranges)
-    yield Component("ema", "zsq._builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch extremes.", needs=ranges)
+    yield Component("minmax", "zsq._builtin.ranges:MinMax", o.RangeOptions, "Smallest and largest activation.", needs=ranges)
+    yield Component("ema", "zsq._builtin.ranges:Ema", o.EmaOptions, "Debiased moving average of batch minimum and maximum.", needs=ranges)
     yield Component(
-        "percentile", "zsq._builtin.ranges:Percentile", o.PercentileOptions, "Ranges that hold a share of the values.", needs=ranges
+        "percentile", "zsq._builtin.ranges:Percentile", o.PercentileOptions, "Ranges that contain a share of the values.", needs=ranges
     )
     yield Component(
-        "mean-image-max", "zsq._builtin.ranges:MeanImageMax", o.RangeOptions, "Mean over images of each image's extremes.", needs=ranges
+        "mean-image-max",
+        "zsq._builtin.ranges:MeanImageMax",
+        o.RangeOptions,
+        "Mean over images of each image's minimum and maximum.",
+        needs=ranges,
     )
     yield Component(
         "clip-search",
         "zsq._builtin.clip_search:ClipSearch",
         o.ClipSearchOptions,
-        "Activation ranges that keep the student's output nearest to the teacher's, site after site.",
+        "Activation ranges with the smallest error of the student's output, site after site.",
         needs={"act.range", "images", "graph", "teacher.output"},
     )
 
@@ -100,7 +104,7 @@ def zsq_tuners() -> Iterator[Component]:
         "clips",
         "zsq._builtin.clips:Clips",
         o.ClipsOptions,
-        "Gradient on activation ranges and BatchNorm scales only; weights stay on their grid.",
+        "Trains only activation ranges and BatchNorm scales; weights keep their codes.",
         needs=gradient,
         suggests={"loss": ["mse"], "run": {"batch_size": 128}},
     )

@@ -15,7 +15,7 @@ from zsq.types import Context
 
 
 class Classify:
-    """Outputs are logits (N, classes); targets are class numbers (N,). Teachers build their task before there is a context."""
+    """Outputs are logits (N, classes); targets are class numbers (N,). The context is None, because a teacher source builds the task."""
 
     name, unit = "classify", "images"
 
@@ -23,10 +23,10 @@ class Classify:
         self.classes = options.classes
 
     def logits(self, output: Any) -> Tensor:
-        """The logits in a network's output: a tensor, what carries one as ``logits``, or the first of a tuple.
+        """The logits in a network's output: the tensor, its ``logits``, or the first of a tuple.
 
         Raises:
-            ZsqError: When there is none.
+            ZsqError: If there is none.
         """
         if isinstance(output, Mapping):
             output = output.get("logits")
@@ -38,15 +38,15 @@ class Classify:
         return output
 
     def probabilities(self, output: Any) -> Tensor:
-        """Of every image's classes (N, classes), float32."""
+        """Class probabilities (N, classes), float32."""
         return self.logits(output).float().softmax(1)
 
     def values(self, output: Any) -> tuple[Tensor, ...]:
-        """The logits; there is nothing else."""
+        """Only the logits."""
         return (self.logits(output),)
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """Anything but one row of logits for each image is."""
+        """An output must be one row of logits per image."""
         shape, n = tuple(self.logits(output).shape), len(inputs)
         return "" if len(shape) == 2 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes)"
 

@@ -1,4 +1,4 @@
-"""Calibrator ``clip-search``: activation ranges that keep the student's output near the teacher's, one site after another."""
+"""Calibrator ``clip-search``: chooses the activation range of one site after another by the error of the student's output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 
 
 class ClipSearch:
-    """Per activation site, in the order of execution, the clip value with the smallest mean squared error of the logits.
+    """For each activation site, in the order of execution, the clip value with the smallest mean squared error of the logits.
 
-    Candidates are shares of the range that the site already has (or of the extremes seen, where it has none). Sites before
-    it are on the grids just chosen, sites after it on those they came with; what lies before a site runs once for all of
-    its candidates. Float32 forwards.
+    Candidates are shares of the range that the site already has (or of its minimum and maximum, if it has none). Earlier sites use the
+    ranges just chosen, later sites their old ranges. The part of the network before a site runs once for all its candidates. Float32.
     """
 
     def __init__(self, options: ClipSearchOptions, ctx: Context) -> None:
@@ -26,7 +25,7 @@ class ClipSearch:
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Search site after site; closed early, the sites not reached keep the range they had, or that of the images."""
+        """Search site after site. If closed early, the other sites keep their range, or get minimum and maximum of the images."""
         o = self.options
         images: list[Tensor] = []
         while sum(map(len, images)) < o.images:
@@ -58,7 +57,7 @@ class ClipSearch:
                 yield Beat(min(step, total), total)
 
     def _start(self, student: Student, inputs: Tensor) -> None:
-        """Ranges for the sites that have none: the extremes of the images, sites in float."""
+        """Ranges for sites without one: minimum and maximum of the images, with all sites in float."""
         open_ = {path: point for path, point in act_modules(student).items() if not student.acts[path].ranged}
         trackers = {path: Extremes() for path in open_}
         if open_:

@@ -1,4 +1,4 @@
-"""Tuner ``clips``: activation ranges and BatchNorm affine parameters by gradient, every weight where the quantizer put it."""
+"""Tuner ``clips``: trains activation ranges and BatchNorm scale and shift; weights keep their codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 class Clips(Progress):
     """Adam on the logarithm of every activation range and on the scale and shift of every BatchNorm layer.
 
-    A few numbers per channel: a pool of some hundred images does not over-fit them. Weights are frozen at their codes before
-    the first step, so that a grid chosen with care (rounding by SQuant, bits by layer) stays as it is, and no step puts
-    weights on their grids anew. The last step is what is kept.
+    These are a few numbers per channel, so a pool of some hundred images does not overfit. Weights are frozen at their codes before the
+    first step, so that codes and bits chosen by the quantizer (SQuant, bits by layer) do not change, and no step quantizes weights
+    again. The result is the last step.
     """
 
     def __init__(self, options: ClipsOptions, ctx: Context) -> None:

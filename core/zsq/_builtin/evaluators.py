@@ -1,4 +1,4 @@
-"""Evaluators: top-1 accuracy on real images from a file or folder, and agreement with the teacher on synthetic ones."""
+"""Evaluators: top-1 accuracy on real images from a file or folder, and agreement with the teacher on synthetic images."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _DAMAGED_IMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.Decompressio
 
 
 class Top1:
-    """Share of images whose largest logit is the label's, in percent; FP32 forwards.
+    """Top-1 accuracy in percent; FP32.
 
     ``npz:PATH`` holds ``images`` uint8 (N, H, W, C) of the teacher's size and ``labels`` (N,). ``folder:PATH`` holds a
     ``metadata.csv`` of ``file_name,label``, or one folder per class, label 0 being the first in alphabetical order. Its photos
     are resized (bicubic) so that the short side is the teacher's size / ``crop``, then cropped at the centre; images of
-    exactly the teacher's size are taken as they are.
+    exactly the teacher's size are not changed.
     """
 
     def __init__(self, options: Top1Options, ctx: Context) -> None:
@@ -41,15 +41,15 @@ class Top1:
         self.details: dict[str, Any] = {}
 
     def check(self, ctx: Context) -> None:
-        """Read the file, or list the folder, before any work is done on the student.
+        """Read the file, or list the folder, before the run does any work.
 
         Raises:
-            FileError: When it is missing or damaged, images have another shape, or labels are out of range.
+            FileError: If it is missing or damaged, images have another shape, or labels are out of range.
         """
         self._open(ctx)
 
     def evaluate(self, module: nn.Module, ctx: Context) -> dict[str, float]:
-        """``top1`` in percent and ``images``, the number evaluated."""
+        """``top1`` in percent and ``images``, the number of images."""
         images, task = self._open(ctx), ctx.teacher.task
         given: list[NDArray[np.int64]] = []
         size = self.options.batch_size or _batch_size(ctx)
@@ -74,11 +74,11 @@ class Top1:
 
 
 class Agreement:
-    """How often the student's largest logit is the teacher's, in percent, and the mean squared difference of their logits.
+    """How often student and teacher have the same largest logit, in percent, and the mean squared difference of their logits.
 
-    Where logits have places, (N, K, ...), every place of an image counts alike.
+    If logits have places, (N, K, ...), every place counts.
 
-    The images are synthetic, from ``ctx.sampler``; Gaussian noise where there is none.
+    The images are synthetic, from ``ctx.sampler``; Gaussian noise if there is none.
     """
 
     def __init__(self, options: AgreementOptions, ctx: Context) -> None:
@@ -99,7 +99,7 @@ class Agreement:
 
 
 def _batch_size(ctx: Context) -> int:
-    """250; on a CPU at most as many as have 2 million values, 13 of 3x224x224: with more, forwards wait for memory."""
+    """250; on a CPU at most as many as have 2 million values, 13 of 3x224x224: with more, forward passes wait for memory."""
     return min(250, max(1, 2**21 // math.prod(ctx.teacher.inputs.shape))) if ctx.device.type == "cpu" else 250
 
 
@@ -187,7 +187,7 @@ def _label(text: Any, line: int, table: Path) -> int:
 
 
 def _by_class(path: Path, classes: int) -> list[tuple[Path, int]]:
-    """Files and labels by class folder, the classes taking turns, so that a limit leaves something of each."""
+    """Files and labels by class folder, in turns, so that a limit keeps images of each class."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(folders) != classes:
         what = f"{len(folders)} class folders, but the teacher tells {classes} classes apart"
@@ -201,7 +201,7 @@ def _by_class(path: Path, classes: int) -> list[tuple[Path, int]]:
 
 
 def _check_labels(labels: NDArray[Any], count: int, classes: int, where: str) -> None:
-    """Refuse labels that are not one whole number below ``classes`` for each of ``count`` images."""
+    """Raise ``FileError`` if labels are not one integer below ``classes`` for each of ``count`` images."""
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise FileError(f"labels are {labels.dtype} {labels.shape} for {count} images", where, "give one whole number per image")
     if count == 0:

@@ -1,4 +1,4 @@
-"""Tuners: gradient descent of the student on the objective, and none at all."""
+"""Tuners: ``finetune``, gradient descent on the objective; ``none``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from zsq.options import Options
 from zsq.training import Progress, batch_norms, cosine, descend, learn_ranges
 from zsq.types import Batch, Beat, Context, Student, Trace
 
-#: Grids of so many bits or fewer are tuned at the full rate.
+#: Grids with at most so many bits are tuned with the full learning rate.
 _COARSEST = 4
 
 
 class Finetune(Progress):
-    """Two optimizers alike over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
-    biases), and Adam over the activation ranges of points that can learn them. The last step is what is kept; nothing is
-    selected on the way."""
+    """Trains every parameter of the student (weights with the straight-through estimator, BatchNorm scale and shift, biases) with SGD or
+    Adam, and the learned activation ranges with Adam. The result is the last step; no step is selected."""
 
     def __init__(self, options: FinetuneOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -32,7 +31,7 @@ class Finetune(Progress):
         if o.batch_norm == "train":
             for norm in batch_norms(module).values():
                 norm.train()
-        parts = _parted(module)  # before ranges have parameters: those move with their own optimizer alone
+        parts = _parted(module)  # before ranges get parameters, which have their own optimizer
         default = default_lr(min((point.bits for point in student.weights.values()), default=_COARSEST))
         ranges, moved = learn_ranges(student, 100 * default if o.range_lr is None else o.range_lr)
         lr = o.lr or default
@@ -45,7 +44,7 @@ class Finetune(Progress):
         yield from descend(self.ctx, student, stream, objective, o.steps, moved, ranges, self._rate, self)
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        o, lr = self.options, self.options.lr or 1.0  # the loop sets the rate before every step
+        o, lr = self.options, self.options.lr or 1.0  # the loop sets the learning rate before every step
         if o.optimizer == "adam":
             return torch.optim.Adam(parameters, lr, (o.momentum, 0.999), weight_decay=o.weight_decay, fused=True)
         nesterov = o.nesterov and o.momentum > 0
@@ -61,7 +60,7 @@ class Finetune(Progress):
 
 
 def _parted(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The floating-point parameters but for weights whose codes are final: those of other layers, and those of BatchNorm layers."""
+    """The floating-point parameters except weights whose codes are final: those of other layers, and those of BatchNorm layers."""
     layers: list[Any] = [m for m in module.modules() if isinstance(m, tuple(LAYERS.values()))]
     final = {id(layer.weight) for layer in layers if layer.weight_point.frozen}
     norms = {id(p) for norm in batch_norms(module).values() for p in norm.parameters()}
@@ -70,12 +69,12 @@ def _parted(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 def default_lr(bits: int) -> float:
-    """The learning rate for the finest grid there is among the weights: steps of 2^-bits ask for updates of that order."""
+    """The learning rate for the finest weight grid: a scale of 2^-bits needs updates of this size."""
     return 1e-4 * 2.0 ** min(0, _COARSEST - bits)
 
 
 class NoTuning:
-    """Leaves the student as calibration left it."""
+    """Does not change the student."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass

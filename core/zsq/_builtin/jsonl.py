@@ -1,4 +1,4 @@
-"""A log of a run as JSON lines: one object per event, written at once, so that it may be read while the run goes on.
+"""Log ``jsonl``: one JSON object per event and line, written at once, so that it can be read during the run.
 
 Every line has ``schema`` (1), ``event`` (``run-started``, ``phase-started``, ``stepped``, ``phase-ended``, ``message``, ``publishing``,
 ``run-ended``), ``time`` (UTC) and ``seconds`` since the run began, then the event's own fields.
@@ -22,18 +22,18 @@ from zsq.events import Event
 from zsq.types import Context
 
 SCHEMA = 1
-#: Fields that are not written, by event: the report follows with ``run-ended``.
+#: Fields that are not written, by event; ``run-ended`` has the report.
 _LEFT_OUT = {"publishing": {"report", "ctx", "details"}}
-#: How far from a file's end its last whole line is looked for.
+#: The last complete line is searched in so many bytes at the end of a file.
 _TAIL = 1 << 26
 
 
 class Jsonl:
-    """Appends to the file ``ref``: a run that goes on continues its log, and several runs may share one.
+    """Appends to the file ``ref``. A resumed run continues its log, and several runs may share one file.
 
     Raises:
         OptionError: Without a path.
-        FileError: When a file of that name is no such log: nobody's file is written into.
+        FileError: If the file exists and is not such a log.
     """
 
     def __init__(self, options: JsonlOptions, ctx: Context) -> None:
@@ -48,7 +48,7 @@ class Jsonl:
         """Write one line.
 
         Raises:
-            OSError: When the file system refuses; what was written before stays.
+            OSError: If the file system refuses; earlier lines stay.
         """
         if self.file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Jsonl:
 
 
 def row(event: Event) -> dict[str, Any]:
-    """An event as plain values that JSON knows."""
+    """An event as plain values for JSON."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
     left_out = {"seconds"} | _LEFT_OUT.get(name, set())
     fields = {field.name: plain(getattr(event, field.name)) for field in dataclasses.fields(event) if field.name not in left_out}
@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is empty, or begins with a line of such a log; one that cannot be read fails when it is written to."""
+    """Whether a file is empty or begins with a line of such a log. An unreadable file fails later, on writing."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -101,7 +101,7 @@ def _is_log(path: Path) -> bool:
 
 
 def _cut(path: Path) -> None:
-    """Remove a last line that a run which was killed left half-written."""
+    """Remove a half-written last line of a killed run."""
     if not path.is_file() or not (size := path.stat().st_size):
         return
     with path.open("rb+") as file:

@@ -13,11 +13,11 @@ from zsq.types import Context, View
 
 
 class Kd:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)); the teacher's logits take no gradient (Hinton et al., 2015).
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)); the teacher's logits get no gradient (Hinton et al., 2015).
 
     ``batchmean`` divides the sum by the number of images B. ``mean`` divides by B·C with C classes, the hidden factor 1/C in
-    what the GDFQ line publishes: T = 20 then weighs the divergence by 400/C. Logits with places, (N, C, ...), count every place
-    as an image. To what else the task compares, its mean absolute difference is added.
+    the code of GDFQ and its successors: with T = 20 the divergence has the weight 400/C. Every place of logits (N, C, ...) counts as an
+    image. For other values of the task, the mean absolute difference is added.
     """
 
     def __init__(self, options: KdOptions, ctx: Context) -> None:
@@ -35,8 +35,8 @@ class Kd:
 
 
 class Mse:
-    """Mean over images and classes of (student - teacher)² of the logits; the teacher's take no gradient. Where the task compares
-    more than logits, the sum of such means."""
+    """Mean over images and classes of (student - teacher)² of the logits; the teacher's get no gradient. For other values of
+    the task, the sum of such means."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The synthesizers ``noise``, Gaussian images, the baseline that every other one has to beat; and ``none``, no images at all."""
+"""The synthesizers ``noise``, Gaussian images, the baseline for all others; and ``none``, no images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zsq.types import Batch, Context
 
 
 class Noise:
-    """Independent normal values in the teacher's normalised space; no targets."""
+    """Independent normal values as normalised inputs; no targets."""
 
     def __init__(self, options: NoiseOptions, ctx: Context) -> None:
         self.std, self.ctx = options.std, ctx
@@ -23,7 +23,7 @@ class Noise:
 
 
 class NoImages:
-    """For chains in which nobody looks at an image."""
+    """For chains in which no component uses images."""
 
     def __init__(self, options: Options, ctx: Context) -> None:
         pass
@@ -32,6 +32,6 @@ class NoImages:
         """Refused.
 
         Raises:
-            PlanError: Always: whoever asks has not said that it needs ``images``.
+            PlanError: Always. The component that asks does not declare the need ``images``.
         """
         raise PlanError("a component asked for images, but there are none", "synthesizer 'none'", "choose a synthesizer: --synth noise")

@@ -10,32 +10,32 @@ from zsq.options import InputOptions, Options, opt
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyOptions(Options):
-    classes: int = opt(10, "Number of classes the network tells apart.", ge=2)
+    classes: int = opt(10, "Number of classes of the network.", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyOptions(Options):
-    weights: str | None = opt(None, "Checkpoint of the teacher: safetensors, or a torch file without code in it.")
+    weights: str | None = opt(None, "Weights file of the teacher: safetensors, or a torch file without code.")
     shape: tuple[int, ...] | None = opt(
         None,
-        "Input shape as channels,height,width; else from the sidecar STEM.json beside the weights or the network's pretrained_cfg.",
+        "Input shape as channels,height,width; default: from STEM.json beside the weights, or from the network's pretrained_cfg.",
         ge=1,
     )
-    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs were normalised with; else from the sidecar or the network.")
+    mean: tuple[float, ...] | None = opt(None, "Mean per channel that inputs are normalised with; default: as for shape.")
     std: tuple[float, ...] | None = opt(
-        None, "Standard deviation per channel that inputs were normalised with; else from the sidecar or the network.", gt=0
+        None, "Standard deviation per channel that inputs are normalised with; default: as for shape.", gt=0
     )
-    classes: int | None = opt(None, "Number of classes; else from the sidecar, else from the network's output.", ge=2)
+    classes: int | None = opt(None, "Number of classes; default: from STEM.json, else from the network's output.", ge=2)
     task: str | None = opt(
-        None, "What the network's output means, one of the tasks in `zsq plugins list`; by default classify.", means="task"
+        None, "What the network's output means, one of the tasks in `zsq plugins list`; default: classify.", means="task"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions(InputOptions):
-    classes: int | None = opt(None, "Number of classes; else from the network's output.", ge=2)
-    task: str | None = opt(None, "What the network's output means; by default classify.", means="task")
-    fingerprint: str = opt("", "SHA-256 of the network's tensors: a recipe is of this network only.")
+    classes: int | None = opt(None, "Number of classes; default: from the network's output.", ge=2)
+    task: str | None = opt(None, "What the network's output means; default: classify.", means="task")
+    fingerprint: str = opt("", "SHA-256 of the network's tensors: the recipe is for this network only.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +45,20 @@ class NoiseOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RangeOptions(Options):
-    batches: int = opt(8, "Batches to watch.", ge=1)
+    batches: int = opt(8, "Batches to observe.", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaOptions(RangeOptions):
-    batches: int = opt(100, "Batches to watch.", ge=1)
-    decay: float = opt(0.9, "Share of the old range in each update; the reading is corrected for the start at zero.", ge=0, lt=1)
+    batches: int = opt(100, "Batches to observe.", ge=1)
+    decay: float = opt(0.9, "Share of the old range in each update; the start at zero is corrected.", ge=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PercentileOptions(RangeOptions):
     percent: float | None = opt(
         None,
-        "Share of values inside the range, in percent; by default 99.9 at 4 bits, and a quarter as many outside for every bit more.",
+        "Share of values inside the range, in percent; default: 99.9 at 4 bits, and a quarter as many outside for each further bit.",
         gt=50,
         le=100,
     )
@@ -68,8 +68,8 @@ class PercentileOptions(RangeOptions):
 class ClipSearchOptions(Options):
     images: int = opt(256, "Images of the stream to search on.", ge=1)
     candidates: int = opt(8, "Clip values tried at every activation site.", ge=2)
-    narrowest: float = opt(0.3, "Narrowest candidate, as a share of the range the search starts from.", gt=0, lt=1)
-    passes: int = opt(1, "Times that all sites are gone through.", ge=1)
+    narrowest: float = opt(0.3, "Narrowest candidate, as a share of the initial range.", gt=0, lt=1)
+    passes: int = opt(1, "Number of passes over all sites.", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class KdOptions(Options):
     temperature: float = opt(4.0, "Temperature of both softmaxes; the loss is multiplied by its square.", gt=0)
     reduction: Literal["batchmean", "mean"] = opt(
         "batchmean",
-        "batchmean: mean over images of the divergence; mean: also divided by the number of classes, as the GDFQ line publishes.",
+        "batchmean: mean over images of the divergence; mean: also divided by the number of classes, as in GDFQ and its successors.",
     )
 
 
@@ -87,24 +87,24 @@ class FinetuneOptions(Options):
     optimizer: Literal["sgd", "adam"] = opt("adam", "SGD with momentum, or Adam.")
     lr: float | None = opt(
         None,
-        "Learning rate at the start; by default 1e-4 up to 4 bits and half of it for every bit more, as the grid's steps halve.",
+        "Initial learning rate; default: 1e-4 up to 4 bits, and half of it for each further bit, because the scale halves.",
         gt=0,
         means="lr",
     )
     range_lr: float | None = opt(
         None,
-        "Learning rate at the start for the logarithm of every activation range; by default 100 times that of the weights; "
-        "0 keeps ranges as they were calibrated.",
+        "Initial learning rate for the logarithm of every activation range; default: 100 times that of the weights; "
+        "0 keeps the calibrated ranges.",
         ge=0,
     )
     norm_lr: float | None = opt(
-        None, "Learning rate at the start for BatchNorm scale and shift; by default that of the weights; 0 leaves them.", ge=0
+        None, "Initial learning rate for BatchNorm scale and shift; default: that of the weights; 0 keeps them.", ge=0
     )
     momentum: float = opt(0.9, "Momentum of SGD, or beta1 of Adam.", ge=0, lt=1)
     nesterov: bool = opt(True, "Nesterov momentum for SGD.")
     weight_decay: float = opt(0.0, "Weight decay on every parameter.", ge=0)
     schedule: Literal["constant", "cosine", "step"] = opt(
-        "cosine", "How the learning rate falls: to zero along a cosine, or by gamma at each milestone."
+        "cosine", "Learning-rate schedule: constant, cosine to zero, or times gamma at each milestone."
     )
     milestones: tuple[int, ...] = opt((), "Steps at which the step schedule multiplies the rate by gamma.", ge=1)
     gamma: float = opt(0.1, "Factor of the step schedule.", gt=0, le=1)
@@ -114,16 +114,16 @@ class FinetuneOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class ClipsOptions(Options):
     steps: int = opt(200, "Student steps.", ge=1)
-    lr: float = opt(5e-4, "Learning rate of Adam at the start for BatchNorm scale and shift; 0 leaves them.", ge=0, means="lr")
-    range_lr: float = opt(5e-3, "Learning rate of Adam at the start for the logarithm of activation ranges; 0 leaves them.", ge=0)
+    lr: float = opt(5e-4, "Initial learning rate of Adam for BatchNorm scale and shift; 0 keeps them.", ge=0, means="lr")
+    range_lr: float = opt(5e-3, "Initial learning rate of Adam for the logarithm of activation ranges; 0 keeps them.", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Top1Options(Options):
     ref: str = opt("", "Path of the images: an .npz with images and labels, or a folder.")
-    format: Literal["auto", "npz", "folder"] = opt("auto", "How the path is read; auto goes by what it is.")
-    batch_size: int | None = opt(None, "Images per forward; by default 250, fewer on a CPU where images are large.", ge=1)
-    limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
+    format: Literal["auto", "npz", "folder"] = opt("auto", "How the path is read; auto: from its kind.")
+    batch_size: int | None = opt(None, "Images per forward pass; default: 250, fewer on a CPU for large images.", ge=1)
+    limit: int | None = opt(None, "Evaluate only the first so many images.", ge=1)
     crop: float = opt(0.875, "Share of the resized short side that the centre crop keeps, for folders of photos.", gt=0, le=1)
 
 
@@ -134,4 +134,4 @@ class AgreementOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlOptions(Options):
-    ref: str = opt("", "Path of the file; what it already holds of such logs stays.")
+    ref: str = opt("", "Path of the file; existing lines of such a log stay.")

@@ -1,8 +1,8 @@
-"""Calibrators that set activation ranges by watching: extremes, their moving average, percentiles, means of image extremes.
+"""Calibrators that observe activations and set ranges: minimum and maximum, moving average, percentiles, means over images.
 
-Each runs the student on batches of the stream, watches what arrives at every activation point, and sets all ranges at
-the end. Points without a range pass data on unchanged, so a first calibrator sees activations in float behind quantized
-weights; a later one sees them on the grids set before it. Any :class:`~zsq.points.QuantPoint` that is a module will do.
+Each runs the student on batches of the stream, observes the inputs of every activation point, and sets all ranges at the end. A point
+without a range returns its input unchanged, so the first calibrator sees float activations after quantized weights; a later one sees
+fake-quantized activations. Any :class:`~zsq.points.QuantPoint` that is a module works.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from zsq.types import Batch, Beat, Context, Student, Trace
 
 
 class _Watching:
-    """A calibrator made of one tracker per activation point."""
+    """A calibrator with one observer per activation point."""
 
     def __init__(self, options: Any, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     def tracker(self, bits: int) -> Tracker:
-        """For an activation point of so many bits."""
+        """The observer for an activation point with ``bits``."""
         raise NotImplementedError
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Watch ``options.batches`` batches, then set every range; closed early, set them from what was seen."""
+        """Observe ``options.batches`` batches, then set every range; if closed early, from the batches so far."""
         trackers: dict[str, Tracker] = {}
         points, module = act_modules(student), student.module.eval()
 
@@ -53,7 +53,7 @@ class _Watching:
 
 
 class MinMax(_Watching):
-    """Smallest and largest activation seen."""
+    """Smallest and largest activation."""
 
     options: RangeOptions
 
@@ -71,7 +71,7 @@ class Ema(_Watching):
 
 
 class Percentile(_Watching):
-    """Ranges that hold a share of the values."""
+    """Ranges that contain a share of the values."""
 
     options: PercentileOptions
 

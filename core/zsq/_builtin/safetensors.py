@@ -21,6 +21,6 @@ class Safetensors:
         """Write both files.
 
         Raises:
-            ZsqError: When the student is not a graph of known modules, or the disk refuses.
+            ZsqError: If the student is not a graph of known modules, or the disk refuses.
         """
         return save(student, manifest, folder, self.ctx.teacher.inputs if self.ctx.teacher is not None else None)

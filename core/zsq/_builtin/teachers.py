@@ -1,4 +1,4 @@
-"""Teacher source ``py``: a local factory that the user names; :func:`teacher_from` makes a teacher of any network."""
+"""Teacher sources ``py``, a local function that makes a network, and ``memory`` without its network."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from zsq.types import Context, Teacher
 
 
 class Py:
-    """``py:package.module:callable`` or ``py:path/to/file.py:callable``. Importing it is what the user asked for by naming it."""
+    """``py:package.module:callable`` or ``py:path/to/file.py:callable``. The user names it, so it is imported."""
 
     def __init__(self, options: PyOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     def load(self, ref: str) -> Teacher:
-        """The teacher that the factory builds, with weights where given.
+        """The teacher that the function makes, with weights if there are some.
 
         Raises:
-            ZsqError: When the factory cannot be found or fails, or no input spec is to be had.
-            FileError: When weights or sidecar are missing, damaged or do not fit, or the network announces something else than numbers.
+            ZsqError: If the function is missing or fails, or there is no input spec.
+            FileError: If weights or sidecar are missing, damaged or do not fit, or the network declares values that are not numbers.
         """
         o, where = self.options, f"teacher py:{ref}"
         weights = Path(o.weights) if o.weights else None
@@ -49,7 +49,7 @@ class Py:
 
 
 class Memory:
-    """``memory:CLASS`` where nobody gave the network: what a recipe or a report names is gone with the process that held it."""
+    """``memory:CLASS`` without the network: it was in the memory of another process."""
 
     def __init__(self, options: MemoryOptions, ctx: Context) -> None:
         pass
@@ -65,12 +65,12 @@ class Memory:
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:
-    """The network that ``module:callable`` or ``file.py:callable`` makes, from the same random numbers each time.
+    """The network that ``module:callable`` or ``file.py:callable`` makes, always with the same random numbers.
 
-    The callable gets no arguments, but ``classes`` (or ``num_classes``) where it takes one and the number is known.
+    The callable gets ``classes`` (or ``num_classes``) if it has this argument and the number is known, otherwise no argument.
 
     Raises:
-        ZsqError: When the callable is not there, fails, or gives something else.
+        ZsqError: If the callable is missing, fails, or returns something else.
     """
     place, _, name = ref.rpartition(":")
     if not place or not name:
@@ -122,7 +122,7 @@ def _import_file(path: Path, where: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"zsq_local_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
+    sys.modules[spec.name] = module  # dataclasses and pickle look up their module there
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -133,7 +133,7 @@ def _import_file(path: Path, where: str) -> Any:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Inside, modules in ``folder`` are found, as they are by a script that lies there."""
+    """Inside, modules in ``folder`` can be imported, as from a script in this folder."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:

@@ -21,7 +21,7 @@ class Logs:
         target: The run's folder, which is not there before the run is done.
 
     Raises:
-        ZsqError: When a log cannot be built, or would lie in ``target``.
+        ZsqError: If a log cannot be built, or would lie in ``target``.
     """
 
     def __init__(self, choices: Sequence[Choice], ctx: Context, target: Path | None) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """The phase that a run is in: its name, the component that it belongs to, and the object that does the work, where there is one."""
+    """The phase that a run is in: its name, the component that it belongs to, and the object that does the work, if there is one."""
 
     name: str = "teacher"
     choice: Choice | None = None

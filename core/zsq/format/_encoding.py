@@ -35,7 +35,7 @@ def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
     """All nodes, in order.
 
     Raises:
-        ZsqError: When they are more than a reader takes.
+        ZsqError: If they are more than a reader takes.
     """
     if len(graph.nodes) > MAX_NODES:
         raise ZsqError(f"cannot save a network of more than {MAX_NODES} operations", "exporter safetensors", "use another --export")

@@ -25,7 +25,7 @@ AGAIN = "it is damaged: copy the run again"
 
 
 def text_of(config: Mapping[str, Any]) -> bytes:
-    """What ``config.json`` holds, its checksum made anew; same configuration, same bytes."""
+    """What ``config.json`` holds, its checksum made again; same configuration, same bytes."""
     values = {key: value for key, value in config.items() if key != "checksum"}
     rest = b'",' + json.dumps(values, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()[1:] + b"\n"
     return _HEAD + hashlib.sha256(rest).hexdigest().encode() + rest
@@ -73,7 +73,7 @@ def read(folder: Path, name: str) -> bytes:
     """A file's content.
 
     Raises:
-        FileError: When it is no plain file, leads out of the folder, or is longer than anything a student needs.
+        FileError: If it is no plain file, leads out of the folder, or is longer than anything a student needs.
     """
     path = folder / name
     hint = "name the folder of a finished run"

@@ -30,7 +30,7 @@ def describe(loose: Mapping[str, Tensor]) -> dict[str, Any]:
     """Type and shape of loose tensors, as the configuration has them.
 
     Raises:
-        ZsqError: When one is of a type that the file does not know.
+        ZsqError: If one is of a type that the file does not know.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     if unknown := [path for path in loose if loose[path].dtype not in names]:
@@ -42,7 +42,7 @@ def join(root: nn.Module, specs: Mapping[str, Mapping[str, Any]], loose: Mapping
     """Everything that the modules of ``specs`` and ``loose`` hold.
 
     Raises:
-        ZsqError: When a module's value is not a finite float32.
+        ZsqError: If a module's value is not a finite float32.
     """
     modules: list[tuple[str, Any, Sizes]] = [(path, root.get_submodule(path), sizes(specs[path])) for path in sorted(specs)]
     layers: list[WeightPoint] = [module.weight_point for _, module, size in modules if size.weights]
@@ -78,7 +78,7 @@ class Parts:
     Nothing larger than eight times the file is made before it is known that both agree.
 
     Raises:
-        ValueError, TypeError, KeyError: When the tensors are not exactly those of the configuration.
+        ValueError, TypeError, KeyError: If the tensors are not exactly those of the configuration.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], specs: Mapping[str, Any], loose: Mapping[str, Any]) -> None:
@@ -118,7 +118,7 @@ class Parts:
         """Hand every module of ``root`` its own; points are frozen.
 
         Raises:
-            ValueError, AttributeError, KeyError: When values are not finite, or a grid does not follow from its range.
+            ValueError, AttributeError, KeyError: If values are not finite, or a grid does not follow from its range.
         """
         for path, size in self.sizes.items():
             module: Any = root.get_submodule(path)

@@ -38,7 +38,7 @@ def save(student: Student, manifest: Mapping[str, Any], folder: Path, inputs: In
         inputs: What the student takes.
 
     Raises:
-        ZsqError: When the student is not a graph of known modules, or the disk refuses.
+        ZsqError: If the student is not a graph of known modules, or the disk refuses.
     """
     module = student.module
     if not isinstance(module, fx.GraphModule):
@@ -65,7 +65,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: to
     """The saved network in eval mode, frozen, on ``device``.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError, RuntimeError: When the values do not describe a network; ``zsq.load`` reports them.
+        ValueError, TypeError, KeyError, AttributeError, RuntimeError: If the values do not describe a network; ``zsq.load`` reports them.
     """
     modules, loose = config["modules"], config["tensors"]
     parts = Parts(tensors, modules, loose)
@@ -101,7 +101,7 @@ def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> di
 
 
 def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that ``path`` lies in, made where there is none, and the last part of ``path``."""
+    """The module that ``path`` lies in, made if there is none, and the last part of ``path``."""
     *parts, name = path.split(".")
     module = root
     for part in parts:

@@ -32,7 +32,7 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...], signed: bool) -> T
     """The codes, int32, in ``shape``.
 
     Raises:
-        ValueError: When ``packed`` does not hold exactly so many codes, or what fills its last byte is not zero.
+        ValueError: If ``packed`` does not hold exactly so many codes, or what fills its last byte is not zero.
     """
     count = int(np.prod(shape, dtype=np.int64))
     if packed.dtype != torch.uint8 or packed.shape != (packed_size(count, bits),):
@@ -63,7 +63,7 @@ def expand(stream: Tensor, size: int) -> Tensor:
     """The ``size`` bytes that were squeezed.
 
     Raises:
-        ValueError: When the stream is damaged, holds more or less, or is shorter than an eighth of ``size``.
+        ValueError: If the stream is damaged, holds more or less, or is shorter than an eighth of ``size``.
     """
     if stream.dtype != torch.uint8 or stream.dim() != 1 or size > 8 * len(stream):
         raise ValueError(f"{tuple(stream.shape)} of {stream.dtype} cannot hold {size} bytes of codes")

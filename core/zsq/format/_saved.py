@@ -24,7 +24,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
         device: Where its tensors shall be.
 
     Raises:
-        FileError: When a file is missing, damaged, of another format, or the two do not belong together.
+        FileError: If a file is missing, damaged, of another format, or the two do not belong together.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -39,5 +39,5 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
         raise FileError(f"{WEIGHTS} is no safetensors file: {brief(error)}", str(folder), AGAIN) from error
     try:
         return rebuild(config, tensors, torch.device(device))
-    except Exception as error:  # whatever a damaged description leads to
+    except Exception as error:  # anything that a damaged description leads to
         raise FileError(f"{CONFIG} does not describe a network: {brief(error)}", str(folder), AGAIN) from error

@@ -32,7 +32,7 @@ def encode_module(path: str, root: nn.Module) -> dict[str, Any]:
     """One module's kind and settings.
 
     Raises:
-        ZsqError: When it is of no known kind.
+        ZsqError: If it is of no known kind.
     """
     module: Any = root.get_submodule(path)
     kind = type(module).__name__.removeprefix("Quant")
@@ -68,7 +68,7 @@ def sizes(spec: Mapping[str, Any]) -> Sizes:
     """What a module of these settings has in the file; nothing of that size is made, however absurd it is.
 
     Raises:
-        ValueError, TypeError: When the settings are not exactly those of a known kind.
+        ValueError, TypeError: If the settings are not exactly those of a known kind.
     """
     kind = spec["type"]
     if kind in _NORMS:
@@ -91,7 +91,7 @@ def decode_module(spec: Mapping[str, Any]) -> nn.Module:
     """A module of the kind and settings; values of its tensors are left open.
 
     Raises:
-        ValueError, TypeError, RuntimeError: When the settings are not exactly those of a known kind, or do not go together.
+        ValueError, TypeError, RuntimeError: If the settings are not exactly those of a known kind, or do not go together.
     """
     kind = spec["type"]
     if kind == "Activation":
@@ -148,14 +148,14 @@ def only(spec: Mapping[str, Any], keys: frozenset[str]) -> None:
 
 
 def listed(value: Any) -> list[Any]:
-    """``value``, refused when it is no list."""
+    """``value``, refused when it is not a list."""
     if type(value) is not list:
         raise ValueError(f"{value!r} is not a list")
     return value
 
 
 def integers(value: Any, least: int) -> list[int]:
-    """``value``, refused when it is no list of integers from ``least`` on."""
+    """``value``, refused when it is not a list of integers from ``least`` on."""
     return [_integer(v, least) for v in listed(value)]
 
 

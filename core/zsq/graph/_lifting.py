@@ -74,7 +74,7 @@ def lift(teacher: nn.Module, example: Tensor, wanted: tuple[str, ...] = ()) -> L
         wanted: Module paths whose outputs have to be found in the graph.
 
     Raises:
-        ZsqError: When the network cannot be traced, or its trace does not compute the same.
+        ZsqError: If the network cannot be traced, or its trace does not compute the same.
     """
     program = trace(teacher, example)
     lifted = _Lifting(teacher, program)()

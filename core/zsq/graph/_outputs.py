@@ -23,7 +23,7 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
         wanted: Paths of the modules whose outputs are looked for.
 
     Raises:
-        ZsqError: When the trace does not run on another batch, computes something else, or lacks an output.
+        ZsqError: If the trace does not run on another batch, computes something else, or lacks an output.
     """
     rng = torch.Generator().manual_seed(0)
     shape = (example.shape[0] + 1, *example.shape[1:])
@@ -34,7 +34,7 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
         with torch.no_grad():
             expected = teacher(inputs)
             got, seen = node_values(module, inputs)
-    except Exception as error:  # whatever a network of the user's raises
+    except Exception as error:  # a user's network can raise anything
         raise ZsqError(
             f"the traced network does not run on a batch of {shape[0]}: {first_line(error)}",
             f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",

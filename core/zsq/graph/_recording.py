@@ -42,7 +42,7 @@ def record(network: nn.Module, example: Tensor) -> Program | None:
     """
     try:
         small, large = (_run(network, batch) for batch in (example, torch.cat((example, example[:1]))))
-    except Exception:  # whatever a network of the user's raises
+    except Exception:  # a user's network can raise anything
         return None
     return small if str(small.graph) == str(large.graph) and out_of_place(small.graph) else None
 

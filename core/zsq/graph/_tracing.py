@@ -20,7 +20,7 @@ def trace(teacher: nn.Module, example: Tensor) -> Program:
     """The program of ``teacher``. The first dimension of ``example`` stays free.
 
     Raises:
-        ZsqError: When the network cannot be traced.
+        ZsqError: If the network cannot be traced.
     """
     return record(teacher, example) or export(teacher, example)
 
@@ -29,7 +29,7 @@ def export(teacher: nn.Module, example: Tensor) -> Program:
     """The program that ``torch.export`` sees, also where sizes are computed from the batch's.
 
     Raises:
-        ZsqError: When the network cannot be traced.
+        ZsqError: If the network cannot be traced.
     """
     program = _exported(teacher, example)
     specs = {getattr(s.arg, "name", ""): s for s in program.graph_signature.input_specs}
@@ -89,7 +89,7 @@ def _exported(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgr
                 warnings.simplefilter("ignore")
                 program = torch.export.export(teacher, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=strict)
                 return program if out_of_place(program.graph) else program.run_decompositions({})
-        except Exception as error:  # whatever tracing makes of a network of the user's
+        except Exception as error:  # tracing a user's network can raise anything
             failures.append(error)
     raise ZsqError(
         f"this network cannot be traced: {first_line(failures[0], 200)}",

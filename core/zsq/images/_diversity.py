@@ -42,12 +42,12 @@ def diversity(batches: Iterable[Batch], teacher: Teacher, probe: Probe) -> dict[
 
 def figures(features: Tensor, sure: Tensor | None = None, classes: Tensor | None = None) -> dict[str, Any]:
     """Figures of N images from their features (N, D), and the largest probability and its class at each place, (N, places) both; one
-    place where an image has one class, None where classes do not exclude each other.
+    place where an image has one class, None if classes do not exclude each other.
 
     ``class_entropy`` is that of the histogram of classes over images and places, in nats, log K at most. ``confidence`` is the mean
-    largest probability. These and ``classes``, the number of those seen, are None where there are no probabilities.
+    largest probability. These and ``classes``, the number of those seen, are None if there are no probabilities.
     ``cosine_distance`` is the mean distance (1 - cosine) of two images, where each has one class of two of the same class, averaged
-    over the classes that have two; None where there are no two.
+    over the classes that have two; None if there are no two.
     ``effective_rank`` is exp of the entropy of the eigenvalues of the features' covariance, normalised to sum 1 (Roy and Vetterli,
     EUSIPCO 2007); 0 where all images are the same.
     """

@@ -142,7 +142,7 @@ class PoolSynth(Generic[M]):
         that is not larger than the pool has no image twice.
 
         Raises:
-            ZsqError: When the pool is empty.
+            ZsqError: If the pool is empty.
         """
         if not len(self.pool):
             raise ZsqError("the pool has no images yet", f"synthesizer '{self.name}'", "run its prepare first")

@@ -25,7 +25,7 @@ class Integers(NamedTuple):
         bias: Integers (channels).
         inverse: ``1 / s_in``.
         factor: Of every sum (channels).
-        step: ``s_out``; None where the output stays in float.
+        step: ``s_out``; None if the output stays in float.
     """
 
     weight: Tensor

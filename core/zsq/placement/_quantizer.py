@@ -44,7 +44,7 @@ class Uniform:
     Args:
         options: What every layer and activation gets.
         ctx: Not used beyond construction.
-        weight_bits: Layer path to bits where they differ: what a quantizer that assigns bits layer by layer hands over.
+        weight_bits: Layer path to bits if they differ: what a quantizer that assigns bits layer by layer hands over.
         act_bits: Activation point path to bits, likewise.
     """
 
@@ -56,7 +56,7 @@ class Uniform:
         """A student with its own copy of the teacher's parameters; weights live, activation points without a range.
 
         Raises:
-            ZsqError: When the network cannot be traced or has nothing to quantize.
+            ZsqError: If the network cannot be traced or has nothing to quantize.
         """
         parameter = next(teacher.module.parameters(), torch.empty(0))
         example = torch.zeros((2, *teacher.inputs.shape), device=parameter.device)

@@ -1,4 +1,4 @@
-"""A network becomes a frozen teacher: weights read without running code, claims checked, stages and head found."""
+"""Makes a frozen teacher of a network: reads weights without running code, checks the input spec, finds stages and head."""
 
 from __future__ import annotations
 

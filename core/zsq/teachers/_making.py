@@ -1,4 +1,4 @@
-"""A network becomes a frozen teacher: its claims are checked by one forward, its stages, blocks and head are found."""
+"""Makes a frozen teacher of a network: checks its declared spec with one forward pass, finds stages, blocks and head."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _CFG = 'it reads {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "s
 
 def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: int | None, where: str = "teacher",
                  task: Callable[[int], Task] | None = None, **fields: Any) -> Teacher:  # fmt: skip
-    """A frozen teacher around a network: in eval mode and channels_last, its claims checked by one forward on random inputs.
+    """A frozen teacher around a network: in eval mode and channels_last. One forward pass on random inputs checks the spec.
 
     Args:
         module: The network with its weights.
         ref: Its reference.
         spec: ``shape``, ``mean`` and ``std``.
-        classes: As claimed, or None to go by the output.
-        where: Where the spec came from, for messages.
-        task: Makes its task for a number of classes, see ``Context.task``; None stands for ``classify``.
-        fields: Further fields of :class:`zsq.types.Teacher`; they win over what is found here.
+        classes: The declared number, or None to take it from the output.
+        where: The source of the spec, for messages.
+        task: Makes its task for a number of classes, see ``Context.task``; None means ``classify``.
+        fields: Further fields of :class:`zsq.types.Teacher`; they replace the found values.
 
     Raises:
-        FileError: When the spec is incomplete, the network does not run on it, gives what is no output of the task, or has another
+        FileError: If the spec is incomplete, the network does not run on it, its output does not fit the task, or it has another
             number of classes.
     """
     inputs = _input_spec(spec, where)
@@ -58,7 +58,7 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
         logits, wrong = reading.logits(output), reading.wrong(output, noise)
     except ZsqError:
         raise
-    except Exception as error:  # whatever a network of the user's raises
+    except Exception as error:  # a user's network can raise anything
         raise FileError(
             f"the network does not run on {shape} inputs: {first_line(error)}", where, "is it the input shape it was trained with?"
         ) from error
@@ -79,21 +79,21 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
 
 
 def to_channels_last(module: nn.Module, device: torch.device | None = None) -> nn.Module:
-    """``module`` in channels_last where it runs so, on ``device`` where one is given."""
+    """``module`` in channels_last if it runs in it, on ``device`` if one is given."""
     if _plain_inputs in module._forward_pre_hooks.values():
         return module.to(device)
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _run(module: nn.Module, inputs: Tensor, paths: set[str]) -> tuple[Any, set[str]]:
-    """The network's output, and those of ``paths`` that can be tapped.
+    """The network's output, and those of ``paths`` that can be taps.
 
-    A network that fails in channels_last but runs on plain tensors, as ``x.view(len(x), -1)`` may, is plain from then on.
+    A network that fails in channels_last but runs in the contiguous format, e.g. with ``x.view(len(x), -1)``, is converted to it.
     """
     try:
         with torch.no_grad(), _noting_calls(module, paths) as called:
             return module(inputs), called
-    except Exception:  # whatever a network of the user's raises
+    except Exception:  # a user's network can raise anything
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.dim() == 4:
                 tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -103,7 +103,7 @@ def _run(module: nn.Module, inputs: Tensor, paths: set[str]) -> tuple[Any, set[s
 
 
 def _plain_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Inputs in channels_last as plain ones."""
+    """Inputs in channels_last as contiguous ones."""
     x = inputs[0] if inputs else None
     if not isinstance(x, Tensor) or x.dim() != 4 or x.stride()[1:] == (x.shape[2] * x.shape[3], x.shape[3], 1):
         return None
@@ -118,10 +118,10 @@ def _classify(classes: int) -> Task:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file beside the weights; empty where there is none.
+    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file beside the weights; empty if there is none.
 
     Raises:
-        FileError: When it is not JSON, or a field is not what it should be; fields may be missing.
+        FileError: If it is not JSON, or a field has the wrong type; fields may be missing.
     """
     if not path.is_file():
         return {}
@@ -142,17 +142,17 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def announced(module: nn.Module, keys: Sequence[str], where: str) -> dict[str, Any]:
-    """What a network says itself of its ``shape``, ``mean`` and ``std``: as timm's do, in a dict ``pretrained_cfg`` or ``default_cfg``.
+    """``shape``, ``mean`` and ``std`` that a network declares in a dict ``pretrained_cfg`` or ``default_cfg``, as timm's networks do.
 
-    Its ``num_classes`` counts for nothing: it is that of the weights training began with, and the output shows the present one.
+    Its ``num_classes`` is ignored: it is the number of the weights that training began with; the output shows the current number.
 
     Args:
         module: The network.
-        keys: Those of ``shape``, ``mean`` and ``std`` that are asked for; what is not announced is None.
-        where: Where the network came from, for messages.
+        keys: Which of ``shape``, ``mean`` and ``std``; None for values that are not declared.
+        where: The source of the network, for messages.
 
     Raises:
-        FileError: When one of them is not a list of numbers.
+        FileError: If one of them is not a list of numbers.
     """
     cfgs = [(name, cfg) for name in ("default_cfg", "pretrained_cfg") if isinstance(cfg := getattr(module, name, None), Mapping)]
     found: dict[str, Any] = {}
@@ -186,7 +186,7 @@ def _numbers(value: Any) -> bool:
 
 
 def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Paths of the stages, and of the blocks in them: compound children, but for a last one that only classifies."""
+    """Paths of the stages, and of the blocks in them: compound children, without a last one that only classifies."""
     stages = _compound(module)
     if len(stages) > 1 and _is_list(last := list(stages.values())[-1]) and any(isinstance(m, nn.Linear) for m in last.children()):
         del stages[list(stages)[-1]]
@@ -229,7 +229,7 @@ def _head(module: nn.Module, classes: int) -> str:
 
 @contextmanager
 def _noting_calls(module: nn.Module, paths: set[str]) -> Iterator[set[str]]:
-    """Gives the set of those ``paths`` whose modules were called and gave a tensor: only they can be tapped."""
+    """Collects the ``paths`` of modules that ran and returned a tensor: only these can be taps."""
     called: set[str] = set()
 
     def hook(path: str) -> Any:

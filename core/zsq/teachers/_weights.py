@@ -1,4 +1,4 @@
-"""Checkpoints: read without running code, put into a network exactly, and told apart by a fingerprint."""
+"""Weights files: reads them without running code, loads them into a network, computes fingerprints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from zsq.errors import FileError, nearest
 
-#: Keys under which training scripts keep the state of the network.
+#: Keys of training scripts for the state of the network.
 _WRAPPERS = ("state_dict", "model")
 _SAVE = "save what `state_dict()` gives"
-#: First bytes of a pickle newer than those that torch's restricted reader understands.
+#: First bytes of a pickle that is too new for torch's restricted reader.
 _NEW_PICKLES = (b"\x80\x04", b"\x80\x05")
 
 
@@ -29,10 +29,10 @@ def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor
 
     Args:
         path: A ``.safetensors`` file, or a torch file; a state under ``state_dict`` or ``model`` is unwrapped.
-        trust_code: Also run the code that a torch file may carry.
+        trust_code: Also run code that a torch file contains.
 
     Raises:
-        FileError: When the file is missing, damaged, holds no state of a network, or carries code and is not trusted.
+        FileError: If the file is missing, damaged, has no state of a network, or contains code and is not trusted.
     """
     path = Path(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust_code)
@@ -48,11 +48,10 @@ def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy ``tensors`` into ``module``: every name and shape has to fit. The prefix ``module.`` of DataParallel is dropped.
 
-    BatchNorm's ``num_batches_tracked`` may be missing: older checkpoints lack it, and no output depends on it.
+    BatchNorm's ``num_batches_tracked`` may be missing: old files do not have it, and no output depends on it.
 
     Raises:
-        FileError: Naming the first key that is missing, unexpected, of another shape or type, or not finite; ``module`` is
-            then as it was before.
+        FileError: With the first key that is missing, unexpected, of another shape or type, or not finite; ``module`` is then unchanged.
     """
     own = module.state_dict()
     if all(name.startswith("module.") for name in tensors) and not any(name.startswith("module.") for name in own):
@@ -106,7 +105,7 @@ def _read_torch(path: Path, trust_code: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust_code)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # whatever a damaged file leads the unpickler to
+    except Exception as error:  # anything that a damaged file leads the unpickler to
         if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in str(error) or _starts_with(path, _NEW_PICKLES)):
             what = "this checkpoint carries code or objects beside tensors, which would run on loading; refused"
             raise FileError(what, str(path), "convert it to safetensors; if you trust whoever wrote it, pass --trust-code") from None

@@ -90,7 +90,7 @@ def tiny_run(sections: Mapping[str, Any] | None = None, steps: int = 2, *, folde
     """Compose and run :func:`tiny_recipe`; further keywords go to the engine.
 
     Raises:
-        PlanError: When the chain is refused.
+        PlanError: If the chain is refused.
     """
     from zsq._compose import compose
     from zsq._manager import Manager

@@ -172,7 +172,7 @@ def find(manager: Manager, name: str, role: str | None = None) -> Found:
     """The component ``name`` of whatever role has it.
 
     Raises:
-        ComponentError: When no role has it, or several have and ``role`` does not say which.
+        ComponentError: If no role has it, or several have and ``role`` does not say which.
     """
     if role is not None:
         return manager.get(Role(role), name)
@@ -200,8 +200,8 @@ def conformance(name: str, options: Mapping[str, Any] | None = None, xfail: Mapp
         ref: What ``load`` of a teacher source is called with; of a store, a place that students can be published to.
 
     Raises:
-        ComponentError: When there is no such component.
-        ValueError: When ``xfail`` names a check that is not run.
+        ComponentError: If there is no such component.
+        ValueError: If ``xfail`` names a check that is not run.
     """
     import pytest
 

@@ -15,7 +15,7 @@ def choose_precision(asked: str, device: torch.device, bits: int = 0) -> Precisi
 
     Args:
         asked: ``auto``, ``fp32`` or ``bf16``.
-        device: Where forwards run.
+        device: Where forward passes run.
         bits: Of the finest grid; 0 if there is none, for example while images are made from the teacher alone.
     """
     if asked != "auto":

@@ -52,7 +52,7 @@ class Abn:
         """Collect images, then correct. Closed before the images are complete, it leaves the student unchanged.
 
         Raises:
-            ZsqError: When the student has no BatchNorm layer of the teacher.
+            ZsqError: If the student has no BatchNorm layer of the teacher.
         """
         o = self.options
         norms = corresponding_norms(student, self.ctx)

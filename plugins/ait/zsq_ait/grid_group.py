@@ -42,7 +42,7 @@ class _EqualRows:
     speed: Tensor
 
     def span(self, wanted: list[bool] | None) -> slice | None:
-        """The rows from the first to the last layer that is wanted, None where none is."""
+        """The rows from the first to the last layer that is wanted, None if none is."""
         if wanted is None:
             return ALL
         layers = [i for i, layer in enumerate(self.layers) if wanted[layer]]

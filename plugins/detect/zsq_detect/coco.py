@@ -54,9 +54,9 @@ class Coco:
         """Read the file, and look for its images and the evaluation library, before any work is done on the student.
 
         Raises:
-            FileError: When a file is missing or damaged, or has other classes than the teacher.
-            ZsqError: When the teacher is no detector.
-            ComponentError: When the library is missing.
+            FileError: If a file is missing or damaged, or has other classes than the teacher.
+            ZsqError: If the teacher is no detector.
+            ComponentError: If the library is missing.
         """
         decoding_of(ctx.teacher, _WHERE)
         library("pycocotools.cocoeval", _EXTRA, _WHERE)
@@ -99,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Images, annotations and categories, each with the fields that are needed.
 
     Raises:
-        FileError: When the file is not of this form.
+        FileError: If the file is not of this form.
     """
     hint = "it has to hold lists of images, annotations and categories, as instances_val2017.json does"
     try:

@@ -55,7 +55,7 @@ class Decoding:
         """Boxes of every image, clipped to inputs of ``size`` (height, width).
 
         Raises:
-            ZsqError: When the output has another number of priors.
+            ZsqError: If the output has another number of priors.
         """
         logits, offsets = (part.float() for part in pair(output))
         if logits.shape[1] != len(self.priors):
@@ -82,7 +82,7 @@ def decoding_of(teacher: Teacher, where: str) -> Decoding:
     """The decoding of a teacher's boxes.
 
     Raises:
-        ZsqError: When it is no detector, or does not say.
+        ZsqError: If it is no detector, or does not say.
     """
     if teacher.task.name != "detect":
         raise ZsqError(f"the teacher's task is '{teacher.task.name}', not 'detect'", where, "name a detector, or another --eval")
@@ -97,7 +97,7 @@ def pair(output: Any) -> tuple[Tensor, Tensor]:
     """Scores (N, A, classes) and offsets (N, A, 4) of a network's output.
 
     Raises:
-        ZsqError: When it holds something else.
+        ZsqError: If it holds something else.
     """
     parts = (output.get("logits"), output.get("boxes")) if isinstance(output, Mapping) else output
     if isinstance(parts, (tuple, list)) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):

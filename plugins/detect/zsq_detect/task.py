@@ -35,7 +35,7 @@ class Detect:
         """The scores as (N, classes, A).
 
         Raises:
-            ZsqError: When the output is something else.
+            ZsqError: If the output is something else.
         """
         return pair(output)[0].transpose(1, 2)
 
@@ -47,7 +47,7 @@ class Detect:
         """The surest boxes of every image, as the teacher's ``decoding`` finds them.
 
         Raises:
-            ZsqError: When it has none.
+            ZsqError: If it has none.
         """
         decoding = decoding_of(teacher, "task detect")
         names = teacher.labels[decoding.background :] or tuple(f"class {i}" for i in range(self.classes - decoding.background))

@@ -36,7 +36,7 @@ class Equalization:
         """Fold, then sweep until nothing changes; the stream is not touched.
 
         Raises:
-            ZsqError: When ranges were already set, of activations or of weights.
+            ZsqError: If ranges were already set, of activations or of weights.
         """
         o = self.options
         refuse_ranges(student)
@@ -101,7 +101,7 @@ def refuse_ranges(student: Student) -> None:
     """Equalizing moves weights and activations away from under ranges.
 
     Raises:
-        ZsqError: When a point has a range.
+        ZsqError: If a point has a range.
     """
     for path, point in student.points.items():
         fixed = point.ranged

@@ -140,7 +140,7 @@ def same_channels(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]
 
 
 def only_reader(node: fx.Node) -> fx.Node | None:
-    """The one node that reads the values of ``node``; None where there are several, or none. Sizes are no values."""
+    """The one node that reads the values of ``node``; None if there are several, or none. Sizes are no values."""
     users = [user for user in node.users if name_of(user) != "sym_size"]
     return users[0] if len(users) == 1 and users[0].op != "output" else None
 

@@ -80,7 +80,7 @@ class ImageStack(nn.Module):
         mean: See :class:`ConditionalBatchNorm`.
 
     Raises:
-        ZsqError: When the shape is not three numbers with height and width multiples of 4.
+        ZsqError: If the shape is not three numbers with height and width multiples of 4.
     """
 
     def __init__(self, shape: tuple[int, ...], code_dim: int, num_classes: int, channels: int = 128, eps: float = 0.8,

@@ -27,7 +27,7 @@ def write(report: Mapping[str, Any], config: Mapping[str, Any], recipe: str, fac
         facts: What else is known.
 
     Raises:
-        FileError: When the metadata is not valid.
+        FileError: If the metadata is not valid.
     """
     text = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8"))
     body = text.substitute(card_text.fill(report, config, recipe, facts, measured(report)))

@@ -24,7 +24,7 @@ def split(place: str) -> tuple[str, str | None]:
     """Repository and revision of ``ORG/NAME`` or ``ORG/NAME@REVISION``.
 
     Raises:
-        FileError: When it is none of them.
+        FileError: If it is none of them.
     """
     match = _REFERENCE.fullmatch(place)
     if match is None or match["repo"].count("/") != 1:
@@ -43,8 +43,8 @@ def fetch(place: str, revision: str | None = None, *, exported: bool = False) ->
         exported: Whether the files of exporters are fetched as well, with the images that they can be verified on.
 
     Raises:
-        HubError: When it is not there or not for you, or the way to the Hub fails.
-        FileError: When what is there is no zsq student.
+        HubError: If it is not there or not for you, or the way to the Hub fails.
+        FileError: If what is there is no zsq student.
     """
     repo, folder = download(place, (*FILES, *EXPORTED, *IMAGES) if exported else FILES, revision)
     if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
@@ -63,7 +63,7 @@ def download(place: str, names: Sequence[str], revision: str | None = None) -> t
         revision: Wins over one in ``place``.
 
     Raises:
-        HubError: When it is not there or not for you, or the way to the Hub fails.
+        HubError: If it is not there or not for you, or the way to the Hub fails.
     """
     repo, named = split(place)
     with explained(repo, "load"):

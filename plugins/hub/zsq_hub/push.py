@@ -42,8 +42,8 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
         proof: What `zsq verify` found of the exported files as they lie there; published, and told in the card.
 
     Raises:
-        FileError: When the run is not finished or damaged, or the card is not valid.
-        HubError: When the Hub refuses or the way there fails; nothing is published then.
+        FileError: If the run is not finished or damaged, or the card is not valid.
+        HubError: If the Hub refuses or the way there fails; nothing is published then.
     """
     repo, _ = split(repo)
     report, config = finished(run)
@@ -71,7 +71,7 @@ def ready(repo: str) -> None:
     """Whether a push to ``repo`` can begin: before a long run rather than after it.
 
     Raises:
-        FileError, HubError: When the name is none, or nobody is logged in with a token that the Hub knows.
+        FileError, HubError: If the name is none, or nobody is logged in with a token that the Hub knows.
     """
     repo, _ = split(repo)
     with explained(repo, "push"):
@@ -82,7 +82,7 @@ def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """``report.json`` and ``config.json`` of a finished run whose student loads.
 
     Raises:
-        FileError: When there is none, or its parts do not belong together.
+        FileError: If there is none, or its parts do not belong together.
     """
     hint = "push a folder that `zsq run` finished"
     if (run / "report.json").is_file() and not (run / FILES[1]).exists():
@@ -137,7 +137,7 @@ def hub_name(ref: str) -> str | None:
 
 
 def _license_of(api: HfApi, repo: str) -> dict[str, str]:
-    """The licence that the teacher's card names, with name and link of one that is not on the Hub's list; empty where it names none."""
+    """The licence that the teacher's card names, with name and link of one that is not on the Hub's list; empty if it names none."""
     try:
         data = api.model_info(repo).card_data
     except HfHubHTTPError:

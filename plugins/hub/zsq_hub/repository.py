@@ -42,8 +42,8 @@ class Repository:
         """The commit that ``ORG/NAME[@REVISION]`` means now; only ``config.json`` is downloaded.
 
         Raises:
-            HubError: When it is not there or not for you, or the way to the Hub fails.
-            FileError: When it holds no readable configuration.
+            HubError: If it is not there or not for you, or the way to the Hub fails.
+            FileError: If it holds no readable configuration.
         """
         name, folder = download(place, (_CONFIG,))
         where = f"{source}:{name}@{folder.name}"
@@ -67,7 +67,7 @@ class Repository:
         return download(f"{self.name}@{self.commit}", (_CONFIG, *patterns))[1]
 
     def license(self) -> str:
-        """The licence that the model card names; empty where it names none that can be read."""
+        """The licence that the model card names; empty if it names none that can be read."""
         try:
             card = ModelCard((self.folder(_CARD) / _CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
         except (OSError, ValueError):
@@ -79,7 +79,7 @@ class Repository:
         """The tensors in ``model.safetensors``; those in ``pytorch_model.bin`` only where there is nothing else and code is trusted.
 
         Raises:
-            FileError: When there are none, or they are damaged.
+            FileError: If there are none, or they are damaged.
         """
         file = self.folder(_WEIGHTS) / _WEIGHTS
         if not file.is_file() and trust_code:

@@ -23,7 +23,7 @@ class Hub:
 
         Raises:
             HubError, FileError: As :func:`zsq_hub.fetch.fetch`, or when its files are damaged.
-            ComponentError: When it is of a library that no installed plugin reads.
+            ComponentError: If it is of a library that no installed plugin reads.
         """
         repository = Repository.open(ref)
         if (library := library_of(repository.config)) != "zsq":

@@ -18,7 +18,7 @@ def head(teacher: Teacher) -> dict[str, nn.Module]:
     """The teacher's last layer by its path.
 
     Raises:
-        ZsqError: When the teacher does not say which one it is.
+        ZsqError: If the teacher does not say which one it is.
     """
     if not teacher.head:
         what = "the teacher's last layer is not known, so there are no features"

@@ -50,7 +50,7 @@ class Intraq(PoolSynth[IntraqDistiller]):
         of the pool.
 
         Raises:
-            ZsqError: When the pool is empty.
+            ZsqError: If the pool is empty.
         """
         batch = super().sample(n)
         if not self.options.augment or n >= len(self.pool):

@@ -80,7 +80,7 @@ class Lrq(Gdfq):
         self.last = state["last"]
 
     def sample(self, n: int) -> Batch:
-        """``n`` images of stage 1; by the generator as it is where there are none."""
+        """``n`` images of stage 1; by the generator as it is if there are none."""
         return self.generate(n) if self.stage1 is None else self.stage1.sample(n)
 
     def update(self, probe: Probe) -> Update:

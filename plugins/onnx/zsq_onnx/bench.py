@@ -33,7 +33,7 @@ def bench(teacher: Teacher, folder: Path, runtime: Runtime, threads: int = 1, ba
 
     Returns:
         ``latency_ms`` (batch 1, median), ``images_per_s`` and ``size_bytes`` for ``teacher`` and ``student``; ``speedup`` (of latency),
-        or None where the student calculates in float: ``floating`` names the layers and ``islands`` other operations; ``threads``,
+        or None if the student calculates in float: ``floating`` names the layers and ``islands`` other operations; ``threads``,
         ``batch``, ``isa``, ``runtime``.
     """
     student = runtime.read(folder)

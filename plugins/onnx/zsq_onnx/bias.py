@@ -44,7 +44,7 @@ def with_integer_bias(weight: Weight, bias: Any, codes: Codes, after: ActPoint |
         weight: Symmetric codes.
         bias: Float bias per output channel.
         codes: What the layer reads.
-        after: The point that its output goes into; None where the output stays in float.
+        after: The point that its output goes into; None if the output stays in float.
     """
     weight = _bounded(weight, bias, codes)
     step = np.float64(codes.scale) * weight.scale
@@ -69,7 +69,7 @@ def with_integer_bias(weight: Weight, bias: Any, codes: Codes, after: ActPoint |
 
 
 def _room(weight: Weight, codes: Codes, exact: Any, step: Any, biases: Any, after: ActPoint) -> tuple[Any, Any]:
-    """How far the scale may shrink or grow, per channel and candidate: limits of (scale / new scale), empty where low > high.
+    """How far the scale may shrink or grow, per channel and candidate: limits of (scale / new scale), empty if low > high.
 
     Args:
         weight: Gives the sums that can occur.

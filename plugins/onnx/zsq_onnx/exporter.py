@@ -56,7 +56,7 @@ class Onnx(Exporter):
         """Write ``model.onnx``: input ``inputs`` (batch, C, H, W), normalised as the teacher's, output ``logits``.
 
         Raises:
-            ZsqError: When the student is not a graph, or holds something that has no translation; the message names it.
+            ZsqError: If the student is not a graph, or holds something that has no translation; the message names it.
         """
         content = model_of(student, manifest, self.ctx).SerializeToString(deterministic=True)
         return [write_atomic(folder / FILE, content)]

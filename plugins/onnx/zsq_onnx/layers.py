@@ -1,7 +1,7 @@
 """Convolutions, linear layers and BatchNorm as ONNX nodes.
 
 A quantized weight is a constant of codes behind a ``DequantizeLinear``. A BatchNorm that follows changes only the scales and the
-bias: ``scale * gamma / sqrt(var + eps)`` per output channel, with codes mirrored where gamma is negative; no code is rounded anew.
+bias: ``scale * gamma / sqrt(var + eps)`` per output channel, with codes mirrored where gamma is negative; no code is rounded again.
 
 The bias of a layer that is to run in integers has to be an integer with the scale ``s_act * s_weight`` (a runtime that finds another
 scale computes in float). What that rounding changes is kept small, see ``zsq_onnx.bias``.

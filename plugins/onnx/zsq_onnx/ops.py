@@ -63,7 +63,7 @@ def size(e: Emitter, node: fx.Node, name: str) -> str:
     return e.writer.node(_ARITHMETIC[name], [e.size(v) for v in node.args], node.name)
 
 
-# -- operations that move values: done on codes where there are any -------------------------------------------------------
+# -- operations that move values: done on codes if there are any -------------------------------------------------------
 
 Move = Callable[[Emitter, fx.Node, Mapping[str, Any], str, str], str | list[str]]
 

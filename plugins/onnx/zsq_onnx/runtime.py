@@ -16,7 +16,7 @@ import onnxruntime
 from zsq.errors import FileError, first_line
 from zsq_onnx.model import FILE
 
-#: What the runtime's optimizer adds to the name of a node that it writes anew.
+#: What the runtime's optimizer adds to the name of a node that it writes again.
 _RENAMED = re.compile(r"_token_\d+$")
 #: What makes ONNX Runtime exact on x86 processors without VNNI, a little slower: a setting of the session.
 EXACT = "session.x64quantprecision"
@@ -146,7 +146,7 @@ def file_of(folder: Path, name: str, exporter: str) -> bytes:
     """One exported file.
 
     Raises:
-        FileError: When it cannot be read.
+        FileError: If it cannot be read.
     """
     try:
         return (folder / name).read_bytes()
@@ -158,7 +158,7 @@ def file_of(folder: Path, name: str, exporter: str) -> bytes:
 def damaged(folder: Path, name: str, exporter: str, error: Exception) -> FileError:
     """The error of a file that a runtime refuses."""
     return FileError(
-        f"the runtime cannot run {name}: {first_line(error)}", str(folder), f"make it anew with `zsq export {folder} --to {exporter}`"
+        f"the runtime cannot run {name}: {first_line(error)}", str(folder), f"make it again with `zsq export {folder} --to {exporter}`"
     )
 
 

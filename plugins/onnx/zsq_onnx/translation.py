@@ -131,7 +131,7 @@ class Translation(Emitter):
         return _spatial(list(a["pad"]), len(self.shape(node))) if able and plain else None
 
     def _move(self, node: fx.Node, name: str) -> None:
-        """An operation that only moves values: done on the codes where there are any."""
+        """An operation that only moves values: done on the codes if there are any."""
         source: Any = node.args[0]
         codes = self.codes.get(source)
         if (pads := self._left_to_the_layer(node)) is not None:
@@ -151,7 +151,7 @@ class Translation(Emitter):
 
 
 def _spatial(pads: list[Any], rank: int) -> list[int] | None:
-    """ATen's padding, last dimension first, as ONNX has it for an image; None where it is anything else."""
+    """ATen's padding, last dimension first, as ONNX has it for an image; None if it is anything else."""
     if not all(isinstance(p, int) and p >= 0 for p in pads) or any(pads[2 * (rank - 2) :]):
         return None
     pairs = [*zip(pads[::2], pads[1::2], strict=True), *[(0, 0)] * rank][: rank - 2][::-1]

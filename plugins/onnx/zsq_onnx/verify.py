@@ -43,7 +43,7 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
         operations in float) and ``operations`` in it.
 
     Raises:
-        FileError: When there is no exported file, or the runtime refuses it.
+        FileError: If there is no exported file, or the runtime refuses it.
     """
     model = runtime.read(folder)
     points, made = _points(module), runtime.values(model)
@@ -66,7 +66,7 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
 
 
 def caution() -> str:
-    """What whoever runs the file on such a processor has to know; empty where there is nothing."""
+    """What whoever runs the file on such a processor has to know; empty if there is nothing."""
     if "without" not in (isa := instruction_set()):
         return ""
     return f"this processor ({isa}) overflows on 8-bit products unless sessions of ONNX Runtime set {EXACT} to 1, as was done here"

@@ -40,7 +40,7 @@ class Writer:
         return results
 
     def constant(self, value: Any, dtype: Any = np.float32, name: str = "c", own: bool = False) -> str:
-        """The name of a constant; small equal ones and zeros are one, but for those that a node has to ``own``."""
+        """The name of a constant; small equal ones and zeros are one, except those that a node has to ``own``."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
         key = (str(array.dtype), array.shape, array.tobytes()) if array.size <= _SHARED or not array.any() else ()
         key = () if own else key

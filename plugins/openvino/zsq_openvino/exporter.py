@@ -25,7 +25,7 @@ class OpenVino(Exporter):
         """Write ``model.bin`` and then ``model.xml``: inputs and logits as those of ``model.onnx``.
 
         Raises:
-            ZsqError: When the student is not a graph, or holds something that has no translation; the message names it.
+            ZsqError: If the student is not a graph, or holds something that has no translation; the message names it.
         """
         model = self.runtime().convert(model_of(student, manifest, self.ctx, sums=False))
         with tempfile.TemporaryDirectory() as scratch:

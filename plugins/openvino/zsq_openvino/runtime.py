@@ -21,7 +21,7 @@ _INTEGER = ("u8", "i8")
 
 
 class OpenVinoRuntime:
-    """Models are OpenVINO's own. A session prepares the network anew for every size of batch: fixed shapes run faster."""
+    """Models are OpenVINO's own. A session prepares the network again for every size of batch: fixed shapes run faster."""
 
     title = f"openvino {openvino.get_version().partition('-')[0]}"
     files: tuple[str, ...] = (XML, WEIGHTS)

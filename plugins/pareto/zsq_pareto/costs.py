@@ -92,7 +92,7 @@ def operations(layers: Mapping[str, Layer], bits: Mapping[str, int]) -> int:
 @dataclass(frozen=True)
 class Costs:
     """Costs of items (name, bits), of which an assignment takes one per name: ``own`` (I,), and those of pairs of items,
-    ``cross`` (I, I), symmetric with a zero diagonal; None where there are none."""
+    ``cross`` (I, I), symmetric with a zero diagonal; None if there are none."""
 
     own: Ints
     cross: Ints | None = None
@@ -145,7 +145,7 @@ def operation_groups(layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int
             frontier of its layers, and of all of these what no other beats. Exact.
 
     Raises:
-        ZsqError: When one layer is called on so many sites that their widths cannot be gone through.
+        ZsqError: If one layer is called on so many sites that their widths cannot be gone through.
     """
     if not widths:
         return [_choices(path, harm[path], layer.operations(act_bits)) for path, layer in layers.items()]

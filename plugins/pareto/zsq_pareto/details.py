@@ -22,7 +22,7 @@ _POINTS = 200
 class Choice:
     """A frontier with the point ``index`` of the budget, the same bits everywhere, and what was chosen: bits by name.
 
-    ``act_bits`` are those of sites that are not chosen, ``bops`` says what costs count, and ``joint`` is None where losses add up.
+    ``act_bits`` are those of sites that are not chosen, ``bops`` says what costs count, and ``joint`` is None if losses add up.
     """
 
     layers: Mapping[str, Layer]

@@ -80,7 +80,7 @@ class Frontier:
         self.costs, self.losses = costs[self._origin], losses[self._origin]
 
     def within(self, budget: int) -> int | None:
-        """Index of the point of least loss that costs at most ``budget``; None where even the cheapest costs more."""
+        """Index of the point of least loss that costs at most ``budget``; None if even the cheapest costs more."""
         index = int(np.searchsorted(self.costs, budget, side="right")) - 1
         return index if index >= 0 else None
 

@@ -15,7 +15,7 @@ def draw(details: Mapping[str, Any], path: Path) -> Path:
     """Draw what ``Student.details`` of the quantizer says; no state of matplotlib's is touched.
 
     Raises:
-        FileError: When the file system refuses.
+        FileError: If the file system refuses.
     """
     bits = details["assignment"]
     figure = Figure(figsize=(max(9.0, 5.0 + 0.16 * len(bits)), 4.2), layout="constrained")

@@ -61,7 +61,7 @@ class Pareto:
         """A student whose layers have bits of their own; ``details`` says which, and what else there was to choose.
 
         Raises:
-            ZsqError: When the network cannot be traced or has nothing to quantize, or no assignment fits the budget.
+            ZsqError: If the network cannot be traced or has nothing to quantize, or no assignment fits the budget.
         """
         assert pool is not None, "a quantizer that needs a pool is given one"
         if self.measured is None:
@@ -183,7 +183,7 @@ class Pareto:
         """The frontier's point of the budget.
 
         Raises:
-            ZsqError: When there is none; names the smallest budget.
+            ZsqError: If there is none; names the smallest budget.
         """
         index = frontier.within(self._limit(layers))
         if index is None:

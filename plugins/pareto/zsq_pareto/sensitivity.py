@@ -62,7 +62,7 @@ class Sensitivities:
         """Fill ``weights`` and ``acts`` for these bits, and ``gram``; a beat for every layer and site of every part of the images.
 
         Raises:
-            ZsqError: When an output is not finite.
+            ZsqError: If an output is not finite.
         """
         weights = {k: torch.zeros(len(self.layers), dtype=torch.float64) for k in weight_bits}
         acts = {b: torch.zeros(len(self.sites), dtype=torch.float64) for b in act_bits}

@@ -16,7 +16,7 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Classes:
-    """Top-1 in percent by class, and how often (right class, answer) came, of K classes; ``teacher`` is None where it was not asked.
+    """Top-1 in percent by class, and how often (right class, answer) came, of K classes; ``teacher`` is None if it was not asked.
 
     ``lost`` and ``won`` are images that only the teacher, or only the student, got right.
     """
@@ -52,7 +52,7 @@ class Classes:
 
 
 def classes(details: Mapping[str, Mapping[str, Mapping[str, Any]]], labels: Sequence[str], count: int) -> Classes | None:
-    """From the answers of an evaluator that left them; None where none did."""
+    """From the answers of an evaluator that left them; None if none did."""
     for name, found in details.get("student", {}).items():
         if not {"answers", "labels"} <= found.keys():
             continue
@@ -84,7 +84,7 @@ class ByClass:
 
 
 def by_class(details: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> ByClass | None:
-    """From what evaluators left of the classes; None where none did."""
+    """From what evaluators left of the classes; None if none did."""
     for evaluator, found in details.get("student", {}).items():
         for metric, ours in found.get("by_class", {}).items():
             theirs = details.get("teacher", {}).get(evaluator, {}).get("by_class", {}).get(metric, {})

@@ -33,8 +33,8 @@ class Weights:
     """One layer with a weight on a grid.
 
     ``sqnr`` compares the student's weight with the teacher's, ``output_sqnr`` what the two layers give out for the same images,
-    all errors before them included: in dB; None where there is nothing to compare. ``clipped`` is the share of the teacher's
-    weights beyond the range in percent, None where they were moved. ``moved`` says that the weight is farther from the teacher's
+    all errors before them included: in dB; None if there is nothing to compare. ``clipped`` is the share of the teacher's
+    weights beyond the range in percent, None if they were moved. ``moved`` says that the weight is farther from the teacher's
     than twice what rounding explains: equalized, or tuned far.
     """
 
@@ -83,7 +83,7 @@ class Activation:
 class Norm:
     """One BatchNorm layer: how far the statistics of what arrives are from those it keeps, as the divergence of two normal
     distributions (KL, nats), averaged over channels: of Gaussian noise and of synthetic images in the teacher, and of synthetic
-    images in the student. None where there is none."""
+    images in the student. None if there is none."""
 
     path: str
     noise: float | None
@@ -109,7 +109,7 @@ class Seen:
 
 @torch.no_grad()
 def look(ctx: Context) -> Seen:
-    """Run both networks on synthetic images, Gaussian noise where there are none; nothing of them is changed."""
+    """Run both networks on synthetic images, Gaussian noise if there are none; nothing of them is changed."""
     teacher, student = ctx.teacher, ctx.student
     assert student is not None, "a run that is published has a student"
     shape = teacher.inputs.shape

@@ -74,7 +74,7 @@ def pairs(seen: Seen, inputs: InputSpec) -> list[Pair]:
 
 
 def sheet(seen: Seen, inputs: InputSpec) -> bytes:
-    """The same as one PNG file: a row per image, teacher on the left, with a legend; empty where there is nothing to draw."""
+    """The same as one PNG file: a row per image, teacher on the left, with a legend; empty if there is nothing to draw."""
     answers = seen.answers
     if seen.shown is None or not answers.teacher or not shown_as_pictures(inputs):
         return b""

@@ -39,8 +39,8 @@ class Segmentation:
         """List the folder before any work is done on the student.
 
         Raises:
-            FileError: When it is missing, or an image has no labels.
-            PlanError: When the teacher does not tell classes of pixels apart.
+            FileError: If it is missing, or an image has no labels.
+            PlanError: If the teacher does not tell classes of pixels apart.
         """
         self._pairs(ctx)
 
@@ -48,7 +48,7 @@ class Segmentation:
         """``miou`` and ``pixel_accuracy`` in percent, and ``images``, the number evaluated.
 
         Raises:
-            FileError: When a file is damaged, labels have another size than their image, or no label is a class.
+            FileError: If a file is damaged, labels have another size than their image, or no label is a class.
         """
         pairs, classes = self._pairs(ctx), ctx.teacher.task.classes
         counts = torch.zeros((classes, classes), dtype=torch.int64)

@@ -30,7 +30,7 @@ class Segment:
         """The logits in a network's output: a tensor, ``out`` or ``logits`` of a mapping or object, or the first of a tuple.
 
         Raises:
-            ZsqError: When there is none.
+            ZsqError: If there is none.
         """
         if isinstance(output, Mapping):
             output = output.get("out", output.get("logits"))

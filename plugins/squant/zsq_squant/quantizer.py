@@ -34,7 +34,7 @@ class Squant:
         ``details`` has, for every layer, the share of weights that are not at their nearest code.
 
         Raises:
-            ZsqError: When the network cannot be traced or has nothing to quantize.
+            ZsqError: If the network cannot be traced or has nothing to quantize.
         """
         student = Uniform(self.options, self.ctx).quantize(teacher, pool)
         layers = {path.removesuffix(".weight_point"): point for path, point in student.weights.items()}

@@ -43,7 +43,7 @@ class TensorBoard:
         """Write what TensorBoard can show of an event.
 
         Raises:
-            OSError: When the file system refuses.
+            OSError: If the file system refuses.
         """
         if isinstance(event, events.RunStarted):
             self._text("recipe", _markdown(event.plan.get("recipe", {})), 0)
@@ -98,7 +98,7 @@ class TensorBoard:
         self._write(self.summaries.text(_tag(tag), text), step)
 
     def _picture(self, path: Path) -> None:
-        """The picture in a file, as it is; nothing where there is none."""
+        """The picture in a file, as it is; nothing if there is none."""
         if not path.is_file():
             return
         with Image.open(path) as picture:

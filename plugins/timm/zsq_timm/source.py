@@ -31,8 +31,8 @@ class Timm:
         """The network with its published weights, or those of ``--weights``.
 
         Raises:
-            ZsqError: When timm is missing or has no such network, or its weights are not on the Hub in timm's own form.
-            HubError, FileError: When they cannot be had, or do not fit.
+            ZsqError: If timm is missing or has no such network, or its weights are not on the Hub in timm's own form.
+            HubError, FileError: If they is not available, or do not fit.
         """
         name, _, revision = ref.partition("@")
         where, o = f"teacher timm:{ref}", self.options
@@ -60,8 +60,8 @@ class TimmReader:
         """The network with its weights.
 
         Raises:
-            ZsqError: When timm is missing, or does not know the network.
-            HubError, FileError: When the weights cannot be had, or do not fit.
+            ZsqError: If timm is missing, or does not know the network.
+            HubError, FileError: If the weights is not available, or do not fit.
         """
         return _read(repository, self.options, self.ctx, repository.ref)
 

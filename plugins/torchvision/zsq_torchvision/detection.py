@@ -58,7 +58,7 @@ def network(models: Any, name: str, classes: int, published: bool, size: tuple[i
         where: For messages.
 
     Raises:
-        ComponentError: When zsq-detect is missing.
+        ComponentError: If zsq-detect is missing.
     """
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and overwritten next
         model = models.get_model(name, weights=None, weights_backbone=None, num_classes=classes).eval()

@@ -35,8 +35,8 @@ class Torchvision:
         """The network with its published weights, from torch's own cache or its server, or those of ``--weights``.
 
         Raises:
-            ZsqError: When torchvision is missing, or has no such network or weights.
-            FileError: When the weights cannot be had, or do not fit.
+            ZsqError: If torchvision is missing, or has no such network or weights.
+            FileError: If the weights is not available, or do not fit.
         """
         name, _, version = ref.partition("@")
         where, o = f"teacher torchvision:{ref}", self.options
@@ -122,7 +122,7 @@ def _download(url: str, where: str) -> Path:
     """The file in torch's cache; downloaded first if need be, and then checked against the hash in its name.
 
     Raises:
-        FileError: When that fails.
+        FileError: If that fails.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / _name(url)
     if file.is_file():

@@ -57,8 +57,8 @@ class TransformersReader:
         """The network as a classifier.
 
         Raises:
-            ComponentError: When transformers is missing.
-            HubError, FileError: When the files cannot be had, describe no image classifier, or do not fit each other.
+            ComponentError: If transformers is missing.
+            HubError, FileError: If the files is not available, describe no image classifier, or do not fit each other.
         """
         where, config, trusted = repository.ref, repository.config, self.ctx.trust_code
         transformers = library("transformers", _EXTRA, where)

@@ -159,7 +159,7 @@ def make_generator(shape: tuple[int, ...], latent_dim: int, channels: int, eps: 
     """The generator for a teacher's input shape; ``waves`` is for large images only.
 
     Raises:
-        ZsqError: When the shape is not (channels, height, width).
+        ZsqError: If the shape is not (channels, height, width).
     """
     if len(shape) != 3:
         shown = "x".join(map(str, shape))

@@ -159,7 +159,7 @@ def check_taps(teacher: Teacher, who: str, least: int = 1) -> None:
     """Check that a teacher has at least ``least`` taps.
 
     Raises:
-        PlanError: When it has fewer.
+        PlanError: If it has fewer.
     """
     if len(teacher.taps) < least:
         raise _no_taps(who, least, f"teacher {teacher.ref or type(teacher.module).__name__}")

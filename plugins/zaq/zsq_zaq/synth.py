@@ -22,7 +22,7 @@ class Zaq(GeneratorSynth):
     """ZAQ's generator: unconditional, so batches carry no targets.
 
     Raises:
-        PlanError: When options need features but the teacher has no taps, or statistics but it has no BatchNorm.
+        PlanError: If options need features but the teacher has no taps, or statistics but it has no BatchNorm.
     """
 
     options: ZaqOptions

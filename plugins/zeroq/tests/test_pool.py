@@ -93,7 +93,7 @@ def everything(made: Zeroq) -> str:
 
 
 class Forwards:
-    """Counts forwards of a teacher's network."""
+    """Counts forward passes of a teacher's network."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.count = 0

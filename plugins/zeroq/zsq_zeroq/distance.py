@@ -34,7 +34,7 @@ class Distance:
         """The distance (a scalar), differentiable in the statistics.
 
         Raises:
-            ZsqError: When no BatchNorm layer ran.
+            ZsqError: If no BatchNorm layer ran.
         """
         o = self.options
         if seen.layers != self._layers or seen.counts != self._counts:

@@ -79,7 +79,7 @@ def decoding(height: int, width: int, where: str) -> Decoding:
     """The object that computes boxes from the output, for inputs of this size.
 
     Raises:
-        ComponentError: When zsq-detect is missing.
+        ComponentError: If zsq-detect is missing.
     """
     boxes, found = (library(f"zsq_detect.{part}", "zsq-zoo[detect]", where) for part in ("boxes", "decoding"))
     cells = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]

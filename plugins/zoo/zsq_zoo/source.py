@@ -57,7 +57,7 @@ class Zoo:
         """The teacher of that name.
 
         Raises:
-            ZsqError: When the name is unknown, an architecture has no weights file, or its weights do not fit.
+            ZsqError: If the name is unknown, an architecture has no weights file, or its weights do not fit.
         """
         where = f"teacher zoo:{ref}"
         if ref in COMPLETE:

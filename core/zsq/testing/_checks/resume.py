@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_goes_on_where_it_was(case: Case) -> None:
-    """With ``state_dict`` and ``load_state_dict``: built anew and given its state, it does the rest of its work bit for bit."""
+    """With ``state_dict`` and ``load_state_dict``: built again and given its state, it does the rest of its work bit for bit."""
     from zsq._run.checkpoints import dump, parse
     from zsq.format import restore_student, student_state
     from zsq.testing.world import make_teacher

@@ -74,7 +74,7 @@ def check_it_has_no_targets(case: Case) -> None:
 
 
 def _output(task: Any, ctx: Context) -> Any:
-    """An output for 6 images of 3x8x8: the task's own ``example(n, shape, rng)`` where it has one, else one row of logits per image."""
+    """An output for 6 images of 3x8x8: the task's own ``example(n, shape, rng)`` if it has one, else one row of logits per image."""
     import torch
 
     if isinstance(task, HasExample):
