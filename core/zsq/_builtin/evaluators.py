@@ -190,7 +190,7 @@ def _by_class(path: Path, classes: int) -> list[tuple[Path, int]]:
     """Files and labels by class folder, in turns, so that a limit keeps images of each class."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(folders) != classes:
-        what = f"{len(folders)} class folders, but the teacher tells {classes} classes apart"
+        what = f"{len(folders)} class folders, but the teacher has {classes} classes"
         raise FileError(what, str(path), "give one folder per class, or a metadata.csv of file_name,label")
     turns = [
         (turn, label, file)

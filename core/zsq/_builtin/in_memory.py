@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from zsq._builtin.options import MemoryOptions
 from zsq.errors import FileError, OptionError, ZsqError, first_line
 from zsq.options import Options, opt
-from zsq.teachers import announced, fingerprint, teacher_from
+from zsq.teachers import declared, fingerprint, teacher_from
 from zsq.types import Batch, Context, Teacher
 
 #: Bytes of images that are read at most: an iterable may have no end.
@@ -65,7 +65,7 @@ class Network:
             self.module.float()
         given = {key: inputs.get(key) for key in ("shape", "mean", "std")}
         missing = [key for key, value in given.items() if value is None]
-        self.spec = {**given, **announced(self.module, missing, where)}
+        self.spec = {**given, **declared(self.module, missing, where)}
         channels = len(self.spec["mean"] or ()) if isinstance(self.spec["mean"], Sequence) else 0
         if self.spec["shape"] is not None:
             channels = int(self.spec["shape"][0])

@@ -17,7 +17,7 @@ from torch import nn
 
 from zsq._builtin.options import MemoryOptions, PyOptions
 from zsq.errors import FileError, ZsqError, first_line, nearest
-from zsq.teachers import announced, load_into, read_sidecar, read_weights, teacher_from
+from zsq.teachers import declared, load_into, read_sidecar, read_weights, teacher_from
 from zsq.types import Context, Teacher
 
 
@@ -44,7 +44,7 @@ class Py:
             load_into(module, tensors, str(weights))
         own = {"shape": o.shape, "mean": o.mean, "std": o.std}
         spec = {key: value or sidecar.get("input", {}).get(key) for key, value in own.items()}
-        spec |= announced(module, [key for key, value in spec.items() if not value], where)
+        spec |= declared(module, [key for key, value in spec.items() if not value], where)
         return teacher_from(module, f"py:{ref}", spec, classes, where=where, task=self.ctx.task)
 
 

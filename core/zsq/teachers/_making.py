@@ -68,7 +68,7 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
         raise FileError(f"the network gives {wrong}", where, f"name a network for task '{reading.name}'")
     if classes is not None and logits.shape[1] != classes:
         hint = "correct `classes` in the sidecar or --set teacher.classes, or build the network with as many"
-        raise FileError(f"the network tells {logits.shape[1]} classes apart, but {classes} were announced", where, hint)
+        raise FileError(f"the network outputs {logits.shape[1]} classes, but {classes} were declared", where, hint)
     found = {
         "head": _head(module, logits.shape[1]),
         "taps": tuple(path for path in stages if path in called) or tuple(path for path in blocks if path in called),
@@ -141,7 +141,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return dict(sidecar)
 
 
-def announced(module: nn.Module, keys: Sequence[str], where: str) -> dict[str, Any]:
+def declared(module: nn.Module, keys: Sequence[str], where: str) -> dict[str, Any]:
     """``shape``, ``mean`` and ``std`` that a network declares in a dict ``pretrained_cfg`` or ``default_cfg``, as timm's networks do.
 
     Its ``num_classes`` is ignored: it is the number of the weights that training began with; the output shows the current number.

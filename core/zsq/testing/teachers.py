@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["BLOCKS", "CLASSES", "HEAD", "SHAPE", "TAPS", "Block", "Plain", "Tiny", "plain", "settled", "tiny", "tiny32"]
 
-#: Classes that the tiny teacher tells apart.
+#: Number of classes of the tiny teacher.
 CLASSES = 4
 #: Its images.
 SHAPE = (3, 8, 8)

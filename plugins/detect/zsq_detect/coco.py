@@ -141,7 +141,7 @@ def _categories(coco: dict[str, Any], teacher: Teacher, where: str) -> list[int 
         return [numbers.get(label) for label in teacher.labels[background:]]
     classes = teacher.task.classes - background
     if classes != len(numbers):
-        what = f"{len(numbers)} categories, but the teacher tells {classes} classes apart"
+        what = f"{len(numbers)} categories, but the teacher has {classes} classes"
         raise FileError(what, where, "is it the teacher's data set?")
     return [*sorted(numbers.values())]
 

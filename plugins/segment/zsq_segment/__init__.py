@@ -13,7 +13,7 @@ from zsq import Component, Options, hookimpl, opt
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(Options):
-    classes: int = opt(2, "Number of classes the network tells apart.", ge=2)
+    classes: int = opt(2, "Number of classes of the network.", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)

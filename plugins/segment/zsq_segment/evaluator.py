@@ -40,7 +40,7 @@ class Segmentation:
 
         Raises:
             FileError: If it is missing, or an image has no labels.
-            PlanError: If the teacher does not tell classes of pixels apart.
+            PlanError: If the task of the teacher is not segment.
         """
         self._pairs(ctx)
 
