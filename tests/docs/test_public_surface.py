@@ -275,24 +275,6 @@ def upwards(when: str) -> set[tuple[str, str]]:
     return {(name, part(other)) for name, found in IMPORTS.items() for other in found[when] if layer(other) > layer(name)}
 
 
-def rings(*when: str) -> list[list[str]]:
-    """Groups of modules of which each reaches each."""
-    edges = {name: set().union(*(found[kind] for kind in when)) for name, found in IMPORTS.items()}
-
-    def reach(name: str) -> set[str]:
-        seen: set[str] = set()
-        left = [name]
-        while left:
-            new = edges[left.pop()] - seen
-            seen |= new
-            left += new
-        return seen
-
-    reached = {name: reach(name) for name in edges}
-    groups = {frozenset(other for other in reached[name] if name in reached[other]) for name in IMPORTS}
-    return sorted(sorted(group) for group in groups if group)
-
-
 def test_every_module_has_its_layer() -> None:
     assert {part(name).partition(".")[2] for name in FILES} == {name for names in LAYERS for name in names}
 
@@ -305,8 +287,3 @@ def test_what_is_imported_late_or_for_types_goes_downwards_but_for_few() -> None
     assert upwards("late") == LATE.keys()
     lazy_door = {pair for pair in upwards("types") if pair[0] == "zsq"}  # names that zsq gives out on first use
     assert upwards("types") - lazy_door == TYPES
-
-
-def test_no_ring_of_imports() -> None:
-    assert rings("now") == []
-    assert rings("now", "late") == []
