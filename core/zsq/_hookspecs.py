@@ -1,4 +1,4 @@
-"""Every hook of zsq on one screen. Collectors yield light descriptors; training never goes through hooks.
+"""The hooks that a plugin can implement. They yield component descriptors and receive events; training calls no hook.
 
 Each docstring is a complete entry module of a plugin.
 """
@@ -31,12 +31,11 @@ def zsq_teachers() -> Iterable[Component]:
         def zsq_teachers():
             yield Component("lab", "zsq_lab.teacher:Lab", summary="Networks of our lab: lab:NAME.")
     """
-    return ()
 
 
 @hookspec
 def zsq_tasks() -> Iterable[Component]:
-    """Tasks: what a target is, what the logits are, how far a student is from its teacher.
+    """Tasks: define targets, logits and the distance between the outputs of student and teacher.
 
     .. code-block:: python
 
@@ -46,12 +45,11 @@ def zsq_tasks() -> Iterable[Component]:
         def zsq_tasks():
             yield Component("depth", "zsq_depth.task:Depth", summary="Depth per pixel.")
     """
-    return ()
 
 
 @hookspec
 def zsq_synthesizers() -> Iterable[Component]:
-    """Synthesizers: make batches from the teacher alone.
+    """Synthesizers: generate image batches from the teacher alone.
 
     .. code-block:: python
 
@@ -61,12 +59,11 @@ def zsq_synthesizers() -> Iterable[Component]:
         def zsq_synthesizers():
             yield Component("fractal", "zsq_fractal.synth:Fractal", summary="Fractal images.")
     """
-    return ()
 
 
 @hookspec
 def zsq_quantizers() -> Iterable[Component]:
-    """Quantizers: give a new student with quantization points; the teacher stays as it is.
+    """Quantizers: return a new student with quantization points; the teacher does not change.
 
     .. code-block:: python
 
@@ -76,7 +73,6 @@ def zsq_quantizers() -> Iterable[Component]:
         def zsq_quantizers():
             yield Component("log2", "zsq_log2.quant:Log2", summary="Powers of two.", provides={"act.range"})
     """
-    return ()
 
 
 @hookspec
@@ -91,12 +87,11 @@ def zsq_calibrators() -> Iterable[Component]:
         def zsq_calibrators():
             yield Component("median", "zsq_median.calib:Median", summary="Median of image maxima.", needs={"act.range"})
     """
-    return ()
 
 
 @hookspec
 def zsq_losses() -> Iterable[Component]:
-    """Losses: pure functions of a view of one batch.
+    """Losses: pure functions of one batch's outputs and features.
 
     .. code-block:: python
 
@@ -106,12 +101,11 @@ def zsq_losses() -> Iterable[Component]:
         def zsq_losses():
             yield Component("l2", "zsq_l2.loss:L2", summary="Squared logit error.", needs={"teacher.output", "student.output"})
     """
-    return ()
 
 
 @hookspec
 def zsq_tuners() -> Iterable[Component]:
-    """Tuners: gradient work on the student, from the stream and the objective.
+    """Tuners: train the student with gradients of the objective on batches from the stream.
 
     .. code-block:: python
 
@@ -121,12 +115,11 @@ def zsq_tuners() -> Iterable[Component]:
         def zsq_tuners():
             yield Component("swa", "zsq_swa.tune:Swa", summary="Averaged weights.", needs={"student.output"})
     """
-    return ()
 
 
 @hookspec
 def zsq_evaluators() -> Iterable[Component]:
-    """Evaluators: named numbers of a module; chosen by ``--eval NAME`` or ``--eval NAME:REST``.
+    """Evaluators: compute named metrics of a network; chosen by ``--eval NAME`` or ``--eval NAME:REST``.
 
     .. code-block:: python
 
@@ -136,7 +129,6 @@ def zsq_evaluators() -> Iterable[Component]:
         def zsq_evaluators():
             yield Component("top5", "zsq_top5.eval:Top5", summary="Top-5 accuracy: top5:PATH.")
     """
-    return ()
 
 
 @hookspec
@@ -151,12 +143,11 @@ def zsq_exporters() -> Iterable[Component]:
         def zsq_exporters():
             yield Component("npz", "zsq_npz.export:Npz", summary="Codes and scales as a NumPy archive.")
     """
-    return ()
 
 
 @hookspec
 def zsq_logs() -> Iterable[Component]:
-    """Logs: write down what happens in the runs that ask for them; chosen by ``--log NAME:REST``.
+    """Logs: record the events of a run; chosen by ``--log NAME:REST``.
 
     .. code-block:: python
 
@@ -166,12 +157,11 @@ def zsq_logs() -> Iterable[Component]:
         def zsq_logs():
             yield Component("syslog", "zsq_syslog.log:Syslog", summary="Messages of a run in the system's log.")
     """
-    return ()
 
 
 @hookspec
 def zsq_readers() -> Iterable[Component]:
-    """Readers: make teachers of what a library publishes in a store.
+    """Readers: build teachers from the files that a library publishes in a store.
 
     .. code-block:: python
 
@@ -181,12 +171,11 @@ def zsq_readers() -> Iterable[Component]:
         def zsq_readers():
             yield Component("kerasio", "zsq_kerasio.reader:Kerasio", summary="Networks that the library kerasio publishes.")
     """
-    return ()
 
 
 @hookspec
 def zsq_stores() -> Iterable[Component]:
-    """Stores: places that finished students are published to and fetched from; a place is named ``STORE:REST``.
+    """Stores: publish finished students and fetch them; an address is written ``STORE:REST``.
 
     .. code-block:: python
 
@@ -196,7 +185,6 @@ def zsq_stores() -> Iterable[Component]:
         def zsq_stores():
             yield Component("bucket", "zsq_bucket.store:Bucket", summary="A bucket of our cloud: bucket:PATH.")
     """
-    return ()
 
 
 @hookspec
@@ -212,15 +200,14 @@ def zsq_components() -> Iterable[Component]:
             yield Component("flat", "zsq_flat:Flat", summary="Images of one colour.", role="synth")
             yield Component("hinge", "zsq_flat:Hinge", summary="Hinge loss.", role="loss", needs={"targets", "student.output"})
     """
-    return ()
 
 
 @hookspec
 def zsq_event(event: Event) -> None:
-    """Everything that happens in a run, for progress bars, loggers and reports.
+    """Receives every event of a run, for progress bars, loggers and reports.
 
-    What keeps something between events is a method of a class; the entry point then names the class (``"zsq_mine:Mine"``), and every
-    manager of plugins makes one of its own.
+    A plugin that keeps state between events implements this hook as a method of a class. Its entry point then names the class
+    (``"zsq_mine:Mine"``), and every plugin manager creates its own instance.
 
     .. code-block:: python
 

@@ -228,7 +228,7 @@ def test_a_layer_with_a_module_for_its_padding_is_no_block() -> None:
 
 def test_announced_classes_are_checked_by_a_forward(here: Path) -> None:
     (here / "w.json").write_text(json.dumps({**SIDECAR, "classes": 6}))
-    with pytest.raises(FileError, match="tells 4 classes apart, but 6 were announced"):
+    with pytest.raises(FileError, match="outputs 4 classes, but 6 were declared"):
         load("mynet_here:made", weights="w.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Whether a traced network computes what its teacher computes, and which of its nodes carry the outputs of the teacher's modules."""
+"""Checks that a traced network computes the same as its teacher, and finds the nodes that hold the outputs of the teacher's modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zsq.graph._running import node_values
 
 
 def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
-    """Compare trace and teacher on a batch of another size than ``example``, and find the nodes that carry outputs.
+    """Compare trace and teacher on a batch of another size than ``example``, and find the nodes that hold module outputs.
 
     Args:
         teacher: In eval mode.
@@ -34,7 +34,7 @@ def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wa
         with torch.no_grad():
             expected = teacher(inputs)
             got, seen = node_values(module, inputs)
-    except Exception as error:  # whatever a network of the user's raises
+    except Exception as error:  # a user's network can raise anything
         raise ZsqError(
             f"the traced network does not run on a batch of {shape[0]}: {first_line(error)}",
             f"teacher {type(teacher).__name__}, traced with a batch of {example.shape[0]}",
