@@ -31,6 +31,7 @@ def zsq_teachers() -> Iterable[Component]:
         def zsq_teachers():
             yield Component("lab", "zsq_lab.teacher:Lab", summary="Networks of our lab: lab:NAME.")
     """
+    return ()
 
 
 @hookspec
@@ -45,6 +46,7 @@ def zsq_tasks() -> Iterable[Component]:
         def zsq_tasks():
             yield Component("depth", "zsq_depth.task:Depth", summary="Depth per pixel.")
     """
+    return ()
 
 
 @hookspec
@@ -59,6 +61,7 @@ def zsq_synthesizers() -> Iterable[Component]:
         def zsq_synthesizers():
             yield Component("fractal", "zsq_fractal.synth:Fractal", summary="Fractal images.")
     """
+    return ()
 
 
 @hookspec
@@ -73,6 +76,7 @@ def zsq_quantizers() -> Iterable[Component]:
         def zsq_quantizers():
             yield Component("log2", "zsq_log2.quant:Log2", summary="Powers of two.", provides={"act.range"})
     """
+    return ()
 
 
 @hookspec
@@ -87,6 +91,7 @@ def zsq_calibrators() -> Iterable[Component]:
         def zsq_calibrators():
             yield Component("median", "zsq_median.calib:Median", summary="Median of image maxima.", needs={"act.range"})
     """
+    return ()
 
 
 @hookspec
@@ -101,6 +106,7 @@ def zsq_losses() -> Iterable[Component]:
         def zsq_losses():
             yield Component("l2", "zsq_l2.loss:L2", summary="Squared logit error.", needs={"teacher.output", "student.output"})
     """
+    return ()
 
 
 @hookspec
@@ -115,6 +121,7 @@ def zsq_tuners() -> Iterable[Component]:
         def zsq_tuners():
             yield Component("swa", "zsq_swa.tune:Swa", summary="Averaged weights.", needs={"student.output"})
     """
+    return ()
 
 
 @hookspec
@@ -129,6 +136,7 @@ def zsq_evaluators() -> Iterable[Component]:
         def zsq_evaluators():
             yield Component("top5", "zsq_top5.eval:Top5", summary="Top-5 accuracy: top5:PATH.")
     """
+    return ()
 
 
 @hookspec
@@ -143,6 +151,7 @@ def zsq_exporters() -> Iterable[Component]:
         def zsq_exporters():
             yield Component("npz", "zsq_npz.export:Npz", summary="Codes and scales as a NumPy archive.")
     """
+    return ()
 
 
 @hookspec
@@ -157,6 +166,7 @@ def zsq_logs() -> Iterable[Component]:
         def zsq_logs():
             yield Component("syslog", "zsq_syslog.log:Syslog", summary="Messages of a run in the system's log.")
     """
+    return ()
 
 
 @hookspec
@@ -171,6 +181,7 @@ def zsq_readers() -> Iterable[Component]:
         def zsq_readers():
             yield Component("kerasio", "zsq_kerasio.reader:Kerasio", summary="Networks that the library kerasio publishes.")
     """
+    return ()
 
 
 @hookspec
@@ -185,6 +196,7 @@ def zsq_stores() -> Iterable[Component]:
         def zsq_stores():
             yield Component("bucket", "zsq_bucket.store:Bucket", summary="A bucket of our cloud: bucket:PATH.")
     """
+    return ()
 
 
 @hookspec
@@ -200,6 +212,7 @@ def zsq_components() -> Iterable[Component]:
             yield Component("flat", "zsq_flat:Flat", summary="Images of one colour.", role="synth")
             yield Component("hinge", "zsq_flat:Hinge", summary="Hinge loss.", role="loss", needs={"targets", "student.output"})
     """
+    return ()
 
 
 @hookspec

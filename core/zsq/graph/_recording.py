@@ -20,7 +20,7 @@ from zsq.graph._program import Program, out_of_place
 
 #: Functions that read a tensor's values or change gradients without an ATen operation that a recording could see.
 _LOOKS = ("tolist", "__dlpack__", "_set_grad_enabled")
-#: Operations that stop gradients. Tuning needs them in the graph.
+#: Operations that stop gradients. They are left to ``torch.export``, because the graph must keep them for tuning.
 _STOPS = ("detach", "detach_")
 #: Operations that return their input; dropout only in eval mode.
 _SAME = ("alias", "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
