@@ -1,4 +1,4 @@
-"""Every hook of zsq on one screen. Collectors yield light descriptors; training never goes through hooks.
+"""The hooks that a plugin can implement. They yield component descriptors and receive events; training calls no hook.
 
 Each docstring is a complete entry module of a plugin.
 """
@@ -36,7 +36,7 @@ def zsq_teachers() -> Iterable[Component]:
 
 @hookspec
 def zsq_tasks() -> Iterable[Component]:
-    """Tasks: what a target is, what the logits are, how far a student is from its teacher.
+    """Tasks: define targets, logits and the distance between the outputs of student and teacher.
 
     .. code-block:: python
 
@@ -51,7 +51,7 @@ def zsq_tasks() -> Iterable[Component]:
 
 @hookspec
 def zsq_synthesizers() -> Iterable[Component]:
-    """Synthesizers: make batches from the teacher alone.
+    """Synthesizers: generate image batches from the teacher alone.
 
     .. code-block:: python
 
@@ -66,7 +66,7 @@ def zsq_synthesizers() -> Iterable[Component]:
 
 @hookspec
 def zsq_quantizers() -> Iterable[Component]:
-    """Quantizers: give a new student with quantization points; the teacher stays as it is.
+    """Quantizers: return a new student with quantization points; the teacher does not change.
 
     .. code-block:: python
 
@@ -96,7 +96,7 @@ def zsq_calibrators() -> Iterable[Component]:
 
 @hookspec
 def zsq_losses() -> Iterable[Component]:
-    """Losses: pure functions of a view of one batch.
+    """Losses: pure functions of one batch's outputs and features.
 
     .. code-block:: python
 
@@ -111,7 +111,7 @@ def zsq_losses() -> Iterable[Component]:
 
 @hookspec
 def zsq_tuners() -> Iterable[Component]:
-    """Tuners: gradient work on the student, from the stream and the objective.
+    """Tuners: train the student with gradients of the objective on batches from the stream.
 
     .. code-block:: python
 
@@ -126,7 +126,7 @@ def zsq_tuners() -> Iterable[Component]:
 
 @hookspec
 def zsq_evaluators() -> Iterable[Component]:
-    """Evaluators: named numbers of a module; chosen by ``--eval NAME`` or ``--eval NAME:REST``.
+    """Evaluators: compute named metrics of a network; chosen by ``--eval NAME`` or ``--eval NAME:REST``.
 
     .. code-block:: python
 
@@ -156,7 +156,7 @@ def zsq_exporters() -> Iterable[Component]:
 
 @hookspec
 def zsq_logs() -> Iterable[Component]:
-    """Logs: write down what happens in the runs that ask for them; chosen by ``--log NAME:REST``.
+    """Logs: record the events of a run; chosen by ``--log NAME:REST``.
 
     .. code-block:: python
 
@@ -171,7 +171,7 @@ def zsq_logs() -> Iterable[Component]:
 
 @hookspec
 def zsq_readers() -> Iterable[Component]:
-    """Readers: make teachers of what a library publishes in a store.
+    """Readers: build teachers from the files that a library publishes in a store.
 
     .. code-block:: python
 
@@ -186,7 +186,7 @@ def zsq_readers() -> Iterable[Component]:
 
 @hookspec
 def zsq_stores() -> Iterable[Component]:
-    """Stores: places that finished students are published to and fetched from; a place is named ``STORE:REST``.
+    """Stores: publish finished students and fetch them; an address is written ``STORE:REST``.
 
     .. code-block:: python
 
@@ -217,10 +217,10 @@ def zsq_components() -> Iterable[Component]:
 
 @hookspec
 def zsq_event(event: Event) -> None:
-    """Everything that happens in a run, for progress bars, loggers and reports.
+    """Receives every event of a run, for progress bars, loggers and reports.
 
-    What keeps something between events is a method of a class; the entry point then names the class (``"zsq_mine:Mine"``), and every
-    manager of plugins makes one of its own.
+    A plugin that keeps state between events implements this hook as a method of a class. Its entry point then names the class
+    (``"zsq_mine:Mine"``), and every plugin manager creates its own instance.
 
     .. code-block:: python
 

@@ -104,7 +104,7 @@ def test_a_damaged_student(zsq: Any, files: Path) -> None:
     check("saved in format 99")
     weights.unlink()
     weights.symlink_to(files / "corrupt.safetensors")
-    check("model.safetensors is a link out of the folder")
+    check("model.safetensors is a link to a file outside the folder")
 
 
 def test_a_full_disk_while_saving(zsq: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ def test_links_out_of_the_folder_and_what_is_no_file(folder, name, tmp_path_fact
     path, outside = folder / name, tmp_path_factory.mktemp("outside") / name
     path.rename(outside)
     path.symlink_to(outside)
-    refused(folder, f"{name} is a link out of the folder")
+    refused(folder, f"{name} is a link to a file outside the folder")
     path.unlink()
     path.symlink_to(path)
     refused(folder, f"cannot read {name}")
@@ -275,14 +275,14 @@ class Bomb:
 def test_a_pickle_is_not_opened(folder, monkeypatch):
     monkeypatch.chdir(folder)
     replace(folder, pickle.dumps(Bomb()))
-    refused(folder, "no safetensors file")
+    refused(folder, "not a safetensors file")
     assert not (folder / "pwned").exists()
 
 
 def test_an_oversized_header(folder):
     content = (folder / "model.safetensors").read_bytes()
     replace(folder, (2**40).to_bytes(8, "little") + content[8:])
-    refused(folder, "no safetensors file")
+    refused(folder, "not a safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The saved student, both ways: ``config.json`` and ``model.safetensors`` as docs/format.md describes them."""
+"""Saves and loads students: ``config.json`` and ``model.safetensors`` as docs/format.md describes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that a network runs on its declared inputs: first on shapes alone, which takes no memory, then on one image of zeros."""
+"""Checks that a loaded network runs on its declared input shape: first on shapes only, without memory, then on one image of zeros."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def try_on(module: fx.GraphModule, shape: tuple[int, ...]) -> None:
 
 
 class _Module(nn.Module):
-    """A network that runs node by node."""
+    """Runs a graph node by node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class _Module(nn.Module):
 
 
 class _DryRun(fx.Interpreter):
-    """Runs on shapes only, and stops at sizes that no real network has."""
+    """Runs on shapes only, and raises at sizes that no real network has."""
 
     numbers = 0
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A module's result; what only rounds or scales keeps its shape, and is quicker looked at than called."""
+        """A module's result. Points and BatchNorm keep the shape, so their input is returned without a call."""
         module: Any = self.fetch_attr(target)
         if isinstance(module, ActPoint) and isinstance(args[0], Tensor):
             return args[0]
@@ -65,14 +65,14 @@ class _DryRun(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A function's result; tensors are made where they need no memory."""
+        """A function's result; new tensors are created on the meta device."""
         if target in SIZE_OPS.values() and target is not operator.getitem and not all(isinstance(v, (int, float)) for v in args):
-            raise ValueError(f"{target.__name__} calculates with sizes only")
+            raise ValueError(f"{target.__name__} computes with sizes only")
         args, kwargs = pytree.tree_map_only(torch.device, lambda _: _SHAPES, (args, kwargs))
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
-        """A node's result, refused when it is too large."""
+        """A node's result; raises ValueError when it is too large."""
         result = super().run_node(n)
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, Tensor):

@@ -1,8 +1,8 @@
-"""A student's graph as JSON values, and back: a closed encoding, every value of it checked on reading (docs/format.md).
+"""Encodes a student's graph as JSON values and decodes it, checking every value (docs/format.md).
 
 A node is ``{"name", "op", "target", "args", "kwargs"}``. Targets are paths of modules and tensors, ``aten::NAME.OVERLOAD``, or
 ``operator::NAME`` for arithmetic on sizes. Arguments are numbers, strings, null, lists, and objects with one key:
-``{"node": NAME}``, ``{"dtype": NAME}``, ``{"memory_format": NAME}``, ``{"layout": NAME}``, ``{"device": null}`` (wherever the student is),
+``{"node": NAME}``, ``{"dtype": NAME}``, ``{"memory_format": NAME}``, ``{"layout": NAME}``, ``{"device": null}`` (the student's device),
 ``{"float": "inf"}``, ``{"tuple": [...]}``, ``{"dict": {...}}``.
 """
 
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PATH = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _NODE = frozenset({"name", "op", "target", "args", "kwargs"})
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
-#: Nodes of a network, far more than any has that was traced so far: a longer list would take minutes to refuse.
+#: Largest number of nodes, far above every network traced so far: checking a longer list would take minutes.
 MAX_NODES = 20_000
 #: ATen operations without a tensor argument that a network may contain; all others need one.
 _FACTORIES = frozenset({"arange", "full", "zeros", "ones", "scalar_tensor", "linspace", "eye"})
@@ -35,7 +35,7 @@ def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
     """All nodes, in order.
 
     Raises:
-        ZsqError: If they are more than a reader takes.
+        ZsqError: If there are more than ``MAX_NODES``.
     """
     if len(graph.nodes) > MAX_NODES:
         raise ZsqError(f"cannot save a network of more than {MAX_NODES} operations", "exporter safetensors", "use another --export")
@@ -55,7 +55,7 @@ def decode_graph(nodes: list[Mapping[str, Any]], root: nn.Module, device: torch.
     """The graph over the modules and tensors of ``root``: one input, then operations, then the output; it calls every module.
 
     Raises:
-        ValueError: At the first value that the encoding does not know.
+        ValueError: At the first value that is not part of the encoding.
     """
     if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
         raise ValueError(f"a network of 2 to {MAX_NODES} operations was expected")
@@ -85,7 +85,7 @@ def decode_graph(nodes: list[Mapping[str, Any]], root: nn.Module, device: torch.
 
 
 def _target_of(op: str, target: Any, inputs: tuple[Any, ...], root: nn.Module, tensors: set[str]) -> str:
-    """The checked target of a node that calls no function."""
+    """The target of a node that calls no function, checked."""
     if op == "output" and target == "output":
         return "output"
     if op == "placeholder":
@@ -156,7 +156,7 @@ def _function(target: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) 
     space, _, name = str(target).partition("::")
     if space == "operator" and name in SIZE_OPS:
         if options or not inputs or not all(isinstance(v, (fx.Node, int, float)) for v in inputs):
-            raise ValueError(f"'{target}' calculates with sizes only")
+            raise ValueError(f"'{target}' computes with sizes only")
         return SIZE_OPS[name]
     packet_name, _, overload = name.partition(".")
     packet = getattr(torch.ops.aten, _name(packet_name), None) if space == "aten" else None
@@ -178,7 +178,7 @@ def path_of(value: Any) -> str:
 
 
 def _name(value: Any, form: re.Pattern[str] = _NAME) -> str:
-    """A plain name, or a path of them: what becomes part of generated code has to be one."""
+    """``value`` if it is a plain name or a dotted path. Names become part of generated code, so nothing else is allowed."""
     if not isinstance(value, str) or not form.fullmatch(value):
         raise ValueError(f"{value!r} is not a name")
     return value

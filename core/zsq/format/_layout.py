@@ -1,4 +1,4 @@
-"""The tensors of ``model.safetensors``: numbers of one kind joined in one tensor, in the order of the modules' paths (docs/format.md).
+"""Packs and unpacks the tensors of ``model.safetensors``: values of one kind in one tensor, ordered by module path (docs/format.md).
 
 Hundreds of small tensors with long names are what makes a small student large: joined, they need no names but the modules' own.
 """
@@ -17,7 +17,7 @@ from zsq.format._pack import expand, pack, squeeze, unpack
 from zsq.format._specs import Sizes, integers, only, sizes
 from zsq.grids import ActPoint, WeightPoint
 
-#: What a tensor outside of layers, BatchNorms and activations may hold, by the name that the configuration has for it.
+#: Types that a tensor outside of layers, BatchNorms and points may have, by their names in the configuration.
 DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool")
 }
@@ -27,7 +27,7 @@ _FARTHEST = 2**23
 
 
 def describe(loose: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Type and shape of loose tensors, as the configuration has them.
+    """Type and shape of loose tensors, as the configuration stores them.
 
     Raises:
         ZsqError: If one is of a type that the file does not know.
@@ -73,7 +73,7 @@ def join(root: nn.Module, specs: Mapping[str, Mapping[str, Any]], loose: Mapping
 
 
 class Parts:
-    """The tensors of a file, checked against what its configuration needs, and handed out in the order of the file.
+    """The tensors of a file, checked against its configuration and read in file order.
 
     Nothing larger than eight times the file is made before it is known that both agree.
 
@@ -108,14 +108,14 @@ class Parts:
         self._tensors = {**tensors, "codes": expand(tensors["codes"], packed)} if packed else dict(tensors)
 
     def take(self, name: str, count: int) -> Tensor:
-        """The next ``count`` rows of tensor ``name``, in memory of their own."""
+        """The next ``count`` rows of tensor ``name``, as a copy."""
         start = self._taken.get(name, 0)
         self._taken[name] = start + count
         return self._tensors[name][start : start + count].clone() if count else torch.empty(0)
 
     @torch.no_grad()
     def fill(self, root: nn.Module) -> None:
-        """Hand every module of ``root`` its own; points are frozen.
+        """Fill every module of ``root`` with its values and freeze its points.
 
         Raises:
             ValueError, AttributeError, KeyError: If values are not finite, or a grid does not follow from its range.
@@ -169,7 +169,7 @@ def _flat(tensors: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> Tens
 
 
 def _narrow(numbers: Tensor) -> Tensor:
-    """Integers in the narrowest type that holds them all."""
+    """The integers in the smallest type that can hold them."""
     for dtype in _INTEGERS:
         if torch.equal(numbers.to(dtype).to(numbers.dtype), numbers):
             return numbers.to(dtype)
@@ -177,7 +177,7 @@ def _narrow(numbers: Tensor) -> Tensor:
 
 
 def _check(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse grids that no quantizer makes: scales have to be positive, ranges ordered, or NaN where none was set."""
+    """Raise ValueError for invalid grids: scales must be positive; ranges must be ordered, or NaN if not set."""
     if (scales := tensors.get("scales")) is not None and not bool(((scales > 0) & scales.isfinite()).all()):
         raise ValueError("a scale is not a positive number")
     if (zeros := tensors.get("zero_points")) is not None and bool((zeros.long().abs() > _FARTHEST).any()):

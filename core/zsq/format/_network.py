@@ -1,4 +1,4 @@
-"""The files of a student from its network, and the network from them. docs/format.md says what both files hold.
+"""Writes the files of a student from its network and rebuilds the network from them (docs/format.md).
 
 The network is built again without the teacher's code, and nothing in the files is executed.
 """
@@ -101,7 +101,7 @@ def _loose(module: nn.Module, names: set[str], modules: Mapping[str, Any]) -> di
 
 
 def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that ``path`` lies in, made if there is none, and the last part of ``path``."""
+    """The module that contains ``path``, created if missing, and the last part of ``path``."""
     *parts, name = path.split(".")
     module = root
     for part in parts:

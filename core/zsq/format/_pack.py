@@ -1,4 +1,4 @@
-"""Integer codes at their true width: a little-endian stream of bits, code ``i`` in bits ``i * bits`` to ``(i + 1) * bits - 1``.
+"""Packs integer codes at their bit width into a little-endian bit stream: code ``i`` in bits ``i * bits`` to ``(i + 1) * bits - 1``.
 
 Bit ``j`` of the stream is bit ``j % 8``, counted from the lowest, of byte ``j // 8``; the last byte is filled with zeros. Signed
 codes are stored in two's complement. In a file the streams of all layers are squeezed into one zlib stream (RFC 1950) of Huffman
@@ -60,7 +60,7 @@ def squeeze(packed: Tensor) -> Tensor:
 
 
 def expand(stream: Tensor, size: int) -> Tensor:
-    """The ``size`` bytes that were squeezed.
+    """The ``size`` original bytes.
 
     Raises:
         ValueError: If the stream is damaged, holds more or less, or is shorter than an eighth of ``size``.

@@ -1,4 +1,4 @@
-"""A saved student as a module again, checked before anything is built from it (docs/format.md)."""
+"""Loads a saved student as a module; checks its files before building anything (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
     try:
         tensors = tensors_of(content)
     except Exception as error:  # the reader's own kinds, and KeyError for a type that torch lacks
-        raise FileError(f"{WEIGHTS} is no safetensors file: {brief(error)}", str(folder), AGAIN) from error
+        raise FileError(f"{WEIGHTS} is not a safetensors file: {brief(error)}", str(folder), AGAIN) from error
     try:
         return rebuild(config, tensors, torch.device(device))
     except Exception as error:  # anything that a damaged description leads to

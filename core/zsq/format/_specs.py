@@ -1,4 +1,4 @@
-"""A student's modules as JSON values, and back: every setting checked on reading, before anything of its size is made (docs/format.md).
+"""Encodes a student's modules as JSON values and decodes them; checks every setting before it allocates memory (docs/format.md).
 
 A module is ``{"type": KIND, ...}`` with the settings of its kind, all of them and no others.
 """
@@ -55,7 +55,7 @@ def encode_module(path: str, root: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many numbers of each kind a module has in the file; ``values`` by name, in the order of the file."""
+    """The number of values of each kind that a module stores in the file; ``values`` by name, in file order."""
 
     weights: int = 0
     packed: int = 0
@@ -65,7 +65,7 @@ class Sizes:
 
 
 def sizes(spec: Mapping[str, Any]) -> Sizes:
-    """What a module of these settings has in the file; nothing of that size is made, however absurd it is.
+    """The values that a module with these settings stores in the file. Allocates no memory, so absurd sizes are safe.
 
     Raises:
         ValueError, TypeError: If the settings are not exactly those of a known kind.
@@ -88,7 +88,7 @@ def sizes(spec: Mapping[str, Any]) -> Sizes:
 
 
 def decode_module(spec: Mapping[str, Any]) -> nn.Module:
-    """A module of the kind and settings; values of its tensors are left open.
+    """A module of the kind and settings; its tensors are not initialised.
 
     Raises:
         ValueError, TypeError, RuntimeError: If the settings are not exactly those of a known kind, or do not go together.
@@ -142,20 +142,20 @@ def _option(name: str, value: Any, dimensions: int) -> Any:
 
 
 def only(spec: Mapping[str, Any], keys: frozenset[str]) -> None:
-    """Refuse an object with other keys than these, or fewer."""
+    """Raise ValueError unless the object has exactly these keys."""
     if not isinstance(spec, dict) or spec.keys() != keys:
         raise ValueError(f"{', '.join(sorted(keys))} were expected, not {', '.join(sorted(spec))}")
 
 
 def listed(value: Any) -> list[Any]:
-    """``value``, refused when it is not a list."""
+    """``value``; raises ValueError if it is not a list."""
     if type(value) is not list:
         raise ValueError(f"{value!r} is not a list")
     return value
 
 
 def integers(value: Any, least: int) -> list[int]:
-    """``value``, refused when it is not a list of integers from ``least`` on."""
+    """``value``; raises ValueError if it is not a list of integers >= ``least``."""
     return [_integer(v, least) for v in listed(value)]
 
 

@@ -1,4 +1,4 @@
-"""The state of a student in memory: taken for a checkpoint, and restored in a student that was just quantized."""
+"""Reads a student's state for a checkpoint and restores it into a student that was just quantized."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def restore_student(student: Student, kept: Mapping[str, Any]) -> None:
 
 
 def structure(student: Student) -> str:
-    """A checksum of the student's modules and, for a graph, of its code: of everything but values."""
+    """A checksum of the student's modules and, for a graph, of its code. Tensor values are not included."""
     module = student.module
     lines = [f"{path} {type(child).__name__}" for path, child in module.named_modules()]
     code = str(module.code) if isinstance(module, fx.GraphModule) else ""

@@ -1,4 +1,4 @@
-"""A network as a graph of operations: traced, its layers lifted back to modules, its sites found, and run in pieces."""
+"""Traces a network into a graph of operations, lifts its layers back to modules, finds its quantization sites, and runs it in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's forward as a graph of ATen operations, its convolutions, linear and BatchNorm layers lifted to modules.
+"""Turns the teacher's forward pass into a graph of ATen operations, with convolution, linear and BatchNorm layers as modules.
 
 A trace shows what a network does however it is written: modules, functional calls, in-place operators, one module used in
 several places. The result computes what the teacher computes, with parameters of its own at the teacher's paths.
@@ -23,7 +23,7 @@ from zsq.graph._tracing import refused, trace
 
 _aten = torch.ops.aten
 
-#: Operations that a quantized layer can stand for, with the float layer they are lifted to.
+#: Operations that become quantized layers, and the float layer each is lifted to.
 LAYER_OPS: Mapping[Any, type[nn.Module]] = {
     _aten.conv1d.default: nn.Conv1d,
     _aten.conv1d.padding: nn.Conv1d,
@@ -34,15 +34,15 @@ LAYER_OPS: Mapping[Any, type[nn.Module]] = {
     _aten.conv_transpose2d.input: nn.ConvTranspose2d,
     _aten.linear.default: nn.Linear,
 }
-#: The same by name, also for those that are never lifted: such a node is a layer that stays in float.
+#: The layer operations, including those that are never lifted and stay in float.
 _LAYER_NAMES = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "convolution", "addmm")
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _BATCH_NORMS = (_aten.batch_norm.default, _aten._native_batch_norm_legit_no_training.default)
 #: Operations that do nothing in eval mode.
 _NOTHING = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
-#: A student runs in channels_last, where ``view`` would refuse what ``reshape`` does.
+#: A student runs in channels_last, where ``view`` fails and ``reshape`` works.
 _SAFER: Mapping[Any, Any] = {_aten.view.default: _aten.reshape.default, _aten._unsafe_view.default: _aten.reshape.default}
-#: Operators on sizes that may stand in a graph beside ATen.
+#: Operators on sizes that a graph may contain besides ATen.
 SIZE_OPS: Mapping[str, Callable[..., Any]] = {
     name: getattr(operator, name)
     for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")
@@ -66,7 +66,7 @@ class Lifted:
 
 
 def lift(teacher: nn.Module, example: Tensor, wanted: tuple[str, ...] = ()) -> Lifted:
-    """Trace ``teacher`` (in eval mode, untouched) on ``example``, whose first dimension stays free.
+    """Trace ``teacher`` (in eval mode, not changed) on ``example``; the batch size stays free.
 
     Args:
         teacher: Takes one tensor.
@@ -83,7 +83,7 @@ def lift(teacher: nn.Module, example: Tensor, wanted: tuple[str, ...] = ()) -> L
 
 
 def unused_path(roots: tuple[nn.Module, ...], path: str) -> str:
-    """``path``, or ``path_1``, ``path_2``... : the first that none of ``roots`` has an attribute at."""
+    """``path``, or ``path_1``, ``path_2``... : the first name that is free in all ``roots``."""
     number, candidate = 0, path
     while any(_has(root, candidate) for root in roots):
         number += 1
@@ -92,7 +92,7 @@ def unused_path(roots: tuple[nn.Module, ...], path: str) -> str:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an ATen node by name, defaults filled in."""
+    """The arguments of an ATen node by name, including defaults."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     values = {a.name: a.default_value for a in schema if a.has_default_value()}
     values |= dict(zip((a.name for a in schema), node.args, strict=False))
@@ -140,7 +140,7 @@ class _Lifting:
         self.graph.output(pytree.tree_unflatten(flat, self.program.structure))
 
     def _map(self, value: Any) -> Any:
-        """A value of the traced graph as one of the new graph; tensors of the teacher become ``get_attr`` where used."""
+        """Map a value of the traced graph to the new graph; tensors of the teacher become ``get_attr`` nodes where used."""
         return fx.node.map_aggregate(value, lambda v: self._use(v) if isinstance(v, fx.Node) else v)
 
     def _use(self, node: fx.Node) -> fx.Node:
@@ -181,7 +181,7 @@ class _Lifting:
         return (path if _has(self.teacher, path) or not path else "", name)
 
     def _place(self, path: str, module: nn.Module, inputs: Any, node: fx.Node) -> fx.Node:
-        """A call of ``module`` at ``path``, put there unless it already is."""
+        """A call of the module at ``path``; ``module`` is added there first if needed."""
         if not self._placed(path):
             owner, _, name = path.rpartition(".")
             old = getattr(self._parent(owner), name, None)
@@ -226,7 +226,7 @@ class _Lifting:
         return self._place(self._home(node, a["weight"]), layer, a["input"], node)
 
     def _home(self, node: fx.Node, weight: fx.Node) -> str:
-        """The path of a layer: its weight's. Layers of different settings that share a weight get a copy each, at their own paths."""
+        """The path of a layer, taken from its weight. Layers with a shared weight but other settings get their own copy and path."""
         name, settings = self.tensors[weight][0], _settings(node)
         if all(_settings(user) == settings for user in weight.users):
             return name.removesuffix(".weight")
@@ -241,7 +241,7 @@ class _Lifting:
         return found
 
     def _why_float(self, node: fx.Node) -> str:
-        """Why a layer cannot be lifted, or nothing."""
+        """The reason why a layer cannot be lifted, or an empty string."""
         if node.target not in LAYER_OPS:
             return f"{getattr(node.target, '_opname', 'this operation')} is not supported"
         a = arguments(node)
@@ -254,7 +254,7 @@ class _Lifting:
         return ""
 
     def _is_layer_of(self, node: fx.Node, weight: fx.Node) -> bool:
-        """Whether ``node`` is a layer that can be lifted, and ``weight`` its weight and nothing else."""
+        """Whether ``node`` is a layer that can be lifted and uses ``weight`` only as its weight."""
         a = arguments(node) if node.target in LAYER_OPS else {}
         known = a.get("bias") is None or a["bias"] in self.tensors
         return known and a.get("weight") is weight and weight not in (a["input"], a["bias"])
@@ -302,7 +302,7 @@ class _Lifting:
 
 
 def _takes_everything(node: fx.Node) -> bool:
-    """Whether ``node`` is the slice of ``x[:]``, which traces of ``x[:, 0]`` have or lack."""
+    """Whether ``node`` is the slice ``x[:]``, which some traces of ``x[:, 0]`` contain and others do not."""
     if node.target is not _aten.slice.Tensor:
         return False
     a = arguments(node)

@@ -1,4 +1,4 @@
-"""Whether a traced network computes what its teacher computes, and which of its nodes carry the outputs of the teacher's modules."""
+"""Checks that a traced network computes the same as its teacher, and finds the nodes that hold the outputs of the teacher's modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zsq.graph._running import node_values
 
 
 def find_outputs(teacher: nn.Module, module: fx.GraphModule, example: Tensor, wanted: tuple[str, ...]) -> dict[str, fx.Node]:
-    """Compare trace and teacher on a batch of another size than ``example``, and find the nodes that carry outputs.
+    """Compare trace and teacher on a batch of another size than ``example``, and find the nodes that hold module outputs.
 
     Args:
         teacher: In eval mode.

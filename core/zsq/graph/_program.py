@@ -1,4 +1,4 @@
-"""A network's forward as a program of ATen operations, none of which writes to its inputs."""
+"""A network's forward pass as a program of ATen operations without in-place operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Program:
-    """What a network does with one tensor.
+    """The operations that a network applies to its input tensor.
 
     Args:
         graph: A placeholder for every tensor of ``tensors`` and one for the input, then ATen operations and operators on sizes.
@@ -33,7 +33,7 @@ class Program:
 
 
 def out_of_place(graph: fx.Graph) -> bool:
-    """Replace in-place operations by their counterparts. False, with some left, where views may share the memory written."""
+    """Replace in-place operations. Returns False, and keeps some, if a view may share the memory that they write."""
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
             continue
@@ -52,7 +52,7 @@ def out_of_place(graph: fx.Graph) -> bool:
 
 
 def _views(node: fx.Node) -> bool:
-    """Whether ``node`` is a view, or has one."""
+    """Whether ``node`` is a view of another value or another value is a view of it."""
     return any(_is_view(n) for n in (node, *node.users))
 
 

@@ -1,4 +1,4 @@
-"""The program of a network by running it on real numbers, in milliseconds: to import the tracer of ``torch.export`` takes a second.
+"""Records the program of a network by running it, in milliseconds; importing the tracer of ``torch.export`` takes a second.
 
 Two runs do not show everything. Where a forward computes with the size of the batch, branches on values, changes how gradients or
 precision work, makes constants or keeps tensors, nothing is recorded, and ``torch.export`` has to tell what it does.
@@ -18,20 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsq.graph._program import Program, out_of_place
 
-#: What Python code does, without an operation that would show it, to look into a tensor or to change how gradients work.
+#: Functions that read a tensor's values or change gradients without an ATen operation that a recording could see.
 _LOOKS = ("tolist", "__dlpack__", "_set_grad_enabled")
-#: Operations that stop gradients, which a graph that is tuned must not lose.
+#: Operations that stop gradients. They are left to ``torch.export``, because the graph must keep them for tuning.
 _STOPS = ("detach", "detach_")
-#: Operations that give their input back, dropout where it does not train.
+#: Operations that return their input; dropout only in eval mode.
 _SAME = ("alias", "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_")
 
 
 class _NotRecordable(Exception):
-    """The forward does something that one run does not show."""
+    """The forward pass does something that one run does not show."""
 
 
 def record(network: nn.Module, example: Tensor) -> Program | None:
-    """The program of ``network``, which is left alone: a copy runs, with batches of two sizes.
+    """The program of ``network``: a copy of it runs on batches of two sizes.
 
     Args:
         network: In eval mode, takes one tensor.
@@ -57,7 +57,7 @@ def _run(network: nn.Module, batch: Tensor) -> Program:
     for path, module in modules.items():
         module.register_forward_pre_hook(lambda *_, path=path: recording.enter(path))
         module.register_forward_hook(lambda *_: recording.leave(), always_call=True)
-    # Without autograd, operations arrive as the network calls them: autograd would take a convolution or a flattening apart.
+    # Without autograd, operations arrive as the network calls them: autograd would split a convolution or a flatten.
     with torch.inference_mode(), _Looks(batch.device), _Operations(recording):
         result = network(batch)
     leaves, structure = pytree.tree_flatten(result)
@@ -75,7 +75,7 @@ class _Recording:
         self.parameters = frozenset(parameters)
         self.tensors: dict[fx.Node, tuple[str, Tensor]] = {}
         self.nodes: dict[int, fx.Node] = {}
-        self.alive: list[Tensor] = []  # an id is a tensor's as long as the tensor lives
+        self.alive: list[Tensor] = []  # an id is valid only while its tensor is alive
         state = parameters | dict(network.named_buffers(remove_duplicate=False))
         for number, (path, tensor) in enumerate(state.items()):
             if id(tensor) in self.nodes:
@@ -106,7 +106,7 @@ class _Recording:
         return self.nodes[id(value)]
 
     def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        """Run an ATen operation and note it."""
+        """Run an ATen operation and record it."""
         name = operation._opname
         if operation.namespace != "aten" or name.startswith("_") or name in _STOPS:
             raise _NotRecordable
@@ -127,13 +127,13 @@ class _Recording:
             node.meta |= {"path": self.path[-1], "dims": 0}
             for index, part in enumerate(result):
                 self._known(self.graph.call_function(operator.getitem, (node, index)), part)
-        else:  # a number: the forward looks into a tensor
+        else:  # a number: the forward pass reads a tensor's value
             raise _NotRecordable
         return result
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Hands every operation to a recording."""
+    """Passes every operation to a recording."""
 
     def __init__(self, recording: _Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Looks(TorchFunctionMode):
-    """Refuses what no operation shows."""
+    """Stops recording at functions that no ATen operation shows."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

@@ -32,11 +32,11 @@ def node_shapes(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[fx.Node,
 
 
 class PartialRun(fx.Interpreter):
-    """A run of ``module.graph`` that stops before a node, and finishes from there as often as needed.
+    """Runs ``module.graph`` up to a node, and from there to the end as often as needed.
 
     ``advance(node)`` runs everything before ``node`` and keeps only the values that are still read. ``finish()`` runs the rest and
-    returns the output; the position stays. ``finish({node: value})`` does the same with given values of nodes. Everything runs under
-    ``no_grad``; the caller sets autocast.
+    returns the output; the position stays. ``finish({node: value})`` does the same, but uses these values
+    instead of computing them. Everything runs under ``no_grad``; the caller sets autocast.
 
     Args:
         module: Usually ``Student.module``.
@@ -53,7 +53,7 @@ class PartialRun(fx.Interpreter):
         self.inputs = inputs
 
     def advance(self, node: fx.Node) -> None:
-        """Run everything before ``node``, which must not be behind the position."""
+        """Run everything before ``node``, which must not come before the position."""
         assert self.order[node] >= self.position, "a partial run only moves forward"
         while self.nodes[self.position] is not node:
             self._step(self.position, self.values)

@@ -1,4 +1,4 @@
-"""Where the two schemes put activation points, and what a node of a graph is: by the operations, whatever the network."""
+"""Finds the nodes where the schemes ``paper`` and ``deploy`` put activation points, and classifies nodes by their operation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsq.grids import LAYERS
 _RELUS = ("relu", "relu6")
 _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
 _UPPER = {"hardtanh": "max_val", "clamp": "max"}
-#: Operations whose result holds only values of their first argument.
+#: Operations that only move or select values of their first argument.
 # fmt: off
 _MOVES = frozenset({
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "pixel_shuffle", "pixel_unshuffle",
@@ -22,14 +22,16 @@ _MOVES = frozenset({
     "alias", "detach", "to",
 })
 # fmt: on
-#: Calculated in float under every scheme.
+#: Computed in float under every scheme.
 INTERPOLATIONS = frozenset({"upsample_bilinear2d", "upsample_bicubic2d"})
-#: Operations that calculate with grids: operands and results get a point under ``deploy``.
+#: Operations on quantized operands: operands and results get a point under ``deploy``.
 _COMBINES = frozenset({"add", "sub", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d", "mean", *INTERPOLATIONS})
-#: Those of them whose result lies among their operands: the answers of a network stay what they are.
-_PASSES_ON = INTERPOLATIONS | {"cat"}
-#: Functions of one value that are calculated in float: what goes in has a point under ``deploy``, so that the layer before is integer.
-_CURVES = frozenset({"sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "softmax"})
+#: Operations of ``_COMBINES`` that only join or interpolate their operands.
+_JOINS = INTERPOLATIONS | {"cat"}
+#: Functions computed in float. Their input gets a point under ``deploy``, so that the layer before them can run in integers.
+_FLOAT_FUNCTIONS = frozenset(
+    {"sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "softmax"}
+)
 #: Operations that make constants or sizes.
 _CONSTANTS = frozenset({"sym_size", "arange", "full", "zeros", "ones", "scalar_tensor"})
 
@@ -40,36 +42,38 @@ def paper_sites(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def deploy_sites(module: fx.GraphModule) -> list[fx.Node]:
-    """Every value that an integer kernel reads, or that a sum, product, concatenation or average gives out; not the output, unless a
-    layer reads it too."""
+    """Every value that an integer kernel reads, and every result of a sum, product, concatenation or average. The network's output is
+    excluded, unless a layer reads it too."""
     wanted: set[fx.Node] = set()
     read = {producer(node.args[0]) for node in module.graph.nodes if _is_layer(module, node)}
     for node in module.graph.nodes:
-        if _is_layer(module, node) or (op_name(node) in _CURVES and _is_layer(module, _before_norm(module, producer(node.args[0])))):
+        if _is_layer(module, node) or (
+            op_name(node) in _FLOAT_FUNCTIONS and _is_layer(module, _before_norm(module, producer(node.args[0])))
+        ):
             wanted.add(producer(node.args[0]))
-        elif op_name(node) in _COMBINES and _floats(node):
+        elif op_name(node) in _COMBINES and _combines_activations(node):
             wanted |= {producer(value) for value in node.all_input_nodes if value.op != "get_attr"}
             wanted.add(producer(node))
     output = next(n for n in module.graph.nodes if n.op == "output")
     given = {producer(n) for n in output.all_input_nodes} - read
-    settled = {_settled(node) for node in wanted if _holds_floats(node)} - given
-    return [n for n in module.graph.nodes if n in settled and not (rectifies_only(n) and producer(n.args[0]) in settled)]
+    sites = {_after_relu(node) for node in wanted if _holds_activations(node)} - given
+    return [n for n in module.graph.nodes if n in sites and not (rectifies_only(n) and producer(n.args[0]) in sites)]
 
 
 def answers(module: fx.GraphModule) -> set[fx.Node]:
-    """What the network answers with: the values that reach the output with nothing but moving, joining and interpolation behind them."""
+    """The nodes that reach the network's output through moving, joining and interpolation only."""
     found: set[fx.Node] = set()
     left = [producer(node) for node in next(n for n in module.graph.nodes if n.op == "output").all_input_nodes]
     while left:
         node = left.pop()
         if node not in found:
             found.add(node)
-            left += [producer(value) for value in node.all_input_nodes] if op_name(node) in _PASSES_ON else []
+            left += [producer(value) for value in node.all_input_nodes] if op_name(node) in _JOINS else []
     return found
 
 
 def _before_norm(module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """``node``, or what goes into it where it is a BatchNorm."""
+    """``node``, or its input if it is a BatchNorm."""
     if node.op == "call_module" and kind_of(module, node).startswith("BatchNorm"):
         (node,) = node.all_input_nodes
     return node
@@ -97,7 +101,7 @@ def _is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def rectifies_only(node: fx.Node) -> bool:
-    """Whether a node is a ReLU without an upper limit: zero being on every grid, what it gives out is on the grid that goes in."""
+    """Whether a node is a ReLU without an upper limit: zero is on every grid, so its output is on the grid of its input."""
     name = op_name(node)
     return name == "relu" or (name in _CLAMPS and _rectifies(node) and arguments(node).get(_UPPER.get(name, "")) is None)
 
@@ -107,15 +111,15 @@ def _rectifies(node: fx.Node) -> bool:
     return name in _RELUS or (name in _CLAMPS and arguments(node)[_CLAMPS[name]] == 0)
 
 
-def _floats(node: fx.Node) -> bool:
+def _combines_activations(node: fx.Node) -> bool:
     """Whether a combining operation combines activations, not sizes or an activation with a number."""
-    operands = [v for v in node.all_input_nodes if _holds_floats(v) and not _picks(v)]
+    operands = [v for v in node.all_input_nodes if _holds_activations(v) and not _is_getitem(v)]
     return bool(operands) and (len(operands) > 1 or op_name(node) not in ("add", "sub", "mul"))
 
 
-def _holds_floats(node: fx.Node) -> bool:
-    """Whether a node gives out activations: not a size, a constant or a parameter."""
-    if _picks(node):  # of several results the first are values, such as maxima; others may be their places
+def _holds_activations(node: fx.Node) -> bool:
+    """Whether a node's result is activations, not a size, a constant or a parameter."""
+    if _is_getitem(node):  # of several results the first holds values, such as maxima; others may hold indices
         return bool(node.args[1] == 0) and isinstance(node.args[0].target, torch._ops.OpOverload)  # type: ignore[union-attr]
     if node.op == "call_function":
         returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
@@ -124,8 +128,8 @@ def _holds_floats(node: fx.Node) -> bool:
 
 
 def producer(node: Any) -> fx.Node:
-    """The node that made the values ``node`` holds, seen through operations that only move them."""
-    while op_name(node) in _MOVES or _pads_with_zeros(node) or _is_item(node):
+    """The node that computed the values of ``node``, skipping operations that only move values."""
+    while op_name(node) in _MOVES or _pads_with_zeros(node) or _is_split_part(node):
         node = node.args[0]
     found: fx.Node = node
     return found
@@ -135,16 +139,16 @@ def _pads_with_zeros(node: fx.Node) -> bool:
     return op_name(node) in ("pad", "constant_pad_nd") and not (arguments(node).get("value") or 0)
 
 
-def _is_item(node: fx.Node) -> bool:
-    """Whether a node is one of the parts that values were taken apart into."""
-    return _picks(node) and op_name(node.args[0]) in _MOVES  # type: ignore[arg-type]
+def _is_split_part(node: fx.Node) -> bool:
+    """Whether a node is one part of a split value."""
+    return _is_getitem(node) and op_name(node.args[0]) in _MOVES  # type: ignore[arg-type]
 
 
-def _picks(node: fx.Node) -> bool:
+def _is_getitem(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
-def _settled(node: fx.Node) -> fx.Node:
-    """``node``, or the ReLU that is its only user."""
+def _after_relu(node: fx.Node) -> fx.Node:
+    """The ReLU that is the only user of ``node``, else ``node``."""
     user = next(iter(node.users), None)
     return user if user is not None and len(node.users) == 1 and _rectifies(user) else node

@@ -1,4 +1,4 @@
-"""The teacher's forward as a program: recorded where one run shows it all, else as ``torch.export`` sees it."""
+"""Traces the teacher's forward pass: records one run where that is enough, else uses ``torch.export``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trace(teacher: nn.Module, example: Tensor) -> Program:
 
 
 def export(teacher: nn.Module, example: Tensor) -> Program:
-    """The program that ``torch.export`` sees, also where sizes are computed from the batch's.
+    """The program from ``torch.export``, which also handles sizes computed from the batch size.
 
     Raises:
         ZsqError: If the network cannot be traced.
@@ -39,7 +39,7 @@ def export(teacher: nn.Module, example: Tensor) -> Program:
         node.meta["path"] = stack[-1][0] if stack else ""
         node.meta["dims"] = node.meta["val"].dim() if isinstance(node.meta.get("val"), Tensor) else 0
         if node.op == "get_attr":
-            raise refused(teacher, "it runs parts of its forward in a context of their own, such as torch.no_grad() or a branch")
+            raise refused(teacher, "its forward pass contains a separate context, such as torch.no_grad() or a branch")
         if node.op != "placeholder":
             continue
         spec = specs[node.name]
@@ -56,21 +56,21 @@ def export(teacher: nn.Module, example: Tensor) -> Program:
     if len(inputs) != 1:
         raise refused(teacher, f"it takes {len(inputs)} inputs, not one")
     if any(s.kind is not OutputKind.USER_OUTPUT for s in program.graph_signature.output_specs):
-        raise refused(teacher, "its forward changes its own buffers in eval mode")
+        raise refused(teacher, "its forward pass changes its own buffers in eval mode")
     structure = program.call_spec.out_spec
     assert structure is not None
     return Program(program.graph, inputs[0], tensors, frozenset(parameters), structure)
 
 
 def refused(teacher: nn.Module, why: str) -> ZsqError:
-    """The error of a network whose program is known, but cannot be quantized."""
+    """The error for a network that can be traced but not quantized."""
     return ZsqError(f"this network cannot be quantized: {why}", f"teacher {type(teacher).__name__}", "quantize an inner module instead")
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's search for unreachable cycles: most of the objects that tracing makes stay, and looking through them again and
-    again takes a fifth of its time."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Disable Python's garbage collector: most objects that tracing creates stay alive, and scanning them repeatedly takes a fifth of
+    the tracing time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -80,7 +80,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()
+@_without_garbage_collection()
 def _exported(teacher: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     failures = []
     for strict in (False, True):

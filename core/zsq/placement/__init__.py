@@ -1,4 +1,6 @@
-"""Where points go in a graph: the quantizer on uniform grids, which others build on, and what makes its student compute in integers."""
+"""Inserts quantization points into a graph, and lets a frozen student compute in integers.
+
+``Uniform`` is the base of quantizers on uniform grids."""
 
 from __future__ import annotations
 

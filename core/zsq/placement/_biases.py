@@ -1,8 +1,8 @@
-"""Biases that integer kernels can add: whole multiples of ``s_act * s_weight``, rounded in the student before it is evaluated.
+"""Rounds biases to whole multiples of ``s_act * s_weight``, which integer kernels can add, before the student is evaluated.
 
-A layer that runs in integers sums products of codes, and its bias is one more integer beside them. With a BatchNorm behind the
-layer that bias is ``beta + (bias - mean) * gamma / sigma`` and its step ``s_act * s_weight * |gamma| / sigma``; the rounding, half
-a step at most, then goes into ``beta``. What was evaluated, saved and exported is one and the same network.
+An integer layer sums products of codes and adds an integer bias. When a BatchNorm follows the
+layer, that bias is ``beta + (bias - mean) * gamma / sigma`` and its step ``s_act * s_weight * |gamma| / sigma``; the rounding, half
+a step at most, then goes into ``beta``. So the evaluated, the saved and the exported network are identical.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor, fx, nn
 from zsq.graph import clamps, producer, rectifies_only
 from zsq.grids import ActPoint, QuantLayer
 
-#: Outputs of fewer bits leave so much room between two codes that an exporter finds an integer without moving any code.
+#: Outputs of at most this many bits: their steps are so wide that an exporter can round the bias without changing any code.
 ROOMY = 6
-#: Integers of more are left alone: a channel that BatchNorm all but closed, whose bias is all there is to see.
+#: Larger biases are not rounded. They occur in channels with a BatchNorm factor near zero, where only the bias matters.
 _LARGEST = 2.0**30
-#: Biases that are so near to a multiple, in steps, are one: as near as float32 comes to it.
-_NEAR = 0.02
+#: Biases this close to a multiple, in steps, count as rounded already: float32 comes no closer.
+_TOLERANCE = 0.02
 
 
 class OnCodes(NamedTuple):
-    """A layer that reads codes: its input's point, the BatchNorm behind it and the point behind that, where there are such."""
+    """A layer that reads codes, the point of its input, and the BatchNorm and the point that follow it (or None)."""
 
     layer: Any
     source: ActPoint
@@ -35,8 +35,8 @@ class OnCodes(NamedTuple):
     after: ActPoint | None
 
     def terms(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per channel, float64, BatchNorm included: the scale of the weights, the bias in steps of ``s_in * scale``, and the sign that
-        BatchNorm gives to the weights. A channel that BatchNorm shuts has no weights, sign 0, and any scale."""
+        """Per channel, float64, with BatchNorm folded in: the scale of the weights, the bias in steps of ``s_in * scale``, and the sign of
+        the BatchNorm factor. A channel with factor 0 has sign 0; its scale has no meaning."""
         scale = self.layer.weight_point.scale.double().expand(len(self.layer.weight))
         bias = torch.zeros_like(scale) if self.layer.bias is None else self.layer.bias.double()
         sign = torch.ones_like(scale)
@@ -50,7 +50,7 @@ class OnCodes(NamedTuple):
 
 
 def layers_on_codes(module: fx.GraphModule) -> Iterator[OnCodes]:
-    """Layers with symmetric weights that read a ranged point's values and nothing else."""
+    """Layers with symmetric weights that read only the values of an activation point with a range."""
     nodes = [n for n in without_identities(module).nodes if n.op == "call_module"]
     calls = Counter(str(n.target) for n in nodes)
     for node in nodes:
@@ -69,22 +69,22 @@ def layers_on_codes(module: fx.GraphModule) -> Iterator[OnCodes]:
 
 @torch.no_grad()
 def round_biases(module: fx.GraphModule) -> None:
-    """Round the bias of every layer that reads codes and gives out more than ``ROOMY`` bits or floats.
+    """Round the bias of every layer that reads codes, if its output has more than ``ROOMY`` bits or stays in float.
 
     Args:
-        module: A student's graph, all points frozen. Running it twice changes nothing more.
+        module: A student's graph, all points frozen. A second call changes nothing.
     """
     for found in layers_on_codes(module):
         owner = found.layer if found.norm is None else found.norm
         if isinstance(owner.bias, Tensor) and (found.after is None or found.after.bits > ROOMY):
             scale, bias, _ = found.terms()
             change = bias.round() - bias
-            moves = (change.abs() > _NEAR) & (bias.abs() < _LARGEST)
+            moves = (change.abs() > _TOLERANCE) & (bias.abs() < _LARGEST)
             owner.bias += torch.where(moves, change * found.source.scale.double() * scale, 0.0).to(owner.bias.dtype)
 
 
 def without_identities(module: fx.GraphModule) -> fx.Graph:
-    """A copy of the graph without the modules that only carry a name."""
+    """A copy of the graph without ``nn.Identity`` modules, which only carry the name of a module of the teacher."""
     graph = copy.deepcopy(module.graph)
     for node in list(graph.nodes):
         if node.op == "call_module" and type(module.get_submodule(str(node.target))) is nn.Identity:
@@ -99,7 +99,7 @@ def _called(module: fx.GraphModule, node: Any) -> Any:
 
 
 def _source(node: Any) -> fx.Node:
-    """Where the values of a node come from, seen through what moves them and through ReLUs, which leave codes on their grid."""
+    """The node that produced the values, skipping operations that only move values and ReLUs, which keep values on their grid."""
     found: fx.Node = producer(node)
     while rectifies_only(found):
         found = producer(found.args[0])
@@ -111,14 +111,14 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _follower(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """The BatchNorm that a layer's output goes into, and nowhere else."""
+    """The BatchNorm that is the only user of a layer's output, or None."""
     user = _only_user(node)
     norm = _called(module, user)
     return user if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None else None
 
 
 def _point_after(module: fx.GraphModule, node: fx.Node) -> ActPoint | None:
-    """The point that a value goes into and nowhere else, at most through clamps."""
+    """The point that is the only user of a value, directly or after clamps, or None."""
     user = _only_user(node)
     called = _called(module, user)
     if isinstance(called, ActPoint) and called.ranged:

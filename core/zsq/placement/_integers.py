@@ -1,10 +1,10 @@
-"""Layers of a frozen student computed as integer kernels compute them, so that a runtime finds the same codes.
+"""Computes layers of a frozen student as integer kernels do, so that a runtime gets the same codes.
 
 A layer between two points sums products of integers and adds an integer bias: float32 holds every such sum below 2**24, so the
 order of additions does not matter. With ``factor = float32(float32(s_in * s_weight) / s_out)`` the code of the output is
-``round(sum * factor)``, rounded half to even, plus the zero point: ONNX Runtime's definition. The layer gives out that code times
-``s_out``; a ReLU and the point behind it leave it where it is. Without this, one code in a hundred thousand falls on the other
-side of an edge, and a deep network makes another answer of it.
+``round(sum * factor)``, rounded half to even, plus the zero point: ONNX Runtime's definition. The layer returns that code times
+``s_out``; a ReLU and the point that follow do not change it. Without this, about one code in a hundred thousand is rounded the
+other way, and a deep network then gives a different answer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from zsq.placement._biases import ROOMY, layers_on_codes
 
 
 class Integers(NamedTuple):
-    """What a layer computes with.
+    """The integers and factors that a layer computes with.
 
     Args:
         weight: Codes, in the weight's shape.
         bias: Integers (channels).
         inverse: ``1 / s_in``.
-        factor: Of every sum (channels).
+        factor: Multiplies every sum (channels).
         step: ``s_out``; None if the output stays in float.
     """
 
@@ -48,10 +48,10 @@ class Integers(NamedTuple):
 
 @torch.no_grad()
 def use_integers(module: fx.GraphModule) -> None:
-    """Let every layer that an integer kernel runs compute in integers; all points are frozen, biases rounded.
+    """Let every layer that an integer kernel can run compute in integers. All points must be frozen and biases rounded.
 
-    Those whose output has at most ``ROOMY`` bits stay as they are: their exporter moves edges, not codes. A BatchNorm goes into
-    the layer before it, and passes on what it gets.
+    Layers with an output of at most ``ROOMY`` bits do not change: their exporter adjusts rounding edges, not codes. A BatchNorm is
+    folded into the layer before it and then returns its input.
     """
     for found in layers_on_codes(module):
         floats = found.after is None and isinstance(found.layer, nn.Linear)

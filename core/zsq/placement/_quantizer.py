@@ -1,4 +1,4 @@
-"""The ``uniform`` quantizer: which values get a grid, under the two named schemes.
+"""The ``uniform`` quantizer: decides which values are quantized under the schemes ``paper`` and ``deploy``.
 
 ``paper``, as the GDFQ line publishes: the weights of every convolution and linear layer, first and last included, each output
 channel on its own asymmetric min/max grid; activations directly after ReLU, ReLU6 and clamps at zero, and nowhere else.
@@ -32,7 +32,7 @@ from zsq.placement._sums import settle_sums
 from zsq.points import QuantPoint
 from zsq.types import Batch, Context, Student, Teacher
 
-#: Activations that no scheme point follows under ``paper``: reported, so that nobody takes them for quantized.
+#: Activation functions that get no point under ``paper``. The report lists them as not quantized.
 _OTHER_ACTIVATIONS = frozenset(
     ("sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "tanh", "leaky_relu", "elu", "mish", "softplus", "celu", "selu", "prelu")
 )
@@ -90,7 +90,7 @@ class Uniform:
         return Student(module, dict(_points(module)), names, rows, self.options.scheme, finish=finish)
 
     def _wrap(self, module: fx.GraphModule, path: str, first: bool, last: bool) -> None:
-        """Put the quantized layer in the place of the float one."""
+        """Replace the float layer by the quantized one."""
         o = self.options
         layer: Any = module.get_submodule(path)
         bits = o.first_bits if first and o.first_bits else o.last_bits if last and o.last_bits else o.weight_bits
@@ -111,7 +111,7 @@ class Uniform:
         return path
 
     def _carrier(self, teacher: nn.Module, module: fx.GraphModule, path: str, node: fx.Node, points: dict[fx.Node, str]) -> str:
-        """A path in the student whose output is what ``path`` gives out in the teacher."""
+        """The path in the student with the same output as ``path`` in the teacher."""
         if node.op == "call_module" and node.target == path:
             return path
         if node in points:
@@ -123,7 +123,7 @@ class Uniform:
 
 
 def _finish(module: fx.GraphModule) -> None:
-    """From now on the student computes as integer kernels do; only once."""
+    """Make the student compute as integer kernels do. Later calls change nothing."""
     if any(isinstance(layer, QuantLayer) and layer.integers is not None for layer in module.modules()):
         return
     settle_sums(module)
@@ -139,7 +139,7 @@ def _insert(graph: fx.Graph, node: fx.Node, path: str) -> None:
 
 
 def _site(teacher: nn.Module, node: fx.Node) -> str:
-    """The name of the place where an activation is made: the activation module's own path, or its owner's path and the operation."""
+    """The name of an activation's site: the activation module's own path, or its owner's path and the operation."""
     path, op = str(node.meta["site"][0]), str(node.meta["site"][1])
     if node.op in ("placeholder", "call_module"):
         return path or op
@@ -153,7 +153,7 @@ def _has_module(root: nn.Module, path: str) -> bool:
 
 
 def _accepts_child(module: nn.Module, path: str) -> bool:
-    """Whether ``path`` is a mere folder in the student (or nothing yet), not a layer."""
+    """Whether ``path`` is only a container in the student or does not exist yet, not a layer."""
     try:
         return type(module.get_submodule(path)) is nn.Module
     except AttributeError:

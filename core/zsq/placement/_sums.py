@@ -1,4 +1,4 @@
-"""Sums of two quantized values: their grids stretched by a trifle, so that no pair of codes adds up to an edge between two codes.
+"""Stretches the grids of sums of two quantized values slightly, so that no sum lies on a rounding edge between two codes.
 
 With 256 codes on both sides there are 65,536 sums, and every runtime rounds the few that lie within float32's rounding of an edge as it
 likes. A step that is longer or shorter by some thousandths of a percent has none of them.
@@ -16,11 +16,11 @@ from zsq.graph import clamps, op_name, producer
 from zsq.grids import ActPoint
 from zsq.placement._biases import without_identities
 
-#: Wanted distance of every sum from every edge, in steps: more than float32 rounding moves a code below 256.
+#: Required distance of every sum from every rounding edge, in steps: larger than float32 rounding errors of codes below 256.
 _ROOM = 5e-5
-#: Steps that are tried, the nearest to the present one first, and how far they lie from each other.
+#: Number of candidate steps, nearest to the present one first, and the relative distance between them.
 _TRIES, _STRETCH = 1024, 1e-5
-#: Tried at once.
+#: Candidates checked in one batch.
 _PART = 16
 
 
@@ -43,7 +43,7 @@ def settle_sums(module: fx.GraphModule) -> None:
 
 
 def _settle(point: Any, sums: Tensor) -> None:
-    """Take the first stretch that leaves room, else that which leaves most."""
+    """Use the first candidate with the required distance, else the one with the largest distance."""
     grid = point.grid
     low, high = (bound - float(grid.zero_point) for bound in (grid.low, grid.high))
     scale, best, most = float(grid.scale), 1.0, -1.0
@@ -61,13 +61,13 @@ def _settle(point: Any, sums: Tensor) -> None:
 
 
 def _values(point: Any) -> Tensor:
-    """What a point can give out, float64."""
+    """All values that a point can output, float64."""
     grid = point.grid
     codes = torch.arange(grid.low, grid.high + 1, dtype=torch.float64)
     return (codes - float(grid.zero_point)) * float(grid.scale)
 
 
 def _point(module: fx.GraphModule, node: fx.Node) -> ActPoint | None:
-    """The ranged point of at most 8 bits that a node calls."""
+    """The point that a node calls if it has a range and at most 8 bits, else None."""
     called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return called if isinstance(called, ActPoint) and called.ranged and called.bits <= 8 else None

@@ -1,4 +1,4 @@
-"""Makes a frozen teacher of a network: checks its declared spec with one forward pass, finds stages, blocks and head."""
+"""Turns a network into a frozen teacher: checks its input spec and classes by one forward pass; finds its stages, blocks and head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CFG = 'it reads {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "s
 
 def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: int | None, where: str = "teacher",
                  task: Callable[[int], Task] | None = None, **fields: Any) -> Teacher:  # fmt: skip
-    """A frozen teacher around a network: in eval mode and channels_last. One forward pass on random inputs checks the spec.
+    """A frozen teacher around a network: in eval mode and channels_last, checked by one forward pass on random inputs.
 
     Args:
         module: The network with its weights.
@@ -79,31 +79,32 @@ def teacher_from(module: nn.Module, ref: str, spec: Mapping[str, Any], classes: 
 
 
 def to_channels_last(module: nn.Module, device: torch.device | None = None) -> nn.Module:
-    """``module`` in channels_last if it runs in it, on ``device`` if one is given."""
-    if _plain_inputs in module._forward_pre_hooks.values():
+    """``module`` on ``device``, in channels_last unless it needs contiguous inputs."""
+    if _contiguous_inputs in module._forward_pre_hooks.values():
         return module.to(device)
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _run(module: nn.Module, inputs: Tensor, paths: set[str]) -> tuple[Any, set[str]]:
-    """The network's output, and those of ``paths`` that can be taps.
+    """The network's output, and the subset of ``paths`` that can be tapped.
 
-    A network that fails in channels_last but runs in the contiguous format, e.g. with ``x.view(len(x), -1)``, is converted to it.
+    A network that fails in channels_last but runs on contiguous tensors, e.g. with ``x.view(len(x), -1)``, gets
+    contiguous inputs from then on.
     """
     try:
-        with torch.no_grad(), _noting_calls(module, paths) as called:
+        with torch.no_grad(), _record_calls(module, paths) as called:
             return module(inputs), called
     except Exception:  # a user's network can raise anything
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.dim() == 4:
                 tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
-        module.register_forward_pre_hook(_plain_inputs, prepend=True)
-    with torch.no_grad(), _noting_calls(module, paths) as called:
+        module.register_forward_pre_hook(_contiguous_inputs, prepend=True)
+    with torch.no_grad(), _record_calls(module, paths) as called:
         return module(inputs), called
 
 
-def _plain_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Inputs in channels_last as contiguous ones."""
+def _contiguous_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Makes inputs in channels_last contiguous."""
     x = inputs[0] if inputs else None
     if not isinstance(x, Tensor) or x.dim() != 4 or x.stride()[1:] == (x.shape[2] * x.shape[3], x.shape[3], 1):
         return None
@@ -118,7 +119,7 @@ def _classify(classes: int) -> Task:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file beside the weights; empty if there is none.
+    """``{"input": {"shape", "mean", "std"}, "classes"}`` from the file next to the weights file; empty if there is none.
 
     Raises:
         FileError: If it is not JSON, or a field has the wrong type; fields may be missing.
@@ -142,14 +143,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def declared(module: nn.Module, keys: Sequence[str], where: str) -> dict[str, Any]:
-    """``shape``, ``mean`` and ``std`` that a network declares in a dict ``pretrained_cfg`` or ``default_cfg``, as timm's networks do.
+    """``shape``, ``mean`` and ``std`` that a network declares in a dict ``pretrained_cfg`` or ``default_cfg``, as timm networks do.
 
-    Its ``num_classes`` is ignored: it is the number of the weights that training began with; the output shows the current number.
+    Its ``num_classes`` is ignored: it belongs to the weights that training started from; the output shows the real number.
 
     Args:
         module: The network.
-        keys: Which of ``shape``, ``mean`` and ``std``; None for values that are not declared.
-        where: The source of the network, for messages.
+        keys: Which of ``shape``, ``mean`` and ``std`` to read; a missing one is None.
+        where: Where the network came from, for messages.
 
     Raises:
         FileError: If one of them is not a list of numbers.
@@ -186,7 +187,7 @@ def _numbers(value: Any) -> bool:
 
 
 def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Paths of the stages, and of the blocks in them: compound children, without a last one that only classifies."""
+    """Paths of the stages and of their blocks. Both are compound children; a last one that only classifies is left out."""
     stages = _compound(module)
     if len(stages) > 1 and _is_list(last := list(stages.values())[-1]) and any(isinstance(m, nn.Linear) for m in last.children()):
         del stages[list(stages)[-1]]
@@ -197,7 +198,7 @@ def _stages(module: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def _compound(owner: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """Children made of layers, by path: a child of theirs has parameters (a convolution with a module for its padding has none such)."""
+    """Children that contain layers, by path: at least one of their own children has parameters."""
     return {f"{prefix}{n}": c for n, c in owner.named_children() if any(True for inner in c.children() for _ in inner.parameters())}
 
 
@@ -207,7 +208,7 @@ def _inside(stages: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def _listed(name: str, stage: nn.Module) -> dict[str, nn.Module]:
-    """The compound children of the outermost list in a module that holds several: what a network in a wrapper consists of."""
+    """The compound children of the outermost list in a module that holds several: the parts of a network inside a wrapper."""
     lists = sorted(((path, m) for path, m in stage.named_modules() if path and _is_list(m)), key=lambda item: item[0].count("."))
     return next((found for path, m in lists if len(found := _compound(m, f"{name}.{path}.")) > 1), {})
 
@@ -228,8 +229,8 @@ def _head(module: nn.Module, classes: int) -> str:
 
 
 @contextmanager
-def _noting_calls(module: nn.Module, paths: set[str]) -> Iterator[set[str]]:
-    """Collects the ``paths`` of modules that ran and returned a tensor: only these can be taps."""
+def _record_calls(module: nn.Module, paths: set[str]) -> Iterator[set[str]]:
+    """Yields the set of ``paths`` where the module was called and returned a tensor: only these can be tapped."""
     called: set[str] = set()
 
     def hook(path: str) -> Any:

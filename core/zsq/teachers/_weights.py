@@ -1,4 +1,4 @@
-"""Weights files: reads them without running code, loads them into a network, computes fingerprints."""
+"""Reads weights files without running code, copies them into a network, and computes its fingerprint."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from zsq.errors import FileError, nearest
 
 #: Keys of training scripts for the state of the network.
 _WRAPPERS = ("state_dict", "model")
-_SAVE = "save what `state_dict()` gives"
-#: First bytes of a pickle that is too new for torch's restricted reader.
+_SAVE = "save the result of `state_dict()`"
+#: First bytes of a pickle newer than those that torch's restricted reader understands.
 _NEW_PICKLES = (b"\x80\x04", b"\x80\x05")
 
 
@@ -32,7 +32,7 @@ def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor
         trust_code: Also run code that a torch file contains.
 
     Raises:
-        FileError: If the file is missing, damaged, has no state of a network, or contains code and is not trusted.
+        FileError: If the file is missing, damaged, holds no network state, or contains code and is not trusted.
     """
     path = Path(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust_code)
@@ -48,10 +48,11 @@ def read_weights(path: Path | str, trust_code: bool = False) -> dict[str, Tensor
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy ``tensors`` into ``module``: every name and shape has to fit. The prefix ``module.`` of DataParallel is dropped.
 
-    BatchNorm's ``num_batches_tracked`` may be missing: old files do not have it, and no output depends on it.
+    BatchNorm's ``num_batches_tracked`` may be missing: older weights files lack it, and no output depends on it.
 
     Raises:
-        FileError: With the first key that is missing, unexpected, of another shape or type, or not finite; ``module`` is then unchanged.
+        FileError: Naming the first key that is missing, unexpected, of another shape or type, or not finite; ``module`` is
+            then unchanged.
     """
     own = module.state_dict()
     if all(name.startswith("module.") for name in tensors) and not any(name.startswith("module.") for name in own):
@@ -61,20 +62,22 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> N
     if missing or unexpected:
         parts = [f"{len(names)} {kind} (first '{names[0]}')" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
         hint = nearest(missing[0], unexpected) if missing and unexpected else ""
-        raise FileError(f"weights do not fit the network: {', '.join(parts)}", where, hint or "is it the checkpoint of this architecture?")
+        raise FileError(
+            f"weights do not fit the network: {', '.join(parts)}", where, hint or "is it the weights file of this architecture?"
+        )
     shapes = [name for name, tensor in tensors.items() if tensor.shape != own[name].shape]
     if shapes:
         name = shapes[0]
-        what = f"'{name}' has shape {tuple(tensors[name].shape)}, but the network wants {tuple(own[name].shape)}"
+        what = f"'{name}' has shape {tuple(tensors[name].shape)}, but the network expects {tuple(own[name].shape)}"
         more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
-        raise FileError(what + more, where, "is it the checkpoint of this architecture, with as many classes?")
+        raise FileError(what + more, where, "is it the weights file of this architecture, with the same number of classes?")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != own[name].is_floating_point():
             raise FileError(
-                f"'{name}' is {_dtype(tensor)}, but the network wants {_dtype(own[name])}", where, "is it a quantized checkpoint?"
+                f"'{name}' is {_dtype(tensor)}, but the network expects {_dtype(own[name])}", where, "are the weights quantized?"
             )
         if not torch.isfinite(tensor).all():
-            raise FileError(f"'{name}' holds values that are not finite", where, "the checkpoint is damaged, or training diverged")
+            raise FileError(f"'{name}' holds values that are not finite", where, "the weights file is damaged, or training diverged")
     module.load_state_dict(dict(tensors), strict=False)
 
 
@@ -101,15 +104,17 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path, trust_code: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on old formats
+            warnings.simplefilter("ignore")  # warnings about old formats
             return torch.load(path, map_location="cpu", weights_only=not trust_code)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # anything that a damaged file leads the unpickler to
+    except Exception as error:  # a damaged file can raise anything in the unpickler
         if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in str(error) or _starts_with(path, _NEW_PICKLES)):
-            what = "this checkpoint carries code or objects beside tensors, which would run on loading; refused"
+            what = "this weights file contains code or objects besides tensors, and loading would run it; refused"
             raise FileError(what, str(path), "convert it to safetensors; if you trust whoever wrote it, pass --trust-code") from None
-        raise FileError("not a torch checkpoint, or damaged", str(path), "copy it again; safetensors files end in .safetensors") from error
+        raise FileError(
+            "not a torch weights file, or damaged", str(path), "copy it again; safetensors files end in .safetensors"
+        ) from error
 
 
 def _starts_with(path: Path, signs: tuple[bytes, ...]) -> bool:

@@ -1,6 +1,6 @@
-"""The conformance kit: what a plugin promises, as named tests. Light: torch is imported only inside checks and chains.
+"""The conformance kit: tests whether a component fulfils its protocol. Torch is imported only inside checks and chains.
 
-``conformance("name")`` in a plugin's test module is a test with one case per promise; ``tiny_run`` runs a whole chain on a
+``conformance("name")`` in a plugin's test module is a test with one case per check; ``tiny_run`` runs a whole chain on a
 tiny teacher; the fixtures ``tiny_teacher``, ``zsq_manager`` and ``fake_dist`` come with the package.
 """
 

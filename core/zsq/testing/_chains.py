@@ -1,4 +1,4 @@
-"""Whole chains in a moment: option values that make any component small, and a run on a tiny teacher."""
+"""Runs whole chains in a moment: small option values for any component, and a run on a tiny teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Using a component once, as the engine would, whatever its role; the result is everything that it computed."""
+"""Uses a component of any role once, as the engine does, and returns everything that it computed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from zsq.testing._kit import Case, Skip
 if TYPE_CHECKING:
     from zsq.types import Student, Teacher
 
-#: Steps of long work to watch.
+#: Number of batches to pull.
 STEPS = 2
 
 
 def run(case: Case, teacher: Teacher, seed: int = 0) -> Any:
-    """Build the component with ``seed`` and use it; tensors, networks and numbers that came of it."""
+    """Build the component with ``seed`` and use it; returns the resulting tensors, networks and numbers."""
     if case.role not in _EXERCISES:
         raise Skip(f"there is no exercise for {case.role.plural}")
     return _EXERCISES[case.role](case, teacher, seed)
@@ -143,7 +143,7 @@ def export(case: Case, teacher: Teacher, seed: int) -> Any:
 
 
 def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = ()) -> list[str]:
-    """What it leaves, files or folders, once it has heard the events of a small run and ``more``; what they hold tells the time.
+    """Whether the log writes files or folders, after the events of a small run and ``more``. Contents are not compared: they hold times.
 
     A log whose option ``ref`` was left open is given a path in the case's folder.
     """
@@ -153,24 +153,24 @@ def log(case: Case, teacher: Teacher, seed: int, more: Sequence[events.Event] = 
         implementation = case.build(case.context(teacher, seed=seed), **given)
     except ComponentError as error:
         raise Skip(error.what) from None
-    for event in (*happenings(), *more):
+    for event in (*sample_events(), *more):
         implementation(event)
     implementation.close()
     return sorted({"file" if path.is_file() else "folder" for path in folder.rglob("*")})
 
 
-#: What no repository of any library says in its ``config.json``.
-NONSENSE: tuple[dict[str, Any], ...] = (
+#: Configurations that no library writes to ``config.json``.
+INVALID_CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"architecture": 3, "architectures": "none", "model_type": {"a": []}, "num_classes": "many", "pretrained_cfg": 7, "auto_map": 0},
     {"architecture": "no such network", "architectures": ["NoSuchNetwork"], "model_type": "no-such-network", "num_classes": 4},
 )
-#: What is no place in any store.
-NO_PLACES = ("", " ")
+#: Addresses that no store accepts.
+INVALID_ADDRESSES = ("", " ")
 
 
 def refused(what: str, use: Callable[..., Any], *given: Any, **more: Any) -> str:
-    """What the ``ZsqError`` says that ``use(*given, **more)`` ends with."""
+    """The message of the ``ZsqError`` that ``use(*given, **more)`` must raise."""
     try:
         use(*given, **more)
     except ZsqError as error:
@@ -179,7 +179,7 @@ def refused(what: str, use: Callable[..., Any], *given: Any, **more: Any) -> str
 
 
 def refusal(case: Case, config: dict[str, Any], seed: int = 0) -> str:
-    """What a reader says of a repository that holds this ``config.json`` only."""
+    """The error message of a reader for a repository that contains only this ``config.json``."""
     from zsq.testing.world import FolderRepository
 
     (folder := case.folder / "repository").mkdir(exist_ok=True)
@@ -188,12 +188,12 @@ def refusal(case: Case, config: dict[str, Any], seed: int = 0) -> str:
 
 
 def reader(case: Case, teacher: Teacher, seed: int) -> list[str]:
-    return [refusal(case, config, seed) for config in NONSENSE]
+    return [refusal(case, config, seed) for config in INVALID_CONFIGS]
 
 
 def store(case: Case, teacher: Teacher, seed: int) -> list[str]:
     built = case.build(case.context(seed=seed))
-    return [refused(f"fetch({place!r})", built.fetch, place) for place in NO_PLACES]
+    return [refused(f"fetch({place!r})", built.fetch, place) for place in INVALID_ADDRESSES]
 
 
 def _open_ref(case: Case) -> bool:
@@ -201,7 +201,7 @@ def _open_ref(case: Case) -> bool:
     return case.options().to_dict().get("ref") == ""
 
 
-def happenings() -> list[events.Event]:
+def sample_events() -> list[events.Event]:
     """The events of a small run, with numbers as they may come: tensors, integers, nan."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Fake distributions: a package and its dist-info in a folder, so that discovery is tested without installing anything."""
+"""Writes fake distributions (a package and its dist-info) into a folder, to test discovery without installing anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsq._component import GROUP
 
 @dataclass(frozen=True)
 class FakeDist:
-    """A distribution that lies in ``path``; put that on ``PYTHONPATH``, or hand ``distribution`` to ``Manager.discover``."""
+    """A distribution in the folder ``path``; put the folder on ``PYTHONPATH``, or hand ``distribution`` to ``Manager.discover``."""
 
     name: str
     path: Path

@@ -1,4 +1,4 @@
-"""``conformance``: which checks apply to a component, and running them as one parametrized test or one after another."""
+"""Finds the checks that apply to a component and runs them, as one parametrized test or one after another."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one check: ``passed``, ``failed`` or ``skipped``, with the reason, and the traceback of a failure."""
+    """The result of one check: ``passed``, ``failed`` or ``skipped``, with the reason, and the traceback of a failure."""
 
     check: str
     result: str
@@ -159,7 +159,7 @@ def checks_for(found: Found) -> dict[str, Check]:
 
 
 def applies_to(condition: Callable[[Found], bool]) -> Callable[[Check], Check]:
-    """Marks a check as one for components that meet ``condition``."""
+    """Limit a check to components that meet ``condition``."""
 
     def mark(check: Check) -> Check:
         check.applies = condition  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ def find(manager: Manager, name: str, role: str | None = None) -> Found:
 
 def conformance(name: str, options: Mapping[str, Any] | None = None, xfail: Mapping[str, str] | None = None, role: str | None = None,
                 ref: str = "") -> Callable[..., None]:  # fmt: skip
-    """A test of every promise that the component makes, one case per check: ``test_noise = conformance("noise")``.
+    """A parametrized test of the component, one case per check: ``test_noise = conformance("noise")``.
 
     Args:
         name: Of the component; a preset's name or ``distribution/name`` will do.

@@ -1,4 +1,4 @@
-"""Tiny teachers: every kind of site a quantizer has to find, small enough for a test to take milliseconds."""
+"""Tiny teachers for tests: they contain every kind of site that a quantizer must find, and run in milliseconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BLOCKS", "CLASSES", "HEAD", "SHAPE", "TAPS", "Block", "Plain", "Tiny
 
 #: Number of classes of the tiny teacher.
 CLASSES = 4
-#: Its images.
+#: Shape of its images (C, H, W).
 SHAPE = (3, 8, 8)
 #: Paths of its taps.
 TAPS = ("bn1", "block.bn3")
@@ -71,7 +71,7 @@ def tiny() -> nn.Module:
 
 
 def tiny32() -> nn.Module:
-    """The same network with 10 classes and statistics of 3 x 32 x 32 inputs, which it announces: ``py:zsq.testing.teachers:tiny32``."""
+    """The same network with 10 classes and statistics of 3 x 32 x 32 inputs, which it declares: ``py:zsq.testing.teachers:tiny32``."""
     module = _reproducible(lambda: Tiny(10), (3, 32, 32))
     module.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # type: ignore[assignment]
     return module
@@ -83,7 +83,7 @@ def plain() -> nn.Module:
 
 
 def _reproducible(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
-    """Always the same weights, BatchNorm statistics as training leaves them, answers that differ; the global generator stays."""
+    """Build a network with fixed weights, BatchNorm statistics from images and varied outputs, without using the global generator."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         module = build()
@@ -104,7 +104,7 @@ def _reproducible(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.
 
 @torch.no_grad()
 def settled(network: nn.Module, inputs: Tensor) -> nn.Module:
-    """``network`` in eval mode, its BatchNorm statistics those of ``inputs``, as after training on such."""
+    """``network`` in eval mode, with the BatchNorm statistics of ``inputs``, as after training on them."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None

@@ -1,5 +1,5 @@
-"""What checks are run in: a tiny teacher, contexts, components by name, what the engine has of its own (``Stream``, ``Objective`` of
-``Term``), snapshots of everything a component must leave alone, and test doubles."""
+"""Builds the objects that checks and tests need: a tiny teacher, contexts, components by name, engine objects (``Stream``,
+``Objective`` of ``Term``), snapshots of state that a component must not change, and test doubles."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ __all__ = [
 
 def make_context(folder: Path, *, seed: int = 0, teacher: Teacher | None = None, student: Student | None = None, objective: Any = None,
                  batch_size: int = 4, manager: Manager | None = None) -> Context:  # fmt: skip
-    """A context as the engine gives it: float32, CPU, a generator of its own, a silent log; ``find`` knows what ``manager`` knows."""
+    """A context like the engine's: float32, CPU, its own generator, a silent log; ``find`` uses the components of ``manager``."""
     precision = Precision("fp32")
     ctx = Context(
         rng=torch.Generator().manual_seed(seed),
@@ -160,7 +160,7 @@ def _feed(sha: Any, value: Any) -> None:
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
-    """Everything about a network that a component must leave alone: values, modes, grads, flags and hooks."""
+    """The state of a network that a component must not change: values, modes, grads, flags and hooks."""
     state: dict[str, Any] = {"values": digest(module.state_dict())}
     for path, child in module.named_modules():
         hooks = sum(len(v) for k, v in vars(child).items() if k.endswith("_hooks") and isinstance(v, dict))
@@ -171,7 +171,7 @@ def module_state(module: nn.Module) -> dict[str, Any]:
 
 
 def global_state() -> dict[str, Any]:
-    """The process-wide state that a component must leave alone."""
+    """The process-wide state that a component must not change."""
     return {
         "torch's random state": digest(torch.random.get_rng_state()),
         "numpy's random state": digest(torch.from_numpy(np.asarray(np.random.get_state(legacy=False)["state"]["key"]).astype("int64"))),
@@ -190,7 +190,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 class StagedNoise:
-    """A staged synthesizer: makes a pool once, then deals from it."""
+    """A staged synthesizer: makes a pool once, then samples from it in turn."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.pool, self.next = teacher, torch.empty(0), 0
@@ -284,7 +284,7 @@ def plain_student(teacher: Teacher, bits: int = 8) -> Student:
 
 
 class FolderRepository:
-    """A repository of a store that is a folder on this machine, for readers: whatever lies there is all that was published.
+    """A repository of a store that is a folder on this machine, for readers: the files in it are the published files.
 
     Args:
         path: The folder.

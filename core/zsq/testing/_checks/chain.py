@@ -30,7 +30,7 @@ def check_chain_with_every_loss(case: Case) -> None:
 
 
 def _with_every(case: Case, role: Role) -> None:
-    """Each runs, or is refused with a message that names what is missing."""
+    """Each chain runs, or is refused with a message that names the missing need."""
     from zsq.testing._chains import tiny_run
 
     own = {"name": case.found.preset or case.component.name, **case.settings}

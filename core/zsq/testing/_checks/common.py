@@ -36,7 +36,7 @@ def check_options_are_described(case: Case) -> None:
 
 
 def check_bad_options_are_refused(case: Case) -> None:
-    """An unknown option, and a number beyond its bounds, is an error for people."""
+    """An unknown option, and a number beyond its bounds, raises a ``ZsqError``."""
     _refused(case, {"no_such_option": 1})
     for name, field in case.component.options.__dataclass_fields__.items():
         for kind, bound in field.metadata["bounds"].items():
@@ -45,7 +45,7 @@ def check_bad_options_are_refused(case: Case) -> None:
 
 
 def check_same_seed_same_bits(case: Case) -> None:
-    """Built twice with the same seed, it does the same, bit for bit."""
+    """Built twice with the same seed, it computes the same result bit for bit."""
     from zsq.testing.world import digest, make_teacher
 
     first, second = (digest(exercise.run(case, make_teacher(), seed=3)) for _ in range(2))

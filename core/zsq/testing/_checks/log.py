@@ -12,13 +12,13 @@ from zsq.testing._kit import Case
 
 @dataclass(frozen=True)
 class Unknown(Event):
-    """What a later version of zsq may tell."""
+    """An event that only a later version of zsq sends."""
 
     what: Any = None
 
 
 def check_hears_run_after_run(case: Case) -> None:
-    """It takes every event of a small run, whatever its numbers are, and takes up what it wrote before."""
+    """It takes every event of a small run, with any numbers, and a second run continues what the first one wrote."""
     from zsq.testing.world import make_teacher
 
     for _ in range(2):
@@ -26,7 +26,7 @@ def check_hears_run_after_run(case: Case) -> None:
 
 
 def check_bears_events_of_later_versions(case: Case) -> None:
-    """An event that it does not know is no reason to fail, whatever it holds."""
+    """It does not fail on an event of an unknown class with any content."""
     from zsq.testing.world import make_teacher
 
     exercise.log(case, make_teacher(), 0, more=[Unknown(0.7, object())])

@@ -48,7 +48,7 @@ def check_gradient_reaches_what_it_reads(case: Case) -> None:
 
 
 def check_reads_only_its_needs(case: Case) -> None:
-    """With everything undeclared poisoned, it gives the same value."""
+    """Its value is the same when every field that it does not declare raises on access."""
     from zsq.testing.world import make_teacher
 
     teacher = make_teacher()
@@ -68,7 +68,7 @@ def check_zero_at_equality(case: Case) -> None:
 
 
 def make_view(case: Case, teacher: Teacher, *, equal: bool = False, scale: float = 1.0, n: int = 6) -> View:
-    """A view with every field filled by leaves that take gradients; with ``equal`` the student says what the teacher says."""
+    """A view with every field filled by leaves that require gradients; with ``equal`` student and teacher have the same values."""
     import torch
 
     from zsq.testing.world import make_batch

@@ -40,7 +40,7 @@ def check_points_keep_the_contract(case: Case) -> None:
     for path, point in student.points.items():
         assert isinstance(point, QuantPoint), f"{path} is not a QuantPoint"
         assert point.kind in ("weight", "act") and 1 <= point.bits <= 32, f"{path}: kind {point.kind}, {point.bits} bits"
-        assert not point.observing, f"{path} observes before anybody asked it to"
+        assert not point.observing, f"{path} observes before it was asked to"
         if point.kind == "act" and "act.range" in case.component.provides:
             point.set_range(0.0, 3.0)
             lo, hi = (float(v.max()) for v in point.range)
@@ -93,7 +93,7 @@ def check_at_most_two_to_the_bits_levels(case: Case) -> None:
 
 
 def check_freezing_keeps_outputs_and_ranges(case: Case) -> None:
-    """Freezing changes no output bit, and nothing that passes later moves a range."""
+    """Freezing changes no output bit, and later inputs change no range."""
     import torch
 
     from zsq.testing.world import digest, make_batch, make_teacher
@@ -113,7 +113,7 @@ def check_freezing_keeps_outputs_and_ranges(case: Case) -> None:
 
 @applies_to(lambda found: "act.range" in found.component.provides)
 def check_points_watch_only_when_observing(case: Case) -> None:
-    """Inside ``observing()`` activation ranges follow what passes; outside they stay."""
+    """Inside ``observing()`` activation ranges follow the inputs; outside they do not change."""
     import torch
 
     from zsq.testing.world import digest, make_batch, make_teacher
@@ -130,7 +130,7 @@ def check_points_watch_only_when_observing(case: Case) -> None:
     with torch.no_grad():
         start = ranges()
         student.module(inputs)
-        assert ranges() == start, "a range moved though nobody observed"
+        assert ranges() == start, "a range moved without observing"
         with student.observing():
             student.module(10 * inputs)
         assert ranges() != start, "no range moved while observing"

@@ -8,11 +8,11 @@ from zsq.testing._kit import Case
 
 
 def check_it_is_a_reader(case: Case) -> None:
-    """It has what the protocol asks for."""
+    """It implements the protocol."""
     assert isinstance(case.build(case.context()), Reader), "it has no read(repository)"
 
 
 def check_nonsense_is_an_error_for_people(case: Case) -> None:
-    """A repository whose ``config.json`` makes no sense, or that has no files beside it, is refused with a ``ZsqError``."""
-    said = [exercise.refusal(case, config) for config in exercise.NONSENSE]
+    """A repository with an invalid ``config.json``, or without other files, is refused with a ``ZsqError``."""
+    said = [exercise.refusal(case, config) for config in exercise.INVALID_CONFIGS]
     assert all(said), "an error says nothing"

@@ -1,4 +1,4 @@
-"""The check for components that can be taken up in the middle of their work."""
+"""The check for components that can resume in the middle of their work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_goes_on_where_it_was(case: Case) -> None:
-    """With ``state_dict`` and ``load_state_dict``: built again and given its state, it does the rest of its work bit for bit."""
+    """With ``state_dict`` and ``load_state_dict``: a new instance with the restored state finishes the work bit for bit."""
     from zsq._run.checkpoints import dump, parse
     from zsq.format import restore_student, student_state
     from zsq.testing.world import make_teacher
 
     if not issubclass(case.implementation, Resumable):
-        raise Skip("it has no state_dict and load_state_dict: where a run goes on, it begins its work again")
+        raise Skip("it has no state_dict and load_state_dict: a resumed run starts its work again")
     teacher = make_teacher()
     total = sum(1 for _ in _World(case, teacher).work)
     for beats in sorted({1, total - 1} - {0}):
@@ -34,11 +34,11 @@ def check_goes_on_where_it_was(case: Case) -> None:
         second.component.load_state_dict(kept[0])
         second.ctx.rng.set_state(kept[2])
         second.position = kept[3]
-        assert second.rest() == expected, f"taken up after {beats} beats, it does something else than without"
+        assert second.rest() == expected, f"resumed after {beats} beats, it computes something else than without a stop"
 
 
 class _World:
-    """A component with a student and a stream of its own, and its work, begun or not."""
+    """A component with its own student and stream, and its work, started or not."""
 
     def __init__(self, case: Case, teacher: Teacher) -> None:
         from zsq._run.stream import Stream
@@ -77,7 +77,7 @@ class _World:
             self.synth.next = values[1]
 
     def rest(self) -> str:
-        """Do what is left; a digest of the student, of the last batches, and of one more."""
+        """Finish the work; returns a digest of the student, of the last batches, and of one more."""
         from zsq.format import student_state
         from zsq.testing.world import digest
 

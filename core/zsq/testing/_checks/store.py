@@ -14,7 +14,7 @@ from zsq.testing._kit import Case, Skip
 
 
 def check_it_is_a_store(case: Case) -> None:
-    """It has what the protocol asks for."""
+    """It implements the protocol."""
     assert isinstance(case.build(case.context()), Store), "it lacks one of fetch, ready and push"
 
 
@@ -22,7 +22,7 @@ def check_a_place_that_is_none_is_refused(case: Case) -> None:
     """Nothing can be fetched from, or published to, a place without a name."""
     run = _run(case)
     store = case.build(case.context())
-    for place in exercise.NO_PLACES:
+    for place in exercise.INVALID_ADDRESSES:
         exercise.refused(f"fetch({place!r})", store.fetch, place)
         exercise.refused(f"ready({place!r})", store.ready, place)
         exercise.refused(f"push(run, {place!r})", store.push, run, place, dry_run=case.folder / "dry")
@@ -30,7 +30,7 @@ def check_a_place_that_is_none_is_refused(case: Case) -> None:
 
 
 def check_an_unfinished_run_is_refused(case: Case) -> None:
-    """A folder that is no finished run is not published."""
+    """A folder without a finished run is not published."""
     (empty := case.folder / "empty").mkdir()
     push = _dry_push(case)
     exercise.refused("push of an empty folder", push, empty)

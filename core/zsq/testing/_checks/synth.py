@@ -55,7 +55,7 @@ def check_pool_is_kept(case: Case) -> None:
 
 
 def check_update_moves_only_its_own(case: Case) -> None:
-    """A generator step changes the synthesizer's own tensors, and neither the student nor anybody's gradients."""
+    """A generator step changes the synthesizer's own tensors, but not the student and no gradients."""
     from zsq.testing.world import changed, digest, make_teacher, module_state
 
     _alternates(case)
@@ -75,7 +75,7 @@ def check_update_moves_only_its_own(case: Case) -> None:
 
 
 def check_update_works_under_no_grad(case: Case) -> None:
-    """A calibrator may pull under ``no_grad``: generator steps are taken all the same."""
+    """A calibrator may pull under ``no_grad``: generator steps still happen."""
     import torch
 
     from zsq.testing.world import make_teacher
@@ -111,7 +111,7 @@ def _alternates(case: Case) -> None:
 
 
 def _pull(stream: Any) -> Any:
-    """The last of as many batches as it takes for the generator to move, also where the student begins."""
+    """Pull batches until the generator has made a step, also if the student starts; returns the last batch."""
     for _ in range(stream.cadence.student + 1):
         batch, _ = next(stream)
     return batch

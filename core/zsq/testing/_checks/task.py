@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_outputs_and_distance(case: Case) -> None:
-    """Logits have their classes in dimension 1 and come first of what is compared; an output is at no distance from itself."""
+    """Logits have their classes in dimension 1 and are the first compared value; the distance of an output to itself is zero."""
     import torch
 
     ctx = case.context()
@@ -33,7 +33,7 @@ def check_probabilities(case: Case) -> None:
     ctx = case.context()
     task = case.build(ctx)
     output = _output(task, ctx)
-    assert task.unit and isinstance(task.unit, str), "unit does not say what has an answer of its own, in the plural"
+    assert task.unit and isinstance(task.unit, str), "unit must name, in the plural, what gets one answer each"
     found = task.probabilities(output)
     if found is None:
         raise Skip("its classes do not exclude each other")
@@ -53,7 +53,7 @@ def check_a_wrong_output_is_told(case: Case) -> None:
 
 
 def check_float_parts_are_words(case: Case) -> None:
-    """What is done in float behind the network is named in words, one for every part."""
+    """``float_parts`` names every float part behind the network in words."""
     task = case.build(case.context())
     parts = task.float_parts if isinstance(task, PartlyFloat) else ()
     assert isinstance(parts, tuple) and all(isinstance(part, str) and part for part in parts), f"float_parts is {parts!r}"
@@ -69,7 +69,7 @@ def check_targets(case: Case) -> None:
 
 @applies_to(lambda found: "classes" not in found.component.provides)
 def check_it_has_no_targets(case: Case) -> None:
-    """It does not provide classes, so it has no ``targets`` either: others go by that."""
+    """It does not provide classes, so it has no ``targets`` method, because other components check for it."""
     assert not issubclass(case.implementation, Classed), "targets(n, rng) without providing 'classes'"
 
 
