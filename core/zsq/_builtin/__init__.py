@@ -1,4 +1,4 @@
-"""The built-in components, yielded through the same hooks as everybody's. Light: imports neither torch nor any implementation."""
+"""Declares the built-in components through the same hooks as plugins. Imports neither torch nor any implementation."""
 
 from __future__ import annotations
 

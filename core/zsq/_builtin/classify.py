@@ -23,7 +23,7 @@ class Classify:
         self.classes = options.classes
 
     def logits(self, output: Any) -> Tensor:
-        """The logits in a network's output: a tensor, what carries one as ``logits``, or the first of a tuple.
+        """The logits in a network's output: a tensor, the ``logits`` of a mapping or object, or the first of a tuple.
 
         Raises:
             ZsqError: When there is none.
@@ -46,7 +46,7 @@ class Classify:
         return (self.logits(output),)
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """Anything but one row of logits for each image is."""
+        """What is wrong with an output that is not one row of logits for each image."""
         shape, n = tuple(self.logits(output).shape), len(inputs)
         return "" if len(shape) == 2 and shape[0] == n else f"outputs {shape} for {n} images, but should give logits ({n}, classes)"
 

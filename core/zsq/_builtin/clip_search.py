@@ -17,7 +17,7 @@ class ClipSearch:
     """Per activation site, in the order of execution, the clip value with the smallest mean squared error of the logits.
 
     Candidates are shares of the range that the site already has (or of the extremes seen, where it has none). Sites before
-    it are on the grids just chosen, sites after it on those they came with; what lies before a site runs once for all of
+    it are on the grids just chosen, sites after it on those they had before; the layers before a site run once for all of
     its candidates. Float32 forwards.
     """
 

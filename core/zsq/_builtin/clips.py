@@ -17,7 +17,7 @@ class Clips(Progress):
 
     A few numbers per channel: a pool of some hundred images does not over-fit them. Weights are frozen at their codes before
     the first step, so that a grid chosen with care (rounding by SQuant, bits by layer) stays as it is, and no step puts
-    weights on their grids anew. The last step is what is kept.
+    weights on their grids anew. The result is the last step.
     """
 
     def __init__(self, options: ClipsOptions, ctx: Context) -> None:

@@ -65,7 +65,7 @@ class Top1:
     def _open(self, ctx: Context) -> _Npz | _Folder:
         o, path = self.options, Path(self.options.ref)
         if not o.ref:
-            raise FileError("no images to evaluate on were named", "evaluator top1", "write --eval npz:PATH or --eval folder:PATH")
+            raise FileError("no evaluation images are given", "evaluator top1", "write --eval npz:PATH or --eval folder:PATH")
         if not path.exists():
             names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise FileError("the evaluation images do not exist", str(path), nearest(path.name, names) or "check the path")
@@ -99,7 +99,7 @@ class Agreement:
 
 
 def _batch_size(ctx: Context) -> int:
-    """250; on a CPU at most as many as have 2 million values, 13 of 3x224x224: with more, forwards wait for memory."""
+    """250; on a CPU at most as many as have 2 million values, 13 of 3x224x224: larger batches are slower there."""
     return min(250, max(1, 2**21 // math.prod(ctx.teacher.inputs.shape))) if ctx.device.type == "cpu" else 250
 
 
@@ -187,10 +187,10 @@ def _label(text: Any, line: int, table: Path) -> int:
 
 
 def _by_class(path: Path, classes: int) -> list[tuple[Path, int]]:
-    """Files and labels by class folder, the classes taking turns, so that a limit leaves something of each."""
+    """Files and labels by class folder, the classes taking turns, so that a limit keeps some of each."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(folders) != classes:
-        what = f"{len(folders)} class folders, but the teacher tells {classes} classes apart"
+        what = f"{len(folders)} class folders, but the teacher has {classes} classes"
         raise FileError(what, str(path), "give one folder per class, or a metadata.csv of file_name,label")
     turns = [
         (turn, label, file)
@@ -208,9 +208,7 @@ def _check_labels(labels: NDArray[Any], count: int, classes: int, where: str) ->
         raise FileError("there are no images", where, "nothing to evaluate on")
     low, high = labels.min(), labels.max()
     if low < 0 or high >= classes:
-        raise FileError(
-            f"labels run from {low} to {high}, but the teacher's from 0 to {classes - 1}", where, "is it the teacher's data set?"
-        )
+        raise FileError(f"labels run from {low} to {high}, but must be from 0 to {classes - 1}", where, "is it the teacher's data set?")
 
 
 def _draw(n: int, ctx: Context) -> Batch:

@@ -14,14 +14,14 @@ from zsq.options import Options
 from zsq.training import Progress, batch_norms, cosine, descend, learn_ranges
 from zsq.types import Batch, Beat, Context, Student, Trace
 
-#: Grids of so many bits or fewer are tuned at the full rate.
+#: Grids of at most this many bits are tuned at the full rate.
 _COARSEST = 4
 
 
 class Finetune(Progress):
     """Two optimizers alike over every parameter of the student (weights through the straight-through estimator, BatchNorm affine,
-    biases), and Adam over the activation ranges of points that can learn them. The last step is what is kept; nothing is
-    selected on the way."""
+    biases), and Adam over the activation ranges of points that can learn them. The result is the last step; no
+    earlier one is selected."""
 
     def __init__(self, options: FinetuneOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -70,7 +70,7 @@ def _parted(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 def default_lr(bits: int) -> float:
-    """The learning rate for the finest grid there is among the weights: steps of 2^-bits ask for updates of that order."""
+    """The default learning rate, from the smallest number of weight bits; it shrinks with the grid's step, 2^-bits."""
     return 1e-4 * 2.0 ** min(0, _COARSEST - bits)
 
 

@@ -25,7 +25,7 @@ class _Watching:
         self.options, self.ctx = options, ctx
 
     def tracker(self, bits: int) -> Tracker:
-        """For an activation point of so many bits."""
+        """A new tracker for an activation point of ``bits`` bits."""
         raise NotImplementedError
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:

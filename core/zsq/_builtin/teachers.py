@@ -22,7 +22,7 @@ from zsq.types import Context, Teacher
 
 
 class Py:
-    """``py:package.module:callable`` or ``py:path/to/file.py:callable``. Importing it is what the user asked for by naming it."""
+    """``py:package.module:callable`` or ``py:path/to/file.py:callable``. The user allows the import of its code by naming it."""
 
     def __init__(self, options: PyOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -31,8 +31,8 @@ class Py:
         """The teacher that the factory builds, with weights where given.
 
         Raises:
-            ZsqError: When the factory cannot be found or fails, or no input spec is to be had.
-            FileError: When weights or sidecar are missing, damaged or do not fit, or the network announces something else than numbers.
+            ZsqError: When the factory cannot be found or fails, or the input spec is unknown.
+            FileError: When weights or sidecar are missing, damaged or do not fit, or the network declares values that are not numbers.
         """
         o, where = self.options, f"teacher py:{ref}"
         weights = Path(o.weights) if o.weights else None
@@ -49,19 +49,19 @@ class Py:
 
 
 class Memory:
-    """``memory:CLASS`` where nobody gave the network: what a recipe or a report names is gone with the process that held it."""
+    """``memory:CLASS`` without the network: it existed only in the process that wrote the recipe or report."""
 
     def __init__(self, options: MemoryOptions, ctx: Context) -> None:
         pass
 
     def load(self, ref: str) -> Teacher:
-        """Refused.
+        """Raise an error that explains how to pass the network again.
 
         Raises:
             ZsqError: Always.
         """
         what = f"the teacher was a network in memory (memory:{ref}), which no file holds"
-        raise ZsqError(what, f"teacher memory:{ref}", "give it again in Python: zsq.quantize(network, ...), or teacher= of the call")
+        raise ZsqError(what, f"teacher memory:{ref}", "pass it again in Python: zsq.quantize(network, ...), or teacher= of the call")
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:
@@ -70,7 +70,7 @@ def build(ref: str, where: str, classes: int | None) -> nn.Module:
     The callable gets no arguments, but ``classes`` (or ``num_classes``) where it takes one and the number is known.
 
     Raises:
-        ZsqError: When the callable is not there, fails, or gives something else.
+        ZsqError: If the callable does not exist, fails, or does not return a network.
     """
     place, _, name = ref.rpartition(":")
     if not place or not name:
@@ -91,7 +91,9 @@ def build(ref: str, where: str, classes: int | None) -> nn.Module:
                 "it must work without arguments; --debug shows it all",
             ) from error
     if not isinstance(module, nn.Module):
-        raise ZsqError(f"'{name}' gives a {type(module).__name__}, not a network", where, "name a callable that returns a torch.nn.Module")
+        raise ZsqError(
+            f"'{name}' returns a {type(module).__name__}, not a network", where, "name a callable that returns a torch.nn.Module"
+        )
     return module
 
 
