@@ -219,7 +219,7 @@ def test_other_bad_folders(ctx: Context, tmp_path: Path) -> None:
         top1(ctx, tmp_path / "e", format="npz")
     with pytest.raises(FileError, match="did you mean 'e'"):
         top1(ctx, tmp_path / "ee")
-    with pytest.raises(FileError, match="no images to evaluate on"):
+    with pytest.raises(FileError, match="no evaluation images are given"):
         Top1(Top1Options(), ctx).check(ctx)
     (tmp_path / "e" / "cat" / "x.png").write_bytes(b"not a picture")
     (tmp_path / "e" / "metadata.csv").write_text("file_name,label\ncat/x.png,0\n")
