@@ -155,7 +155,7 @@ BAD_FILES: dict[str, tuple[Any, str]] = {
     "channels first": (_npz(images=GOOD.transpose(0, 3, 1, 2), labels=LABELS), "(2, 3, 8, 8)"),
     "fewer labels": (_npz(images=GOOD, labels=LABELS[:1]), "for 2 images"),
     "float labels": (_npz(images=GOOD, labels=LABELS / 1.0), "float64"),
-    "label too large": (_npz(images=GOOD, labels=np.array([0, 4])), "0 to 4, but the teacher's from 0 to 3"),
+    "label too large": (_npz(images=GOOD, labels=np.array([0, 4])), "0 to 4, but must be from 0 to 3"),
     "label negative": (_npz(images=GOOD, labels=np.array([-1, 0])), "-1 to 0"),
     "no images": (_npz(images=GOOD[:0], labels=LABELS[:0]), "no images"),
 }
@@ -211,7 +211,7 @@ def test_bad_tables(ctx: Context, tmp_path: Path, kind: str) -> None:
 
 def test_other_bad_folders(ctx: Context, tmp_path: Path) -> None:
     write(tmp_path / "e" / "cat" / "x.png", 0)
-    with pytest.raises(FileError, match="1 class folders, but the teacher tells 4"):
+    with pytest.raises(FileError, match="1 class folders, but the teacher has 4"):
         top1(ctx, tmp_path / "e")
     with pytest.raises(FileError, match="not a folder"):
         top1(ctx, tmp_path / "e" / "cat" / "x.png", format="folder")
@@ -219,7 +219,7 @@ def test_other_bad_folders(ctx: Context, tmp_path: Path) -> None:
         top1(ctx, tmp_path / "e", format="npz")
     with pytest.raises(FileError, match="did you mean 'e'"):
         top1(ctx, tmp_path / "ee")
-    with pytest.raises(FileError, match="no images to evaluate on"):
+    with pytest.raises(FileError, match="no evaluation images are given"):
         Top1(Top1Options(), ctx).check(ctx)
     (tmp_path / "e" / "cat" / "x.png").write_bytes(b"not a picture")
     (tmp_path / "e" / "metadata.csv").write_text("file_name,label\ncat/x.png,0\n")

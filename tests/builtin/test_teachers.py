@@ -103,7 +103,7 @@ def test_a_factory_draws_the_same_weights_each_time_and_leaves_the_global_genera
         ("mynet_here.py:nett", "did you mean 'net'?"),
         ("mynet_here.py:number", "not callable"),
         ("mynet_here.py:broken", "RuntimeError: no such luck"),
-        ("mynet_here.py:text", "gives a str"),
+        ("mynet_here.py:text", "returns a str"),
         ("mynet_here.py:needs", "must work without arguments"),
         ("mynet_here.py:leaves", "SystemExit"),
         ("mynet_here.py:explains", "fetch them first"),

@@ -65,7 +65,7 @@ class Top1:
     def _open(self, ctx: Context) -> _Npz | _Folder:
         o, path = self.options, Path(self.options.ref)
         if not o.ref:
-            raise FileError("no images to evaluate on were named", "evaluator top1", "write --eval npz:PATH or --eval folder:PATH")
+            raise FileError("no evaluation images are given", "evaluator top1", "write --eval npz:PATH or --eval folder:PATH")
         if not path.exists():
             names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise FileError("the evaluation images do not exist", str(path), nearest(path.name, names) or "check the path")
@@ -208,9 +208,7 @@ def _check_labels(labels: NDArray[Any], count: int, classes: int, where: str) ->
         raise FileError("there are no images", where, "nothing to evaluate on")
     low, high = labels.min(), labels.max()
     if low < 0 or high >= classes:
-        raise FileError(
-            f"labels run from {low} to {high}, but the teacher's from 0 to {classes - 1}", where, "is it the teacher's data set?"
-        )
+        raise FileError(f"labels run from {low} to {high}, but must be from 0 to {classes - 1}", where, "is it the teacher's data set?")
 
 
 def _draw(n: int, ctx: Context) -> Batch:

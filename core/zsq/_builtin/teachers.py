@@ -55,13 +55,13 @@ class Memory:
         pass
 
     def load(self, ref: str) -> Teacher:
-        """Refused.
+        """Raise an error that explains how to pass the network again.
 
         Raises:
             ZsqError: Always.
         """
         what = f"the teacher was a network in memory (memory:{ref}), which no file holds"
-        raise ZsqError(what, f"teacher memory:{ref}", "give it again in Python: zsq.quantize(network, ...), or teacher= of the call")
+        raise ZsqError(what, f"teacher memory:{ref}", "pass it again in Python: zsq.quantize(network, ...), or teacher= of the call")
 
 
 def build(ref: str, where: str, classes: int | None) -> nn.Module:
@@ -91,7 +91,9 @@ def build(ref: str, where: str, classes: int | None) -> nn.Module:
                 "it must work without arguments; --debug shows it all",
             ) from error
     if not isinstance(module, nn.Module):
-        raise ZsqError(f"'{name}' gives a {type(module).__name__}, not a network", where, "name a callable that returns a torch.nn.Module")
+        raise ZsqError(
+            f"'{name}' returns a {type(module).__name__}, not a network", where, "name a callable that returns a torch.nn.Module"
+        )
     return module
 
 

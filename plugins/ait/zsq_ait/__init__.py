@@ -1,6 +1,6 @@
-"""AIT (Choi et al., CVPR 2022, arXiv 2203.17008): steps so long that a share of every layer's integer codes changes.
+"""AIT (Choi et al., CVPR 2022, arXiv 2203.17008): every step is long enough to change a share of each layer's integer codes.
 
-Light: descriptors and options only. The tuner is in ``zsq_ait.tuner``, the length of its steps in ``zsq_ait.inundation``, and
+Descriptors and options only; imports no torch. The tuner is in ``zsq_ait.tuner``, the length of its steps in ``zsq_ait.inundation``, and
 the counting of codes in ``zsq_ait.codes`` and ``zsq_ait.grid_group``.
 """
 

@@ -1,4 +1,4 @@
-"""The weights of all layers in one vector, and how many of their integer codes a step would change."""
+"""Holds the weights of all layers in one vector and counts how many integer codes a step would change."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zsq_ait.grid_group import GridGroup, NearThreshold
 
 #: A weight and the point that puts it on its grid.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
-#: Steps up to so many times the length of one that changes the wanted share, roughly, are prepared for.
+#: Counting is prepared for steps up to this factor times the estimated length that changes the wanted share.
 _AMPLE = 24.0
-#: When a longer step is asked for, steps up to so many times its length are.
+#: If a longer step is requested, counting is prepared again for up to this factor times its length.
 _FURTHER = 4.0
 
 
 class _Kind(NamedTuple):
-    """The kind of a layer's grids, which layers of a group share, and the length of a row, i.e. of what has one grid."""
+    """The kind of a layer's grids, which all layers of a group share, and the length of a row (the weights of one grid)."""
 
     bits: int
     symmetric: bool
@@ -34,11 +34,11 @@ class Codes:
     """Integer codes of ``layers``, for all of them at once.
 
     The weights are ``at``, a vector, and their codes ``current``; a step moves them to ``at - length * direction``, with a length
-    for each layer. Codes are those that the layer's point would give: a live point takes its range from the weight that it is
-    given, so ranges follow the step; a point whose range was set keeps its grid.
+    for each layer. Codes are computed as the layer's point computes them: a live point takes its range from its current
+    weight, so ranges follow the step; a point with a range that was set keeps its grid.
 
-    Where looking at a tensor waits for no device, changes are counted among the weights near enough to a threshold, if those are
-    few, else among all; the counts are the same.
+    On a CPU, changes are counted only among the weights near a rounding threshold, if these are few, otherwise among all weights;
+    the counts are the same.
 
     Args:
         layers: At least one; the weight's values are copied. ``order`` says which of them comes first in every result.
@@ -62,7 +62,7 @@ class Codes:
     def parts(self, vector: Tensor) -> list[Tensor]:
         """The layers' parts of a vector like ``at``, as views in the shape of their weights.
 
-        A row, i.e. what has one grid, is in one piece, in the order of the weight's memory.
+        A row (the weights of one grid) is contiguous, in the order of the weight's memory.
         """
         parts, start = [], 0
         for weight, point in self._layers:
@@ -73,10 +73,10 @@ class Codes:
         return parts
 
     def aim(self, share: float, shortest: Any, longest: float) -> None:
-        """Get ready to count along ``direction``, which is new.
+        """Prepare to count along a new ``direction``.
 
         Args:
-            share: Of the codes that is to change. A guess at how far steps will go; it is no limit.
+            share: The share of codes that should change; used to estimate the length of steps, not as a limit.
             shortest: Length of the first step, (layers,), as :meth:`array` has it.
             longest: Length of the longest step.
         """
@@ -89,7 +89,7 @@ class Codes:
     def flips(self, lengths: Any, of: Any = None) -> Any:
         """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` has them.
 
-        Where looking at a tensor waits for no device, layers that are not in the mask ``of`` may keep their last answer.
+        On a CPU, layers that are not in the mask ``of`` may keep their last count.
         """
         if self.free_looks and (beyond := lengths > self._reach).any():
             self._reach = np.where(beyond, _FURTHER * lengths, self._reach)
@@ -103,11 +103,11 @@ class Codes:
         return self.array(self._found.clone())
 
     def array(self, x: Tensor) -> Any:
-        """A tensor of one number a layer; where that waits for no device as a NumPy array, which is quicker to calculate with."""
+        """A tensor with one number per layer; on a CPU as a NumPy array, which is faster to compute with."""
         return x.numpy() if self.free_looks else x
 
     def over(self, mask: Any) -> bool:
-        """Whether nothing is left in ``mask``; False where looking would have to wait for a device."""
+        """Whether ``mask`` is all False; always False on a GPU, where reading it would wait for the device."""
         return self.free_looks and not mask.any()
 
     def move(self, lengths: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Gradient inundation: a step as long, layer by layer, as it takes to change a share of the integer codes."""
+"""Gradient inundation: an optimizer that lengthens each layer's step until it changes a share of the integer codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsq_ait.codes import Codes, Layer
 
 
 class Inundation(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose step is ``kappa`` times as long, with a ``kappa`` of its own for every layer.
+    """SGD with Nesterov momentum; each layer's step is multiplied by its own factor ``kappa``.
 
     The direction is d = g + momentum * b, with b = momentum * b + g. Only the step is longer, W - kappa * lr * d; b is not.
     There is no weight decay.
@@ -32,11 +32,11 @@ class Inundation(torch.optim.Optimizer):
         self._values, self._gradients = self.codes.parts(self.codes.at), self.codes.parts(self._gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """With the momentum and the last factors; the weights are the student's."""
+        """Momentum and last factors; the weights are saved with the student."""
         return {**super().state_dict(), "momentum": self._momentum, "kappa": self.kappa}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """For an optimizer that was just made, of the weights as they were."""
+        """Load into a new optimizer that was made from the same weights."""
         own = dict(state_dict)
         self._momentum.copy_(own.pop("momentum"))
         self.kappa = own.pop("kappa").to(self.kappa.device)
@@ -44,7 +44,7 @@ class Inundation(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step along the weights' gradients; a weight that has none counts as one with zeros."""
+        """One step along the weights' gradients; a weight without a gradient counts as having zeros."""
         momentum, direction, lr = self.options.momentum, self.codes.direction, self.param_groups[0]["lr"]
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self._weights]
         torch._foreach_copy_(self._gradients, gradients)

@@ -216,7 +216,7 @@ def test_the_first_so_many_images(tmp_path: Path) -> None:
         ({"annotations": [{"id": 1, "image_id": 9, "category_id": 10, "bbox": [0, 0, 1, 1]}]}, "annotation 1 belongs to"),
         ({"annotations": [{"id": 1, "image_id": 1, "category_id": 10, "bbox": [0, 0, float("inf"), 1]}]}, "annotation 1 has no box"),
         ({"annotations": [{"id": 1}]}, "'image_id' is missing"),
-        ({"categories": [{"id": 10, "name": "red"}], "annotations": []}, "1 categories, but the teacher tells 2"),
+        ({"categories": [{"id": 10, "name": "red"}], "annotations": []}, "1 categories, but the teacher has 2"),
         ({"images": [], "annotations": []}, "no images"),
         ({"images": [{"id": 1, "file_name": "../../x.png", "width": 4, "height": 4}], "annotations": []}, "outside its folder"),
         ({"images": [{"id": 1, "file_name": "none.png", "width": 4, "height": 4}], "annotations": []}, "no image 'none.png'"),

@@ -1,6 +1,6 @@
 """Object detection: the task ``detect``, and the evaluator ``coco:FILE.json``.
 
-Light: descriptors and options only.
+Descriptors and options only; imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boxes in float, in plain torch: priors, decoding, overlap and suppression. Nothing of it is ever quantized.
+"""Boxes in float, in plain torch: priors, decoding, overlap and suppression. None of it is quantized.
 
 Boxes are ``(left, top, right, bottom)`` in pixels, unless a name says ``centred``: ``(x, y, width, height)`` with the centre.
 """

@@ -85,7 +85,7 @@ class Coco:
         """The file, its images, and the number there of each class of the teacher (None for background and for classes it lacks)."""
         o, path = self.options, Path(self.options.ref)
         if not o.ref:
-            raise FileError("no annotations to evaluate on were named", _WHERE, "write --eval coco:FILE.json")
+            raise FileError("no file of annotations is given", _WHERE, "write --eval coco:FILE.json")
         if not path.is_file():
             names = [p.name for p in path.parent.glob("*.json")] if path.parent.is_dir() else []
             raise FileError("the annotations do not exist", str(path), nearest(path.name, names) or "check the path")
@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _scenes(coco: dict[str, Any], folder: Path, where: str) -> list[Scene]:
     scenes = [Scene(i["id"], inside(folder, i["file_name"]), int(i["width"]), int(i["height"])) for i in coco["images"]]
     if gone := next((scene.path for scene in scenes if not scene.path.is_file()), None):
-        raise FileError(f"there is no image '{gone.name}' in {folder}", where, "name their folder: --set eval.images=DIR")
+        raise FileError(f"there is no image '{gone.name}' in {folder}", where, "give the folder of the images: --set eval.images=DIR")
     return scenes
 
 

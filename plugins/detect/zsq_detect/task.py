@@ -69,7 +69,7 @@ class Detect:
         return F.l1_loss(logits.float(), their_logits.float()) + F.l1_loss(offsets.float(), their_offsets.float())
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """Anything but scores and four offsets for every prior is."""
+        """What is wrong with an output that is not scores and four offsets for every prior."""
         logits, offsets = pair(output)
         n, found, boxes = len(inputs), tuple(logits.shape), tuple(offsets.shape)
         if logits.dim() == 3 and found[0] == n and boxes == (*found[:2], 4):

@@ -1,6 +1,6 @@
 """DFQ (Nagel et al., ICCV 2019, arXiv 1906.04721): equalization, absorption, ranges and bias correction without data.
 
-Light: descriptors and options only.
+Descriptors and options only; imports no torch.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from zsq_dfq.graph import Graph
 from zsq_dfq.layers import inputs, lower_output, respond
 from zsq_dfq.moments import propagate
 
-#: Is given what a layer gives out, and may give back what to hand on instead.
+#: Gets a layer's output and may return a replacement for it.
 See = Callable[[Tensor], Tensor | None]
 
 
 class Correction:
-    """Takes the mean error that the grid of its weights brings from every layer's output.
+    """Removes from every layer's output the mean error that quantizing its weights causes.
 
     ``bn``: the error is (sum over the kernel of W~ - W) E[x], with E[x] from BatchNorm. ``stream``: the difference, on images,
     between the student and itself in float, which also holds what activation grids and earlier layers bring; layers are
@@ -56,7 +56,7 @@ class Correction:
                 lower_output(layer, graph.norm(node), respond(layer, error.to(weight), moments.mean_var[0]))
             yield Beat(step, len(layers))
         if unknown:
-            self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: BatchNorm does not tell their mean input")
+            self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: no BatchNorm statistics give their mean input")
 
     def _from_images(self, graph: Graph, layers: list[fx.Node], stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         parts: list[Tensor] = []
@@ -96,7 +96,7 @@ class Correction:
         layer, norm = graph.called(node), graph.norm(node)
 
         def correct(out: Tensor) -> Tensor | None:
-            standing = torch.zeros_like(done[node]) if norm is not None else done[node]  # what the output already had taken off
+            standing = torch.zeros_like(done[node]) if norm is not None else done[node]  # already subtracted from the output
             error = _means(out) + standing - truth[node]
             step = (error - done[node]) / number
             done[node] = done[node] + step
@@ -106,7 +106,7 @@ class Correction:
         return correct
 
     def _float_weight(self, node: fx.Node, layer: Any) -> Tensor:
-        """A layer's weight before its grid: the teacher's, where the quantizer already put the student's on it."""
+        """A layer's float weight; the teacher's, if the quantizer already replaced the student's by grid values."""
         own: Tensor = layer.weight
         if not layer.weight_point.frozen:
             return own
@@ -118,7 +118,7 @@ class Correction:
 
     @contextmanager
     def _float_weights(self, graph: Graph, layers: list[fx.Node]) -> Iterator[None]:
-        """Inside, layers whose weights were put on their grid for good have those of the teacher."""
+        """Inside, layers with frozen weights use the teacher's weights."""
         changed = [
             (graph.called(n), original)
             for n in layers
@@ -136,7 +136,7 @@ class Correction:
 
 @contextmanager
 def _hook(layer: nn.Module, see: See) -> Iterator[None]:
-    """Inside, ``see`` is given what the layer gives out, and may give back what to hand on instead."""
+    """Inside, ``see`` gets the layer's output and may return a replacement for it."""
     handle = layer.register_forward_hook(lambda _layer, _inputs, out: see(out))
     try:
         yield

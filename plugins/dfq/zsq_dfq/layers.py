@@ -46,7 +46,7 @@ def input_range(layer: Any) -> Tensor:
 
 
 def respond(layer: Any, weight: Tensor, means: Tensor) -> Tensor:
-    """What ``weight`` makes of an input that is constant in every channel, (inputs,) to (outputs,), bias and borders left out."""
+    """The output for an input that is constant in every channel, (inputs,) to (outputs,), without bias and padding."""
     grouped = by_group(layer, weight)
     return torch.einsum("goik,gi->go", grouped, means.to(grouped.dtype).view(grouped.shape[0], -1)).flatten()
 
@@ -79,7 +79,7 @@ def _wide(factor: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lower_output(layer: Any, norm: Any, amount: Tensor) -> None:
-    """Subtract ``amount`` (outputs,) from what a layer and the BatchNorm right behind it (or None) give out.
+    """Subtract ``amount`` (outputs,) from the output of a layer and the BatchNorm right behind it (or None).
 
     BatchNorm takes it into its running mean, so that its statistics stay those of its input; else the bias does, made where
     there is none.

@@ -57,7 +57,7 @@ class Moments:
 
 
 def normal(center: Tensor, var: Tensor) -> Moments:
-    """A value that nothing clips."""
+    """A normal value without clipping."""
     center, var = center.detach().double(), var.detach().double()
     return Moments(center, var, torch.full_like(center, -math.inf), torch.full_like(center, math.inf))
 
@@ -85,13 +85,13 @@ def _density(x: Tensor) -> Tensor:
 
 
 def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """``x * weight``, where nothing times infinity is nothing."""
+    """``x * weight``, where 0 times infinity is 0."""
     return torch.where(weight == 0, weight, x * weight)
 
 
 @torch.no_grad()
 def propagate(graph: Graph, spec: InputSpec) -> dict[fx.Node, Moments]:
-    """The moments of every node that they can be told of.
+    """The moments of every node for which they can be computed.
 
     BatchNorm gives N(beta, std^2), std = |gamma| sqrt(var / (var + eps)), whatever came before; a convolution or linear layer
     without one what independent inputs give; sums add means and variances; pooling, moving and padding keep moments (for a
@@ -141,7 +141,7 @@ def _module(graph: Graph, node: fx.Node, value: Moments | None) -> Moments | Non
         var = slope_of(module).square() * module.running_var.double()
         return normal(torch.zeros_like(var) if module.bias is None else module.bias, var)
     if not isinstance(module, KINDS):
-        return value  # an activation point, or what marks a feature
+        return value  # an activation point or a feature marker
     layer: Any = module
     if value is None or len(value.center) != inputs(layer) or not graph.by_channel(node):
         return None

@@ -20,7 +20,7 @@ class BnRange:
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Set every range that BatchNorm tells; the others keep theirs. The stream is not touched."""
+        """Set every range that BatchNorm statistics determine; the others keep theirs. Reads nothing from the stream."""
         student.module.eval()
         graph = Graph(student, self.ctx)
         known = propagate(graph, self.ctx.teacher.inputs)
@@ -38,6 +38,6 @@ class BnRange:
                 unknown.append(str(node.target))
         if unknown:
             self.ctx.log(
-                f"bn-range: BatchNorm tells nothing of {', '.join(unknown)}; put another calibrator before it, e.g. --calib minmax"
+                f"bn-range: no BatchNorm statistics for {', '.join(unknown)}; put another calibrator before it, e.g. --calib minmax"
             )
         yield Beat(1, 1)

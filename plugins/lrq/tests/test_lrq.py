@@ -232,7 +232,7 @@ def test_attention_stands_where_the_authors_scripts_have_it(side: int, where: st
 
 
 def test_kernel_without_a_middle_is_refused() -> None:
-    with pytest.raises(OptionError, match="no middle"):
+    with pytest.raises(OptionError, match="no centre"):
         LrqOptions(kernel=12, dilation=3)
     assert lrq(kernel=9, dilation=3).generator.stack.attention.wide.kernel_size == (3, 3)
 

@@ -1,6 +1,6 @@
 """LRQ (Luo et al., Neural Networks 166, 2023, arXiv 2211.06816): long-range zero-shot generative quantization.
 
-Light: descriptors and options only. Which images train the student, and how the paper's direction is read, is in the README.
+Descriptors and options only; imports no torch. Which images train the student, and how the paper's direction is read, is in the README.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zsq_intraq import IntraqOptions
 from zsq import Component, Options, hookimpl, opt
 from zsq.errors import OptionError
 
-#: What suits a few minutes on a CPU.
+#: Settings for a run of a few minutes on a CPU.
 SHORT: Mapping[str, Any] = {
     "calib": ["aac", "abn"],
     "loss": ["ce", "dkd"],
@@ -67,8 +67,8 @@ class LrqOptions(GdfqOptions, AmaOptions):
             raise OptionError(f"option 'generator_steps' is {self.generator_steps}, but must be at least warmup, {self.warmup}")
         if -(-self.kernel // self.dilation) % 2 == 0:
             raise OptionError(
-                f"kernel {self.kernel} with dilation {self.dilation} makes a dilated convolution of {-(-self.kernel // self.dilation)}, "
-                "which has no middle",
+                f"kernel {self.kernel} with dilation {self.dilation} makes an even dilated kernel of {-(-self.kernel // self.dilation)}, "
+                "which has no centre",
                 hint="choose them so that kernel / dilation, rounded up, is odd, e.g. 21 and 3",
             )
 

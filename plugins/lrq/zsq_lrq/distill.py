@@ -12,7 +12,7 @@ from zsq_intraq.synth import Intraq
 
 from zsq_lrq import AmaOptions
 
-#: Cosines are kept so far from -1 and 1, where the slope of the sine is infinite.
+#: Cosines keep this distance from -1 and 1, where the gradient of the sine is infinite.
 EDGE = 1e-6
 
 
@@ -28,7 +28,7 @@ def margin_distance(cosine: Tensor, margin: float, sign: int) -> Tensor:
 
 
 class AmaDistiller(IntraqDistiller):
-    """IntraQ's objective, its distance to the class centre being :func:`margin_distance`."""
+    """IntraQ's objective with :func:`margin_distance` as the distance to the class centre."""
 
     options: AmaOptions
 

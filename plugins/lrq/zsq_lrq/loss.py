@@ -1,4 +1,4 @@
-"""The loss ``dkd``: decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv 2203.08679), as LRQ takes it."""
+"""The loss ``dkd``: decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv 2203.08679), as LRQ uses it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Mixed precision by sensitivities and a Pareto frontier (Cai et al., CVPR 2020, arXiv 2001.00281, ZeroQ's second half).
 
-Light: descriptors and options only. What differs from the paper is in the README.
+Descriptors and options only; imports no torch. What differs from the paper is in the README.
 """
 
 from __future__ import annotations

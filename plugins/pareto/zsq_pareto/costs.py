@@ -1,4 +1,4 @@
-"""What an assignment costs: bits of all weights, or bit operations of one image. Whole numbers, exact."""
+"""Computes the cost of an assignment: bits of all weights, or bit operations of one image, as exact integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zsq_pareto.sensitivity import calls
 
 #: Bits of an input that no activation point puts on a grid.
 FLOAT = 32
-#: Widths of the activations of one group that are gone through.
+#: Largest number of combinations of activation bits tried for one group.
 _MOST = 4096
 
 
@@ -145,7 +145,7 @@ def operation_groups(layers: Mapping[str, Layer], harm: Mapping[str, Mapping[int
             frontier of its layers, and of all of these what no other beats. Exact.
 
     Raises:
-        ZsqError: If one layer is called on so many sites that their widths cannot be gone through.
+        ZsqError: If one layer is called on too many sites to try all combinations of their bits.
     """
     if not widths:
         return [_choices(path, harm[path], layer.operations(act_bits)) for path, layer in layers.items()]
@@ -173,7 +173,7 @@ def _choices(path: str, harm: Mapping[int, float], cost: int) -> Choices:
 
 
 def _connected(layers: Mapping[str, Layer], sites: set[str]) -> list[tuple[list[str], list[str]]]:
-    """Sites, and the layers that read them: every site and layer once, and apart from all it has nothing to do with."""
+    """Sites, and the layers that read them: connected groups; every site and layer is in exactly one."""
     groups: list[tuple[list[str], list[str]]] = [([site], []) for site in sorted(sites)]
     for path, layer in layers.items():
         read = {call.site for call in layer.calls} & sites

@@ -1,4 +1,4 @@
-"""What the report says of a choice and of what there was to choose from: ``Student.details``."""
+"""Describes the chosen bits and the alternatives for the report: ``Student.details``."""
 
 from __future__ import annotations
 

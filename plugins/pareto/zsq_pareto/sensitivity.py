@@ -1,6 +1,6 @@
 """Sensitivities: how far the output moves when one layer's weights, or one activation, are put on a grid (paper, equation 2).
 
-Of the same forwards: what two such moves have in common.
+The same forward passes also give the interaction of two such changes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Sensitivities:
         return list(inputs.tensor_split(-(-len(inputs) // size)))
 
     def _ranges(self, parts: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """What every site sees in the float network."""
+        """The range of every site's input in the float network."""
         trackers: dict[str, Tracker] = {path: Extremes() if self.percent == 100 else Percentiles(self.percent) for path in self.sites}
         with _floating(self.student), watching_inputs(act_modules(self.student), lambda path, _point, x: trackers[path].update(x)):
             for part in parts:
@@ -168,7 +168,7 @@ def _compare(truth: Tensor, other: Tensor, places: Tensor, move: Tensor) -> floa
 
 @contextmanager
 def _floating(student: Student) -> Iterator[None]:
-    """Inside, layers use their weights as they are. (To bypass the points by hooks would still compute what they give.)"""
+    """Inside, layers use their weights as they are. (Hooks that bypass the points would still run them.)"""
     layers: list[Any] = [student.module.get_submodule(path.removesuffix(".weight_point")) for path in student.weights]
     for layer in layers:
         layer.weight_point = nn.Identity()

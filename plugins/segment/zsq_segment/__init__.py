@@ -1,6 +1,6 @@
 """Semantic segmentation: the task ``segment``, one class per pixel, and the evaluator ``segmentation``.
 
-Light: descriptors and options only.
+Descriptors and options only; imports no torch.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Segmentation:
 
         Raises:
             FileError: If it is missing, or an image has no labels.
-            PlanError: If the task of the teacher is not segment.
+            PlanError: If the teacher's task is not ``segment``.
         """
         self._pairs(ctx)
 
@@ -75,7 +75,7 @@ class Segmentation:
             what = f"the evaluator needs a class for every pixel, but the teacher's task is '{ctx.teacher.task.name}'"
             raise PlanError(what, "evaluator segmentation", "give a network for task 'segment', or another --eval")
         if not o.ref:
-            raise FileError("no images to evaluate on were named", "evaluator segmentation", "write --eval segmentation:DIR")
+            raise FileError("no folder of images is given", "evaluator segmentation", "write --eval segmentation:DIR")
         if not folder.is_dir():
             names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
             raise FileError("there is no such folder", str(folder), nearest(folder.name, names) or "check the path")
@@ -98,7 +98,7 @@ def confusion(answers: Tensor, labels: Tensor, classes: int, ignore: Sequence[in
 
 
 def intersection_over_union(counts: Tensor) -> Tensor:
-    """Per class (classes,), float64; nan where a class neither occurs nor is given."""
+    """Per class (classes,), float64; NaN if a class is neither in the labels nor in the answers."""
     counts = counts.double()
     hits = counts.diag()
     return hits / (counts.sum(0) + counts.sum(1) - hits)

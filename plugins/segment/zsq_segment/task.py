@@ -14,7 +14,7 @@ from zsq.protocols import Drawing
 from zsq.types import Context, Teacher
 from zsq_segment import SegmentOptions
 
-#: Classes of an image that are told in words.
+#: Largest number of classes in the description of an image.
 _TOLD = 4
 
 
@@ -55,7 +55,7 @@ class Segment:
         return (self.logits(output),)
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """Anything but logits for every pixel of every image is."""
+        """What is wrong with an output that is not logits for every pixel of every image."""
         shape, (n, _, height, width) = tuple(self.logits(output).shape), inputs.shape
         fits = len(shape) == 4 and (shape[0], *shape[2:]) == (n, height, width)
         return "" if fits else f"outputs {shape} for inputs {tuple(inputs.shape)}, but should give logits ({n}, classes, {height}, {width})"

@@ -21,7 +21,7 @@ class Squant:
     """Min/max grids as ``uniform`` has them; which code a weight gets is chosen by :mod:`zsq_squant.rounding`.
 
     Every weight is overwritten with the value of its code and its range is fixed, so that the codes stay. They are not
-    frozen: a tuner may move weights through the grid. Where activations are quantized is the scheme's affair; the authors
+    frozen: a tuner may move weights through the grid. The scheme decides where activations are quantized; the authors
     quantize every convolution's and linear layer's input but the first, the last one to 8 bits.
     """
 

@@ -14,9 +14,9 @@ from zsq_squant import SquantRangeOptions
 
 #: Range in standard deviations of the positive activations by bits: the authors' settings.
 _FACTORS = ((4, 12.0), (6, 14.0), (8, 25.0))
-#: Signed activations get a range narrower by this.
+#: The range of signed activations is divided by this.
 _SIGNED = 1.25
-#: Below so many bits a range ends at the largest activation seen.
+#: Below this number of bits a range ends at the largest activation seen.
 _FINE = 6
 
 
@@ -36,7 +36,7 @@ class SquantRange:
         self.options, self.ctx = options, ctx
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Set every range in one float32 forward, and beat; the stream is not touched. Without activation points, nothing."""
+        """Set every range in one float32 forward, and beat; reads nothing from the stream. Does nothing without activation points."""
         if not student.acts:
             return
         shape = (self.options.images, *self.ctx.teacher.inputs.shape)
@@ -56,7 +56,7 @@ class SquantRange:
         if point.bits < _FINE or alpha == 0:
             alpha = min(alpha or float("inf"), max(highest, -lowest))
         if alpha == 0:
-            self.ctx.log(f"'{path}' gives nothing but zeros on noise; so does its range")
+            self.ctx.log(f"'{path}' is always zero on noise: its range is empty")
         point.set_range(-alpha if lowest < 0 else 0.0, alpha)
 
     def _alpha(self, x: Tensor, bits: int, signed: bool) -> float:
