@@ -93,7 +93,7 @@ def measure(teacher: Teacher, images: int, bits: tuple[int, ...], repeats: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="zoo:resnet20-cifar10", help="reference as for zsq run")
-    parser.add_argument("--weights", help="checkpoint of the teacher, for sources that have this option")
+    parser.add_argument("--weights", help="weights file of the teacher, for sources that have this option")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--bits", type=int, nargs="+", default=list(ParetoOptions().candidates))
     parser.add_argument("--repeats", type=int, default=3)

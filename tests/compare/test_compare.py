@@ -122,12 +122,12 @@ def test_notes_say_what_makes_figures_doubtful(add: Add, compared: Any, tmp_path
 BAD = {
     "missing": (None, "no such folder"),
     "empty": ("", "holds no run"),
-    "no JSON": ("{", "no JSON"),
+    "no JSON": ("{", "not JSON"),
     "somebody else's": ('{"runs": 3}', "none of zsq"),
     "of the future": ('{"schema": 2, "student": {}}', "schema 2"),
     "lacking": ('{"schema": 1, "student": {}, "teacher": {}}', "damaged"),
     "of a run that stopped": ('{"schema": 1, "last_good": {"why": "loss is nan"}}', "loss is nan"),
-    "deep": ("[" * 100_000, "no JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
 }
 
 

@@ -106,7 +106,7 @@ def _find(place: str, name: str, where: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{place}.".startswith(f"{error.name}."):
             raise ZsqError(
-                f"there is not a module '{error.name}'", where, "install it, or name its file: py:path/to/file.py:callable"
+                f"there is no module '{error.name}'", where, "install it, or name its file: py:path/to/file.py:callable"
             ) from None
         raise ZsqError(f"importing '{place}' failed: {type(error).__name__}: {first_line(error)}", where, "--debug shows it all") from error
     factory = getattr(module, name, None)
