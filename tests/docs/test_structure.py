@@ -16,7 +16,7 @@ CORE = ROOT / "core" / "zsq"
 TOOLKITS = ("grids", "graph", "placement", "format", "training", "images", "teachers")
 APART = ("_builtin", "testing", "_api", *TOOLKITS)
 #: Lines of code of the rest of the core. Lower it when the core gets smaller; never raise it.
-LIMIT = 3000
+LIMIT = 2860
 #: Lines of a file of the core, docstrings and comments included.
 LONGEST = 400
 #: Every package: its name and the folder that it is imported from.
