@@ -13,16 +13,16 @@ from torch import Tensor
 from zsq.grids import Grid, WeightPoint
 from zsq_ait.grid_group import GridGroup, NearThreshold
 
-#: A weight and the point that puts it on its grid.
+#: A weight and the point that fake-quantizes it.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
-#: Steps up to so many times the length of one that changes the wanted share, roughly, are prepared for.
+#: Steps are prepared up to this many times the estimated length that changes the wanted share.
 _AMPLE = 24.0
-#: When a longer step is asked for, steps up to so many times its length are.
+#: If a longer step is requested, steps are prepared up to this many times its length.
 _FURTHER = 4.0
 
 
 class _Kind(NamedTuple):
-    """The kind of a layer's grids, which layers of a group share, and the length of a row, i.e. of what has one grid."""
+    """The kind of a layer's grids, equal in all layers of a group, and the length of a row. A row is a set of weights with one grid."""
 
     bits: int
     symmetric: bool
@@ -33,15 +33,15 @@ class _Kind(NamedTuple):
 class Codes:
     """Integer codes of ``layers``, for all of them at once.
 
-    The weights are ``at``, a vector, and their codes ``current``; a step moves them to ``at - length * direction``, with a length
-    for each layer. Codes are those that the layer's point would give: a live point takes its range from the weight that it is
-    given, so ranges follow the step; a point whose range was set keeps its grid.
+    The weights are the vector ``at``, and their codes ``current``; a step moves the weights to ``at - length * direction``, with one
+    length per layer. The codes equal those of the layer's point: a live point computes its range from the moved weight, and a point
+    with a set range keeps its grid.
 
-    Where looking at a tensor waits for no device, changes are counted among the weights near enough to a threshold, if those are
-    few, else among all; the counts are the same.
+    On a CPU, changes are counted only among the weights near a rounding threshold, if those are few, else among all. The counts are
+    the same.
 
     Args:
-        layers: At least one; the weight's values are copied. ``order`` says which of them comes first in every result.
+        layers: At least one; the weight's values are copied. ``order`` has their order in every result.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -62,7 +62,7 @@ class Codes:
     def parts(self, vector: Tensor) -> list[Tensor]:
         """The layers' parts of a vector like ``at``, as views in the shape of their weights.
 
-        A row, i.e. what has one grid, is in one piece, in the order of the weight's memory.
+        Each row (the weights with one grid) is contiguous, in the memory order of the weight.
         """
         parts, start = [], 0
         for weight, point in self._layers:
@@ -73,11 +73,11 @@ class Codes:
         return parts
 
     def aim(self, share: float, shortest: Any, longest: float) -> None:
-        """Get ready to count along ``direction``, which is new.
+        """Prepare to count along a new ``direction``.
 
         Args:
-            share: Of the codes that is to change. A guess at how far steps will go; it is no limit.
-            shortest: Length of the first step, (layers,), as :meth:`array` has it.
+            share: Share of codes to change. Used to estimate how long steps will be; it is not a limit.
+            shortest: Length of the first step, (layers,), as :meth:`array` returns it.
             longest: Length of the longest step.
         """
         if self.free_looks:
@@ -87,9 +87,9 @@ class Codes:
             self._look()
 
     def flips(self, lengths: Any, of: Any = None) -> Any:
-        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` has them.
+        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` returns them.
 
-        Where looking at a tensor waits for no device, layers that are not in the mask ``of`` may keep their last answer.
+        On a CPU, layers outside of the mask ``of`` may keep their last count.
         """
         if self.free_looks and (beyond := lengths > self._reach).any():
             self._reach = np.where(beyond, _FURTHER * lengths, self._reach)
@@ -103,15 +103,15 @@ class Codes:
         return self.array(self._found.clone())
 
     def array(self, x: Tensor) -> Any:
-        """A tensor of one number a layer; where that waits for no device as a NumPy array, which is quicker to calculate with."""
+        """A tensor with one number per layer; on a CPU as a NumPy array, which is faster to compute with."""
         return x.numpy() if self.free_looks else x
 
     def over(self, mask: Any) -> bool:
-        """Whether nothing is left in ``mask``; False where looking would have to wait for a device."""
+        """Whether ``mask`` is all False; on a GPU always False, to avoid synchronization."""
         return self.free_looks and not mask.any()
 
     def move(self, lengths: Tensor) -> None:
-        """Make the step; ``lengths`` is (layers,)."""
+        """Make the step and update the codes; ``lengths`` is (layers,)."""
         for layers, group in self._groups:
             group.move(lengths[layers].float())
         self._encode()
