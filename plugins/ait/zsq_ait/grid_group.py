@@ -131,7 +131,7 @@ class GridGroup:
         return torch.zeros_like(self._counts).index_add_(0, self.layer, self._changed.view(-1).double())
 
     def aim(self) -> Tensor:
-        """Read the new direction; returns, per layer, the grid steps that a row's fastest weight moves per unit of length, mean over rows, float64."""
+        """Read the new direction; per layer, the grid steps of a row's fastest weight per unit of length, mean over rows, float64."""
         torch.abs(self.direction, out=self._speed)
         for g in self._groups:
             torch.amax(g.speed, 1, keepdim=True, out=self._far[g.rows])
@@ -172,7 +172,7 @@ class GridGroup:
         return torch.maximum(self._lo.abs(), self._hi.abs()).mul_(self._inverse).add_(1).square_().mul_(2.0**-19)
 
     def _drift(self, shift: Tensor) -> Tensor:
-        """Bound on how far weights move on the grid, in its steps, because the grid changes while the range's ends move by ``shift`` or less.
+        """Bound on how far weights move on the grid, in its steps, because the grid changes while its ends move by ``shift`` or less.
 
         With R the range, t = w / scale changes by |t| * |R / R' - 1|, at most A * 2 shift / (R - 2 shift).
 
