@@ -1,4 +1,4 @@
-"""The promises of every tuner, kept by ait."""
+"""Runs the checks of every tuner on ait."""
 
 from zsq.testing import conformance
 

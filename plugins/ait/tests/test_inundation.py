@@ -1,4 +1,4 @@
-"""Gradient inundation: all layers at once against one layer after the other, the guards, and what a longer step must not touch."""
+"""Gradient inundation: all layers at once against one layer after the other, the limits, and that a longer step changes nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def layer(weight: Tensor, bits: int = 4, symmetric: bool = False, axis: int | No
 
 
 def codes_of(like: tuple[nn.Parameter, WeightPoint], weight: Tensor) -> Tensor:
-    """The codes of ``weight`` as the student's layer would have them."""
+    """The codes of ``weight`` in the student's layer."""
     _, point = like
     parameter = nn.Parameter(weight.clone())
     other = WeightPoint(parameter, point.bits, point.symmetric, point.axis)
@@ -33,7 +33,7 @@ def codes_of(like: tuple[nn.Parameter, WeightPoint], weight: Tensor) -> Tensor:
 
 
 class Plain:
-    """One tensor, one probe after the other, as the method is described; with the bound on kappa."""
+    """A plain loop of the method: one tensor, one probe after the other; with the bound on kappa."""
 
     def __init__(self, like: tuple[nn.Parameter, WeightPoint], o: AitOptions) -> None:
         self.like, self.o, self.weight, self.buffer = like, o, like[0].detach().clone(), torch.zeros_like(like[0])
@@ -109,7 +109,7 @@ def test_all_layers_at_once_equal_one_after_the_other(described, lr, rho, releas
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1e-7, 1e-5, 1e-2, 10.0]), st.integers(0, 2**16)), min_size=1, max_size=5), st.booleans())
 def test_begun_where_the_last_one_ended_the_search_finds_the_same(gradients: list[tuple[float, int]], released: bool) -> None:
-    """On grids that stay, where a longer step never changes fewer codes; longer and shorter factors follow each other."""
+    """On fixed grids, where a longer step never changes fewer codes; longer and shorter factors follow each other."""
     found = []
     for warm in (True, False):
         made = layer(noise(8, 18)), layer(noise(6, 2, 3, 3, seed=1))
@@ -162,7 +162,7 @@ def test_codes_are_the_points(shape: tuple[int, ...], axis: int | None, symmetri
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_among_the_few_near_a_threshold_as_many_change_as_among_all(symmetric: bool, fixed: bool) -> None:
-    """Also where zero points change, in a layer far from zero, and in steps longer than was prepared for."""
+    """Also if zero_points change, in a layer far from zero, and in steps longer than prepared."""
     layers = [layer(noise(32, 16, 3, 3, seed=i) + i, 4, symmetric) for i in range(3)]
     for weight, point in layers if fixed else ():
         point.set_range(weight.min(), weight.max() * 0.9)
@@ -213,7 +213,7 @@ def test_few_more_codes_change_than_rho() -> None:
 
 
 def test_last_midpoint_may_miss_rho_and_the_upper_end_does_not() -> None:
-    """As the authors' code does in a layer of 16 x 3 x 3 x 3, of which rho is less than one weight."""
+    """As in the authors' code, in a layer of 16 x 3 x 3 x 3, where rho is less than one weight."""
     share = {False: [], True: []}  # type: dict[bool, list[float]]
     for seed in range(8):
         for released in share:
@@ -231,7 +231,7 @@ def test_a_step_that_changes_enough_is_not_shrunk() -> None:
 
 
 def test_ranges_follow_the_moved_weight() -> None:
-    """A step that only shrinks the weight changes no code while ranges follow, and many on the grid it had before."""
+    """A step that only shrinks the weight changes no code if the range follows, and many codes on the previous grid."""
     weight = noise(8, 18).mul(2**11).round().div(2**11)  # so that shrinking it is exact
     factors = []
     for live in (True, False):
@@ -267,7 +267,7 @@ def test_every_layer_has_its_own_factor() -> None:
 
 @pytest.mark.parametrize("shape", [(8, 18), (4, 2, 3, 3), (1,)])
 def test_zero_gradient_ends_and_moves_nothing(shape: tuple[int, ...]) -> None:
-    """No weight decay either. Its neighbour is not held up."""
+    """No weight decay either. The layer beside it still moves."""
     still, other = layer(before := noise(*shape)), layer(noise(8, 18, seed=3))
     inundation = stepped([still, other], [torch.zeros(shape), noise(8, 18, seed=4)], lr=1e-5, rho=0.01)
     assert torch.equal(still[0], before)
@@ -276,14 +276,14 @@ def test_zero_gradient_ends_and_moves_nothing(shape: tuple[int, ...]) -> None:
 
 
 def test_where_no_step_changes_a_code_the_step_is_plain() -> None:
-    """One weight per channel is a grid's only value, wherever it is."""
+    """A channel with one weight has a grid with this one value, wherever it moves."""
     made = layer(weight := noise(5, 1))
     stepped([made], [gradient := noise(5, 1, seed=1)], lr=1e-3, momentum=0.0)
     assert torch.equal(made[0], weight - 1e-3 * gradient)
 
 
 def test_factor_is_bounded() -> None:
-    """Some codes change at the bound, but fewer than asked for."""
+    """Some codes change at the bound, but fewer than wanted."""
     made = layer(before := noise(64, 64))
     inundation = stepped([made], [noise(64, 64, seed=1)], lr=1e-5, rho=0.9, doublings=6)
     assert inundation.kappa.tolist() == [64] and 0 < changed(made, before) < 0.9

@@ -1,4 +1,4 @@
-"""The tuner: what is inundated and what is not, how rate and share fall, and the chains and recipes that it is in."""
+"""The tuner: which parameters it inundates, the schedule of ``lr`` and ``rho``, and its chains and recipes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_cosine_ends_near_zero() -> None:
 
 
 def test_batch_norm_and_biases_move_by_plain_sgd() -> None:
-    """As far as PyTorch's SGD with Nesterov momentum moves them, whatever factor the weights of the same layers take."""
+    """They move as with PyTorch's SGD with Nesterov momentum, for any factor of the weights in the same layer."""
     teacher, student = setup()
     weights = {id(point._weight[0]) for point in student.weights.values()}  # type: ignore[attr-defined]
     rest = {name: p for name, p in student.module.named_parameters() if id(p) not in weights}
@@ -151,7 +151,7 @@ def test_closed_early_it_keeps_what_was_learned() -> None:
 
 
 class Looks(TorchDispatchMode):
-    """Counts the times that a number of a tensor is looked at: on a device, each is a wait."""
+    """Counts how often a number is read from a tensor: on a GPU, each read synchronizes."""
 
     count = 0
 
@@ -161,7 +161,7 @@ class Looks(TorchDispatchMode):
 
 
 def test_where_looking_stalls_there_is_none_and_the_outcome_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where there are always as many probes as there can be."""
+    """As on a GPU, where the number of probes is always the largest possible."""
     outcomes = []
     for free in (True, False):
         rng = torch.Generator().manual_seed(0)
@@ -216,7 +216,7 @@ def test_with_grids_that_follow_the_weights_and_grids_that_stay(quant: str, monk
 
 
 def test_authors_settings() -> None:
-    """Rate 1e-4 for ImageNet too, share 1e-4 there; momentum 0.9, five bisections, a hundredth."""
+    """Learning rate 1e-4, also for ImageNet, where rho is 1e-4; momentum 0.9, five bisections, tolerance 0.01."""
     cifar, released = AitOptions.parse(PAPER_SCHEDULE), AitOptions.parse({**PAPER_SCHEDULE, "released": True})
     assert (cifar.lr, cifar.rho, cifar.momentum, cifar.rounds, cifar.tolerance, cifar.gamma) == (1e-4, 1e-3, 0.9, 5, 0.01, 0.1)
     assert released.released and not cifar.released

@@ -13,16 +13,16 @@ from torch import Tensor
 from zsq.grids import Grid, WeightPoint
 from zsq_ait.grid_group import GridGroup, NearThreshold
 
-#: A weight and the point that puts it on its grid.
+#: A weight and the point that fake-quantizes it.
 Layer = tuple[torch.nn.Parameter, WeightPoint]
-#: Counting is prepared for steps up to this factor times the estimated length that changes the wanted share.
+#: Steps are prepared up to this many times the estimated length that changes the wanted share.
 _AMPLE = 24.0
-#: If a longer step is requested, counting is prepared again for up to this factor times its length.
+#: If a longer step is requested, steps are prepared up to this many times its length.
 _FURTHER = 4.0
 
 
 class _Kind(NamedTuple):
-    """The kind of a layer's grids, which all layers of a group share, and the length of a row (the weights of one grid)."""
+    """The kind of a layer's grids, equal in all layers of a group, and the length of a row. A row is a set of weights with one grid."""
 
     bits: int
     symmetric: bool
@@ -33,15 +33,15 @@ class _Kind(NamedTuple):
 class Codes:
     """Integer codes of ``layers``, for all of them at once.
 
-    The weights are ``at``, a vector, and their codes ``current``; a step moves them to ``at - length * direction``, with a length
-    for each layer. Codes are computed as the layer's point computes them: a live point takes its range from its current
-    weight, so ranges follow the step; a point with a range that was set keeps its grid.
+    The weights are the vector ``at``, and their codes ``current``; a step moves the weights to ``at - length * direction``, with one
+    length per layer. The codes equal those of the layer's point: a live point computes its range from the moved weight, and a point
+    with a set range keeps its grid.
 
-    On a CPU, changes are counted only among the weights near a rounding threshold, if these are few, otherwise among all weights;
-    the counts are the same.
+    On a CPU, changes are counted only among the weights near a rounding threshold, if those are few, else among all. The counts are
+    the same.
 
     Args:
-        layers: At least one; the weight's values are copied. ``order`` says which of them comes first in every result.
+        layers: At least one; the weight's values are copied. ``order`` has their order in every result.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -62,7 +62,7 @@ class Codes:
     def parts(self, vector: Tensor) -> list[Tensor]:
         """The layers' parts of a vector like ``at``, as views in the shape of their weights.
 
-        A row (the weights of one grid) is contiguous, in the order of the weight's memory.
+        Each row (the weights with one grid) is contiguous, in the memory order of the weight.
         """
         parts, start = [], 0
         for weight, point in self._layers:
@@ -76,8 +76,8 @@ class Codes:
         """Prepare to count along a new ``direction``.
 
         Args:
-            share: The share of codes that should change; used to estimate the length of steps, not as a limit.
-            shortest: Length of the first step, (layers,), as :meth:`array` has it.
+            share: Share of codes to change. Used to estimate how long steps will be; it is not a limit.
+            shortest: Length of the first step, (layers,), as :meth:`array` returns it.
             longest: Length of the longest step.
         """
         if self.free_looks:
@@ -87,9 +87,9 @@ class Codes:
             self._look()
 
     def flips(self, lengths: Any, of: Any = None) -> Any:
-        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` has them.
+        """How many codes of each layer change in a step of ``lengths``; (layers,) like ``lengths``, both as :meth:`array` returns them.
 
-        On a CPU, layers that are not in the mask ``of`` may keep their last count.
+        On a CPU, layers outside of the mask ``of`` may keep their last count.
         """
         if self.free_looks and (beyond := lengths > self._reach).any():
             self._reach = np.where(beyond, _FURTHER * lengths, self._reach)
@@ -107,11 +107,11 @@ class Codes:
         return x.numpy() if self.free_looks else x
 
     def over(self, mask: Any) -> bool:
-        """Whether ``mask`` is all False; always False on a GPU, where reading it would wait for the device."""
+        """Whether ``mask`` is all False; on a GPU always False, to avoid synchronization."""
         return self.free_looks and not mask.any()
 
     def move(self, lengths: Tensor) -> None:
-        """Make the step; ``lengths`` is (layers,)."""
+        """Make the step and update the codes; ``lengths`` is (layers,)."""
         for layers, group in self._groups:
             group.move(lengths[layers].float())
         self._encode()

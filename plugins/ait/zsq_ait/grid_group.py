@@ -1,4 +1,4 @@
-"""Layers that share one kind of grid: the codes of their weights, and how many codes a step changes."""
+"""Layers with one kind of grid: the codes of their weights, and how many codes a step changes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from zsq.grids import Grid
 ALL = slice(None)
 #: Largest share of weights near a threshold for which counting these alone is faster.
 _FEW = 1 / 6
-#: How far from the ends of their range weights are watched, in steps of the grid.
+#: Weights this close to the ends of their range, in steps of the grid, may become the ends.
 _END = 0.5
 
 
 @dataclass
 class _EqualRows:
-    """The rows of layers whose rows are equally long, layer after layer; of vectors their part as a matrix, (rows, length).
+    """The rows of layers with equally long rows, layer after layer. Each tensor is a part of the group's vector, as (rows, length).
 
     Args:
-        layers: Which of the group's layers.
-        ends: Row after the last of each, counted from the group's first.
-        rows: Which of the group's rows.
+        layers: Indices of the layers in the group.
+        ends: For each layer the index after its last row, counted from the first row here.
+        rows: Indices of the rows in the group.
     """
 
     layers: range
@@ -50,14 +50,15 @@ class _EqualRows:
 
 
 class GridGroup:
-    """Grids of ``bits``, symmetric or not, each of one row: of the row's extremes, or ``fixed``, with (rows, 1) parts.
+    """Layers with grids of ``bits``, symmetric or not, one grid per row: from the row's minimum and maximum, or ``fixed``, with parts
+    (rows, 1).
 
     Args:
         counts: Rows of every layer.
         lengths: Length of a row in every layer, equal ones side by side.
         at: Weights, layer after layer.
-        direction: Of a step; like ``at``, and both change from outside.
-        codes: Of ``at``, kept by :meth:`encode`.
+        direction: Direction of a step, shaped like ``at``. The caller changes both in place.
+        codes: Codes of ``at``, updated by :meth:`encode`.
     """
 
     def __init__(self, bits: int, symmetric: bool, fixed: Grid | None, counts: list[int], lengths: list[int], at: Tensor,
@@ -75,13 +76,13 @@ class GridGroup:
         self._groups = list(self._grouped(counts, lengths))
 
     def grid(self, lo: Tensor, hi: Tensor) -> Grid:
-        """The grids of rows with these extremes, or the ones that were set."""
+        """The grids of rows with this minimum and maximum, or the fixed grids."""
         if self.fixed is not None:
             return self.fixed
         return grids.symmetric(lo, hi, self.bits) if self.symmetric else grids.asymmetric(lo, hi, self.bits)
 
     def encode(self, prepare: bool) -> None:
-        """Codes of ``at``.
+        """Update the codes of ``at``.
 
         Args:
             prepare: Also compute what :meth:`near_threshold` needs: the distance of each weight from its code (0.5 on a threshold), and
@@ -117,7 +118,7 @@ class GridGroup:
         self.at.sub_(self._moved)
 
     def flips(self, lengths: Tensor, wanted: list[bool] | None) -> Tensor:
-        """How many codes of each layer change in a step of ``lengths``, (layers,) float64; layers not wanted keep their last answer."""
+        """How many codes of each layer change in a step of ``lengths``, (layers,) float64; other layers keep their last count."""
         rows = lengths[self.layer, None]
         for g in self._groups:
             if (part := g.span(wanted)) is not None:
@@ -130,7 +131,7 @@ class GridGroup:
         return torch.zeros_like(self._counts).index_add_(0, self.layer, self._changed.view(-1).double())
 
     def aim(self) -> Tensor:
-        """Take in a new direction. How many steps of the grid a row's fastest weight moves per length, mean of every layer, float64."""
+        """Read the new direction; per layer, the grid steps of a row's fastest weight per unit of length, mean over rows, float64."""
         torch.abs(self.direction, out=self._speed)
         for g in self._groups:
             torch.amax(g.speed, 1, keepdim=True, out=self._far[g.rows])
@@ -163,21 +164,21 @@ class GridGroup:
         return _at_least(-_END, self._moved)
 
     def _slip(self) -> Tensor:
-        """What rounding in float32 may add to where weights are on their grid, in its steps, with room to spare; (rows, 1).
+        """A generous bound on the float32 rounding error of weights on their grid, in steps of the grid; (rows, 1).
 
-        With t = w / scale at most A and codes up to H it is some (1 + A / H) * A * 2**-21, where the range is the difference of
-        large numbers.
+        With t = w / scale at most A and codes up to H, the error is about (1 + A / H) * A * 2**-21 if the range is the difference
+        of large numbers.
         """
         return torch.maximum(self._lo.abs(), self._hi.abs()).mul_(self._inverse).add_(1).square_().mul_(2.0**-19)
 
     def _drift(self, shift: Tensor) -> Tensor:
-        """How far weights get, in steps of the grid, by changes of the grid alone while the ends of the range move by ``shift`` or less.
+        """Bound on how far weights move on the grid, in its steps, because the grid changes while its ends move by ``shift`` or less.
 
         With R the range, t = w / scale changes by |t| * |R / R' - 1|, at most A * 2 shift / (R - 2 shift).
 
         Returns:
-            (rows, 1) like ``shift``. Infinity where the zero point may change, which changes every code; where the range is so narrow
-            that it may not be the extremes' difference; and where it changes by more than a sixteenth.
+            (rows, 1) like ``shift``. Infinity if the zero_point may change, which changes every code; if the range is too narrow to be
+            maximum minus minimum; and if it changes by more than a sixteenth.
         """
         first, last = self._lo * self._inverse, self._hi * self._inverse
         far = torch.maximum(first.abs(), last.abs())
@@ -201,12 +202,12 @@ class GridGroup:
 
 
 class NearThreshold:
-    """The few weights of a group that a step may move over a threshold of their grid; counts the codes that it changes.
+    """The few weights of a group that a step may move over a threshold of their grid; counts the changed codes.
 
     Args:
         group: All weights.
         indices: The weights whose codes may change, ascending.
-        ends: The weights that may become extremes, at least one of every row, ascending; None if the grids are fixed.
+        ends: The weights that may become minimum or maximum, at least one per row, ascending; None if the grids are fixed.
     """
 
     def __init__(self, group: GridGroup, indices: Tensor, ends: Tensor | None) -> None:
@@ -240,5 +241,5 @@ def _moved(at: Tensor, direction: Tensor, lengths: np.ndarray, counts: np.ndarra
 
 
 def _at_least(bound: float, x: Tensor) -> np.ndarray:
-    """Where ``x`` is not below ``bound``, or NaN; in half the time that nonzero takes."""
+    """Indices where ``x`` is at least ``bound`` or NaN; twice as fast as ``nonzero``."""
     return np.flatnonzero(~(x.numpy() < bound))

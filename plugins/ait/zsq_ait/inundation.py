@@ -1,4 +1,4 @@
-"""Gradient inundation: an optimizer that lengthens each layer's step until it changes a share of the integer codes."""
+"""Gradient inundation: an optimizer that makes each layer's step long enough to change a share of its integer codes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zsq_ait.codes import Codes, Layer
 
 
 class Inundation(torch.optim.Optimizer):
-    """SGD with Nesterov momentum; each layer's step is multiplied by its own factor ``kappa``.
+    """SGD with Nesterov momentum and steps that are ``kappa`` times as long; every layer has its own ``kappa``.
 
-    The direction is d = g + momentum * b, with b = momentum * b + g. Only the step is longer, W - kappa * lr * d; b is not.
+    The direction is d = g + momentum * b, with b = momentum * b + g. The step is W - kappa * lr * d; ``kappa`` does not change b.
     There is no weight decay.
 
     Args:
-        layers: Weights and their points. From here on only this optimizer moves the weights.
+        layers: Weights and their points. From now on, only this optimizer may move the weights.
         options: ``rho`` falls with the learning rate of ``param_groups[0]``, which starts at ``lr``.
     """
 
@@ -32,11 +32,11 @@ class Inundation(torch.optim.Optimizer):
         self._values, self._gradients = self.codes.parts(self.codes.at), self.codes.parts(self._gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """Momentum and last factors; the weights are saved with the student."""
+        """The state with the momentum and the last factors; the student saves the weights."""
         return {**super().state_dict(), "momentum": self._momentum, "kappa": self.kappa}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Load into a new optimizer that was made from the same weights."""
+        """Restore the state into a new optimizer, made after the student's weights were restored."""
         own = dict(state_dict)
         self._momentum.copy_(own.pop("momentum"))
         self.kappa = own.pop("kappa").to(self.kappa.device)
@@ -44,7 +44,7 @@ class Inundation(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step along the weights' gradients; a weight without a gradient counts as having zeros."""
+        """One step along the weights' gradients; a weight without gradient counts as one with a gradient of zero."""
         momentum, direction, lr = self.options.momentum, self.codes.direction, self.param_groups[0]["lr"]
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self._weights]
         torch._foreach_copy_(self._gradients, gradients)
@@ -58,15 +58,15 @@ class Inundation(torch.optim.Optimizer):
 
 
 def search(codes: Codes, lr: float, rho: float, options: AitOptions, start: Tensor) -> Tensor:
-    """The factor of every layer, (layers,) float64: 1 where a step of ``lr`` changes a share ``rho`` of the codes, else longer.
+    """The factor ``kappa`` of every layer, (layers,) float64: 1 if a step of ``lr`` changes a share ``rho`` of the codes, else larger.
 
-    The factor is doubled from ``start``, powers of two, until the share is reached; where ``start`` itself reaches it, halved
-    for as long as the half still does. The last doubling is bisected. Range and codes are those of the moved weight at every
-    probe. A round probes all layers at once, and each layer goes its own way, one still doubling while another bisects; on a
-    device where looking at the outcome would stall, ``start`` is 1 and there are always as many rounds as there can be.
+    The factor is doubled from ``start`` (powers of two) until the share is reached. If ``start`` already reaches it, the factor is
+    halved while the half still does. Then the last doubling is bisected. Every probe uses the range and codes of the moved weight. A
+    round probes all layers at once; one layer may still double while another one bisects. On a GPU, ``start`` is 1 and the number of
+    rounds is always the largest possible, because reading results would synchronize.
 
-    Guards that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
-    that factor; but one of which no code at all has changed (gradients of zero, one weight per grid) makes the plain step.
+    Limits that the authors' code lacks: doubling ends at ``2 ** doublings``. A layer that has not reached the share there keeps
+    this factor; a layer in which no code changed (gradients of zero, one weight per grid) makes the plain step.
     """
     where: Any = np.where if codes.free_looks else torch.where
     longest, numel = 2.0**options.doublings, codes.array(codes.numel)

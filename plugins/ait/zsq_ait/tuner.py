@@ -1,4 +1,4 @@
-"""Tuner ``ait``: gradient inundation on the weights, plain SGD on the rest."""
+"""The tuner ``ait``: gradient inundation for the quantized weights, plain SGD for the other parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zsq_ait.inundation import Inundation
 
 class Ait(Progress):
     """Every quantized weight moves by :class:`Inundation`, everything else (BatchNorm affine, biases, weights in float) by SGD
-    with Nesterov momentum at the same learning rate; no weight decay. Final weights stay. The last step is what is kept."""
+    with Nesterov momentum at the same learning rate; no weight decay. Frozen weights do not move. The student of the last step is kept."""
 
     def __init__(self, options: AitOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
@@ -47,7 +47,7 @@ class Ait(Progress):
 
 
 def _split(module: nn.Module) -> tuple[list[Layer], list[nn.Parameter]]:
-    """Weights with the point they go through, and the other parameters, all made to take gradients; but for final weights."""
+    """The weights that are not frozen, with their points, and the other parameters; enables their gradients."""
     points = {
         weight: point
         for m in module.modules()

@@ -46,7 +46,7 @@ def overlap(a: list[float], b: list[float]) -> float:
     return both / either if either else 0.0
 
 
-#: A machine with much else to do takes long to draw examples.
+#: A busy machine needs long to make examples.
 patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 side = st.integers(0, 12)
 box = st.tuples(side, side, st.integers(1, 8), st.integers(1, 8)).map(lambda v: [float(n) for n in (v[0], v[1], v[0] + v[2], v[1] + v[3])])
@@ -156,7 +156,7 @@ def test_as_many_boxes_as_asked_for_and_none_outside() -> None:
 
 
 def test_other_priors_than_outputs_are_told() -> None:
-    with pytest.raises(ZsqError, match=r"gives out 5 boxes .* 24 priors"):
+    with pytest.raises(ZsqError, match=r"outputs 5 boxes .* 24 priors"):
         teacher().module.decoding((torch.zeros(1, 5, 2), torch.zeros(1, 5, 4)), SIZE)
 
 

@@ -1,6 +1,6 @@
 """Object detection: the task ``detect``, and the evaluator ``coco:FILE.json``.
 
-Descriptors and options only; imports no torch.
+Only descriptors and options; imports no torch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from zsq import Component, Options, hookimpl, opt
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(Options):
-    classes: int = opt(2, "Number of scores per prior, a background class included where the network has one.", ge=1)
+    classes: int = opt(2, "Number of scores per prior, including the background class if the network has one.", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoOptions(Options):
-    ref: str = opt("", "Path of the annotations, as COCO writes them.")
+    ref: str = opt("", "Path of an annotation file in COCO's format.")
     images: str | None = opt(
-        None, "Folder of the images; by default the file's own folder, or the folder beside it that is called as the file is."
+        None, "Folder of the images; by default the folder beside the file with the same name, else the file's own folder."
     )
-    batch_size: int | None = opt(None, "Images per forward; by default as many as have 2 million values.", ge=1)
-    limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
+    batch_size: int | None = opt(None, "Images per forward pass; by default about 2 million values.", ge=1)
+    limit: int | None = opt(None, "Evaluate only this many images, from the first.", ge=1)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Boxes in float, in plain torch: priors, decoding, overlap and suppression. None of it is quantized.
+"""Box arithmetic in float, in plain torch: priors, decoding, overlap and suppression. It is never quantized.
 
 Boxes are ``(left, top, right, bottom)`` in pixels, unless a name says ``centred``: ``(x, y, width, height)`` with the centre.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: No box grows beyond this many times its prior, 1000 / 16 as R-CNN detectors have it: exp() stays finite.
+#: No box grows beyond this many times its prior, 1000 / 16 as in R-CNN detectors, so that exp() stays finite.
 _GROWTH = math.log(1000 / 16)
 
 
@@ -21,7 +21,7 @@ class Priors:
 
     Args:
         centred: (A, 4), centre and size in pixels of the network's input.
-        weights: What offsets of centre and size are divided by: (10, 10, 5, 5) with SSD, (1, 1, 1, 1) with RetinaNet.
+        weights: Divisors of the offsets of centre and size: (10, 10, 5, 5) with SSD, (1, 1, 1, 1) with RetinaNet.
     """
 
     centred: Tensor
@@ -31,7 +31,7 @@ class Priors:
         return len(self.centred)
 
     def decode(self, offsets: Tensor) -> Tensor:
-        """Boxes (…, A, 4) of offsets (…, A, 4): centres move by parts of the prior's size, sizes grow by exp (Faster R-CNN, 3.1.2)."""
+        """Boxes (…, A, 4) from offsets (…, A, 4): centres move in units of the prior's size, sizes grow by exp (Faster R-CNN, 3.1.2)."""
         priors = self.centred.to(offsets.device)
         offsets = offsets.float() / offsets.new_tensor(self.weights)
         centres = priors[:, :2] + offsets[..., :2] * priors[:, 2:]
@@ -46,7 +46,7 @@ def grid(size: tuple[int, int], stride: int, side: float) -> Tensor:
 
 
 def areas(boxes: Tensor) -> Tensor:
-    """Areas (…) of boxes (…, 4); zero for those that are inside out."""
+    """Areas (…) of boxes (…, 4); zero if right < left or bottom < top."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
@@ -60,13 +60,13 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Greedy suppression within each group: indices that stay, best score first; equal scores in the order given.
+    """Greedy suppression within each group: indices of the boxes that stay, best score first; equal scores in the order given.
 
     Args:
         boxes: (B, 4).
         scores: (B,).
         groups: (B,) class numbers; boxes of different groups never suppress each other.
-        threshold: The overlap above which the lower score goes.
+        threshold: Of two boxes with a larger overlap, the one with the lower score is removed.
     """
     order = scores.argsort(descending=True, stable=True)
     clash = (iou(boxes[order], boxes[order]) > threshold) & (groups[order, None] == groups[order])

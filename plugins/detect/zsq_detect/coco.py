@@ -1,4 +1,4 @@
-"""The evaluator ``coco``: mean average precision of boxes on annotated images, calculated by pycocotools."""
+"""The evaluator ``coco``: mean average precision of boxes on annotated images, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombE
 
 @dataclass(frozen=True)
 class Scene:
-    """One image of the file: its number there, its path, its own width and height."""
+    """One image of the annotation file: its id there, its path, its own width and height."""
 
     id: int
     path: Path
@@ -42,8 +42,8 @@ class Scene:
 class Coco:
     """Average precision at overlaps of 0.5 to 0.95 (``map``) and of 0.5 (``map50``), mean over classes, in percent, as COCO defines them.
 
-    Student and teacher are decoded alike, in float: priors, box decoding and suppression are no part of the quantized network.
-    Images of another size than the teacher's are resized as its ``decoding.fit`` says, and boxes measured at their own size.
+    Student and teacher are decoded in the same way, in float: priors, box decoding and suppression are not quantized.
+    Images of another size than the teacher's are resized as its ``decoding.fit`` says, and boxes are measured at the image's own size.
     """
 
     def __init__(self, options: CocoOptions, ctx: Context) -> None:
@@ -51,11 +51,11 @@ class Coco:
         self.details: dict[str, Any] = {}
 
     def check(self, ctx: Context) -> None:
-        """Read the file, and look for its images and the evaluation library, before any work is done on the student.
+        """Read the file, and check its images and the evaluation library, before any work is done on the student.
 
         Raises:
-            FileError: If a file is missing or damaged, or has other classes than the teacher.
-            ZsqError: If the teacher is no detector.
+            FileError: If a file is missing or damaged, or its classes differ from the teacher's.
+            ZsqError: If the teacher is not a detector.
             ComponentError: If the library is missing.
         """
         decoding_of(ctx.teacher, _WHERE)
@@ -82,7 +82,7 @@ class Coco:
         return {"map": 100 * precision[0], "map50": 100 * precision[1], "images": len(scenes)}
 
     def _open(self, teacher: Teacher) -> tuple[dict[str, Any], list[Scene], list[int | None]]:
-        """The file, its images, and the number there of each class of the teacher (None for background and for classes it lacks)."""
+        """The file, its images, and the category id of each class of the teacher (None for classes that the file lacks)."""
         o, path = self.options, Path(self.options.ref)
         if not o.ref:
             raise FileError("no file of annotations is given", _WHERE, "write --eval coco:FILE.json")
@@ -96,12 +96,12 @@ class Coco:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Images, annotations and categories, each with the fields that are needed.
+    """Read images, annotations and categories, and check the fields that are needed.
 
     Raises:
         FileError: If the file is not of this form.
     """
-    hint = "it has to hold lists of images, annotations and categories, as instances_val2017.json does"
+    hint = "it must have lists of images, annotations and categories, as instances_val2017.json does"
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"] for image in coco["images"]}
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
                 raise ValueError("an image without a size or a file")
         for row in coco["annotations"]:
             if row["image_id"] not in images or row["category_id"] not in known:
-                raise ValueError(f"annotation {row.get('id')} belongs to an image or category that is not there")
+                raise ValueError(f"annotation {row.get('id')} names an image or category that is not in the file")
             if len(row["bbox"]) != 4 or not all(math.isfinite(v) for v in row["bbox"]):
                 raise ValueError(f"annotation {row.get('id')} has no box")
             row.setdefault("area", row["bbox"][2] * row["bbox"][3])
@@ -132,7 +132,7 @@ def _scenes(coco: dict[str, Any], folder: Path, where: str) -> list[Scene]:
 
 
 def _categories(coco: dict[str, Any], teacher: Teacher, where: str) -> list[int | None]:
-    """By name where the teacher has labels and one is known, else in the order of their numbers."""
+    """By name if the teacher's labels and the categories share one, else in the order of their ids."""
     background = decoding_of(teacher, _WHERE).background
     numbers = {str(c["name"]): int(c["id"]) for c in coco["categories"]}
     if set(teacher.labels) & numbers.keys():
@@ -142,7 +142,7 @@ def _categories(coco: dict[str, Any], teacher: Teacher, where: str) -> list[int 
     classes = teacher.task.classes - background
     if classes != len(numbers):
         what = f"{len(numbers)} categories, but the teacher has {classes} classes"
-        raise FileError(what, where, "is it the teacher's data set?")
+        raise FileError(what, where, "check that it belongs to the teacher's data set")
     return [*sorted(numbers.values())]
 
 
@@ -166,7 +166,7 @@ def _input(scene: Scene, size: tuple[int, int], decoding: Decoding) -> NDArray[n
 
 
 def _rows(scene: Scene, found: Boxes, size: tuple[int, int], decoding: Decoding, categories: list[int | None]) -> list[dict[str, Any]]:
-    """Detections as COCO writes them, in pixels of the image itself."""
+    """Detections in COCO's format, in pixels of the original image."""
     across, down = scene.width / size[1], scene.height / size[0]
     if decoding.fit == "pad":
         across = down = max(across, down)
@@ -180,7 +180,7 @@ def _rows(scene: Scene, found: Boxes, size: tuple[int, int], decoding: Decoding,
 
 
 def _precision(truth: dict[str, Any], rows: list[dict[str, Any]], images: list[int]) -> tuple[float, float]:
-    """Average precision at 0.5 to 0.95, and at 0.5; 0 where nothing was found."""
+    """Average precision at 0.5 to 0.95, and at 0.5; 0 if nothing was found."""
     if not rows:
         return 0.0, 0.0
     tools = library("pycocotools.coco", _EXTRA, _WHERE)

@@ -1,4 +1,4 @@
-"""From a detector's output to boxes: scores, decoding, suppression. Float, outside of the network that is quantized."""
+"""Turns a detector's output into boxes: scores, decoding, suppression. In float, outside of the quantized network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zsq_detect.boxes import Priors, nms
 
 @dataclass(frozen=True)
 class Boxes:
-    """What was found in one image: boxes (B, 4) in pixels of the network's input, scores (B,), classes (B,); best first."""
+    """The boxes of one image: ``boxes`` (B, 4) in pixels of the network's input, scores (B,), classes (B,); best first."""
 
     boxes: Tensor
     scores: Tensor
@@ -25,17 +25,17 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How boxes come from a network's output. A network of the task carries its own as the attribute ``decoding``.
+    """How to compute boxes from a network's output. A network of this task has its own in the attribute ``decoding``.
 
     Args:
-        priors: What offsets are relative to.
-        scores: ``sigmoid``: every class by itself. ``softmax``: of all classes, the first being background, which is no class then.
-        threshold: Least probability of a box.
-        overlap: Intersection over union above which the lower of two boxes of one class goes.
-        candidates: Boxes of an image that suppression looks at, the best of all classes together.
-        most: Boxes of an image that are left.
-        fit: How images of another size become inputs. ``stretch``: resized as they are; ``pad``: resized in proportion, and filled
-            up on the right and below.
+        priors: The boxes that offsets are relative to.
+        scores: ``sigmoid``: classes are independent. ``softmax``: over all classes; the first is the background, which gives no boxes.
+        threshold: Smallest probability of a box.
+        overlap: Of two boxes of one class with a larger intersection over union, the one with the lower score is removed.
+        candidates: Most boxes of an image before suppression: the best of all classes together.
+        most: Most boxes of an image after suppression.
+        fit: How images of another size become inputs. ``stretch``: resized without keeping proportions; ``pad``: resized in
+            proportion, and padded on the right and below.
     """
 
     priors: Priors
@@ -48,7 +48,7 @@ class Decoding:
 
     @property
     def background(self) -> int:
-        """Number of classes that are none: 1 or 0."""
+        """Number of background classes: 1 or 0."""
         return int(self.scores == "softmax")
 
     def __call__(self, output: Any, size: tuple[int, int]) -> list[Boxes]:
@@ -59,8 +59,8 @@ class Decoding:
         """
         logits, offsets = (part.float() for part in pair(output))
         if logits.shape[1] != len(self.priors):
-            what = f"the network gives out {logits.shape[1]} boxes for inputs {size[0]}x{size[1]}, but has {len(self.priors)} priors"
-            raise ZsqError(what, "task detect", "give --set teacher.shape the size that its priors were made for")
+            what = f"the network outputs {logits.shape[1]} boxes for inputs {size[0]}x{size[1]}, but has {len(self.priors)} priors"
+            raise ZsqError(what, "task detect", "set teacher.shape to the size that its priors were made for")
         chances = logits.softmax(-1)[..., 1:] if self.scores == "softmax" else logits.sigmoid()
         boxes = self.priors.decode(offsets)
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
@@ -68,7 +68,7 @@ class Decoding:
         return [self._found(*image) for image in zip(chances, boxes, strict=True)]
 
     def _found(self, chances: Tensor, boxes: Tensor) -> Boxes:
-        """Of one image: probabilities (A, K), boxes (A, 4)."""
+        """The boxes of one image, from probabilities (A, K) and boxes (A, 4)."""
         flat = chances.flatten()
         scores, index = flat.sort(descending=True, stable=True)
         count = min(int((scores > self.threshold).sum()), self.candidates)
@@ -82,7 +82,7 @@ def decoding_of(teacher: Teacher, where: str) -> Decoding:
     """The decoding of a teacher's boxes.
 
     Raises:
-        ZsqError: If it is no detector, or does not say.
+        ZsqError: If the teacher is not a detector, or has no decoding.
     """
     if teacher.task.name != "detect":
         raise ZsqError(f"the teacher's task is '{teacher.task.name}', not 'detect'", where, "name a detector, or another --eval")
@@ -97,7 +97,7 @@ def pair(output: Any) -> tuple[Tensor, Tensor]:
     """Scores (N, A, classes) and offsets (N, A, 4) of a network's output.
 
     Raises:
-        ZsqError: If it holds something else.
+        ZsqError: If the output is something else.
     """
     parts = (output.get("logits"), output.get("boxes")) if isinstance(output, Mapping) else output
     if isinstance(parts, (tuple, list)) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):

@@ -1,4 +1,4 @@
-"""The task ``detect``: scores and box offsets of every prior, before anything is suppressed."""
+"""The task ``detect``: scores and box offsets of every prior, before non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from zsq.types import Context, Teacher
 from zsq_detect import DetectOptions
 from zsq_detect.decoding import decoding_of, pair
 
-#: Boxes of an image that are drawn, and those that are told in words.
+#: Most boxes that a drawing shows, and most that its text names.
 _DRAWN, _TOLD = 8, 3
 
 
 class Detect:
     """Outputs are scores (N, A, classes) and offsets (N, A, 4) of A priors: a pair, or a mapping with ``logits`` and ``boxes``.
 
-    No image has one class, so there is nothing to draw images of: whoever needs that is refused. How boxes come from an output
-    is the network's own matter, see :class:`zsq_detect.decoding.Decoding`.
+    An image does not have one class, so components that need a class per image are refused. The network itself says how to compute
+    boxes from an output, see :class:`zsq_detect.decoding.Decoding`.
     """
 
     name, unit = "detect", "priors"
@@ -44,10 +44,10 @@ class Detect:
         return None
 
     def draw(self, output: Any, teacher: Teacher) -> list[Drawing]:
-        """The surest boxes of every image, as the teacher's ``decoding`` finds them.
+        """The boxes with the highest scores of every image, computed by the teacher's ``decoding``.
 
         Raises:
-            ZsqError: If it has none.
+            ZsqError: If the teacher has no ``decoding``.
         """
         decoding = decoding_of(teacher, "task detect")
         names = teacher.labels[decoding.background :] or tuple(f"class {i}" for i in range(self.classes - decoding.background))
@@ -69,7 +69,7 @@ class Detect:
         return F.l1_loss(logits.float(), their_logits.float()) + F.l1_loss(offsets.float(), their_offsets.float())
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """What is wrong with an output that is not scores and four offsets for every prior."""
+        """What is wrong unless the output is scores and four offsets for every prior."""
         logits, offsets = pair(output)
         n, found, boxes = len(inputs), tuple(logits.shape), tuple(offsets.shape)
         if logits.dim() == 3 and found[0] == n and boxes == (*found[:2], 4):

@@ -1,4 +1,4 @@
-"""What these tests share: importing the networks beside them under importlib mode, and a seed."""
+"""Shared by these tests: imports of the networks beside them under importlib mode, and a seed."""
 
 from __future__ import annotations
 

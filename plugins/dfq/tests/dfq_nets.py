@@ -1,4 +1,4 @@
-"""Small networks that equalization has to get right, and students of them."""
+"""Small networks for the tests of equalization, and students of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zsq.types import Context, Student, Teacher
 
 
 class Inverted(nn.Module):
-    """Convolution, then expand, depthwise, project with a residual sum, then a head: MobileNetV2 in small."""
+    """Convolution, then expand, depthwise, project with a residual sum, then a head: a small MobileNetV2."""
 
     def __init__(self, act: Callable[[Tensor], Tensor] = F.relu6, bias: bool = False) -> None:
         super().__init__()
@@ -80,5 +80,5 @@ def in_float(student: Student, inputs: Tensor) -> Tensor:
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Relative, over all values."""
+    """Relative error over all values."""
     return float((ours - theirs).norm() / theirs.norm())

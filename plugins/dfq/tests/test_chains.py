@@ -1,4 +1,4 @@
-"""DFQ in whole runs, saved and loaded, and on real networks where they are at hand."""
+"""DFQ in whole runs, saved and loaded, and on real networks if they are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of every calibrator, kept by all four."""
+"""Runs the checks of every calibrator on all four."""
 
 from zsq.testing import conformance
 

@@ -1,4 +1,4 @@
-"""Absorption and bias correction: what moves, which way, and what stays."""
+"""Absorption and bias correction: which values change, in which direction, and which stay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zsq.types import Student, Teacher
 
 
 class Pointwise(nn.Module):
-    """Two pairs without borders: what absorption changes is only what lies below c."""
+    """Two pairs without borders: absorption changes only values below c."""
 
     def __init__(self, act: Any, bias: bool = True, norm: bool = True) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_absorption_keeps_the_function_where_there_are_no_borders(act: Any, norm
 
 
 def test_what_is_absorbed() -> None:
-    """c = max(0, beta - 3 |gamma|), also where gamma is negative; a bound is lowered by it and takes no more than itself."""
+    """c = max(0, beta - 3 |gamma|), also where gamma is negative; a bound is lowered by c, and c is at most the bound."""
     net: Any = high(Pointwise(F.relu6))
     with torch.no_grad():
         net.bn1.weight.copy_(torch.tensor([1.0, 1.0, -1.0, 0.1, -0.5, 1.0]))
@@ -112,13 +112,13 @@ NETS = {
     "no BatchNorm": lambda: settle(NoNorm(), 0.3),
 }
 
-#: Behind layers whose mean input is not taken for zero, as the image's is.
+#: Outputs of layers with a mean input other than the image, which is assumed to have mean zero.
 NORMS = ("bn1", "bn2", "bn3", "bn4")
 
 
 @torch.no_grad()
 def layer_means(student: Student, inputs: Tensor, in_full: bool) -> dict[str, Tensor]:
-    """Mean per channel of what every layer, with the BatchNorm behind it, gives out."""
+    """Mean per channel of the output of every layer with the BatchNorm after it."""
     seen: dict[str, Tensor] = {}
     watched = {p: m for p, m in student.module.named_modules() if isinstance(m, (nn.BatchNorm2d, nn.Linear, nn.Conv2d))}
     hooks = [

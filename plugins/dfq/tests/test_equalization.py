@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the same function, equal ranges, statistics that follow, and the places where it must not go."""
+"""Cross-layer equalization: the same function, equal ranges, statistics that follow, and the layers that it must leave alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chains(teacher: Teacher, student: Student) -> list[list[str]]:
 
 
 class Stack(nn.Module):
-    """Whatever layers in a row."""
+    """Any layers in a row."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def test_no_equalization_across_a_sum_or_two_readers() -> None:
 
 
 def test_statistics_follow() -> None:
-    """Mean and deviation of what BatchNorm gives out are its bias and sqrt(running_var), which scale with the channel."""
+    """Mean and standard deviation of BatchNorm's output are its bias and sqrt(running_var), which scale with the channel."""
     teacher = teacher_of(settle(Inverted(F.relu)))
     student = student_of(teacher)
     inputs = make_batch(teacher, 256).inputs

@@ -1,4 +1,4 @@
-"""Moments of clipped normals, and what becomes of them on the way through a network."""
+"""Moments of clipped normals, and how they propagate through a network."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def known(teacher: Teacher, student: Student) -> dict[str, Moments]:
 
 @pytest.mark.parametrize("first", [False, True])
 def test_batch_norm_and_sums(first: bool) -> None:
-    """Before and after equalization: |gamma|, not gamma, and with the scale of the channel as it now is."""
+    """Before and after equalization: |gamma|, not gamma, and with the current scale of the channel."""
     net = settle(Inverted(F.relu6))
     teacher = teacher_of(net)
     student = student_of(teacher)
@@ -78,7 +78,7 @@ def test_batch_norm_and_sums(first: bool) -> None:
 
 
 def _point_after(student: Student, norm: str) -> str:
-    """The activation point behind the ReLU after a BatchNorm."""
+    """The activation point after the ReLU after a BatchNorm."""
     node = next(n for n in student.module.graph.nodes if n.target == norm)
     while node.target not in student.acts:
         node = next(iter(node.users))

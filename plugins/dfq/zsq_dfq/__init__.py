@@ -1,6 +1,6 @@
 """DFQ (Nagel et al., ICCV 2019, arXiv 1906.04721): equalization, absorption, ranges and bias correction without data.
 
-Descriptors and options only; imports no torch.
+Only descriptors and options; imports no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PAPER = "ICCV 2019, arXiv 1906.04721"
 class CleOptions(Options):
     relu6: Literal["cap", "relu"] = opt(
         "cap",
-        "What becomes of ReLU6. cap: its bound is scaled with its channel, so that the network computes the same; "
+        "How ReLU6 is treated. cap: its bound is scaled with its channel, so the network computes the same; "
         "relu: every ReLU6 is replaced by ReLU, as in the paper.",
     )
     sweeps: int = opt(50, "Most sweeps over the network; 0 only moves the scale of BatchNorm into the weights.", ge=0)
@@ -27,23 +27,23 @@ class CleOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class AbsorptionOptions(Options):
-    deviations: float = opt(3.0, "What lies this many standard deviations below a channel's mean is absorbed.", ge=0)
-    padded: bool = opt(False, "Absorb also into layers that pad with zeros, as the paper does; their outputs at the borders then differ.")
+    deviations: float = opt(3.0, "Absorb the part of a bias that is more than this many standard deviations above zero.", ge=0)
+    padded: bool = opt(False, "Also absorb into layers that pad with zeros, as the paper does; their outputs at the borders then change.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionOptions(Options):
     source: Literal["bn", "stream"] = opt(
         "bn",
-        "Where mean inputs come from. bn: from BatchNorm, without images; stream: from the synthesizer's images, "
-        "the quantized network compared with itself in float.",
+        "Source of the mean inputs. bn: BatchNorm, without images; stream: the synthesizer's images, "
+        "by comparing the student with itself in float.",
     )
     batches: int = opt(8, "Batches of the stream to compare on.", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BnRangeOptions(Options):
-    deviations: float = opt(6.0, "Standard deviations on both sides of a channel's mean that a range holds.", gt=0)
+    deviations: float = opt(6.0, "Standard deviations on both sides of a channel's mean that a range covers.", gt=0)
 
 
 @hookimpl

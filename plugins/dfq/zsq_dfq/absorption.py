@@ -1,4 +1,4 @@
-"""Absorption of high biases (paper, section 4.1.3)."""
+"""The calibrator ``bias-absorption``: moves high biases into the next layer (paper, section 4.1.3)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from zsq_dfq.layers import lower_output, respond, slope_of
 
 
 class Absorption:
-    """Subtracts c = max(0, beta - 3 std), which a channel nearly always exceeds, and adds its effect to the next layer's bias.
+    """Subtracts c = max(0, beta - 3 std) from a channel, which is nearly always above c, and adds its effect to the next layer's bias.
 
-    relu(z) = relu(z - c) + c where z > c. A bounded ReLU has its bound lowered by c, which is exact above c in the same
-    way; c is then at most the bound. Between ReLU and the next layer only values may be moved and pooled, and layer 1 needs
-    BatchNorm right behind it for beta and std.
+    relu(z) = relu(z - c) + c if z > c. The bound of a bounded ReLU is lowered by c, which is also exact above c; c is then at most
+    the bound. Between ReLU and the next layer, values may only be moved and pooled. Layer 1 needs a BatchNorm right after it, for
+    beta and std.
     """
 
     def __init__(self, options: AbsorptionOptions, ctx: Context) -> None:
@@ -28,7 +28,7 @@ class Absorption:
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Process all pairs of layers; reads nothing from the stream."""
+        """Go through all pairs of layers; does not use the stream."""
         student.module.eval()
         graph = Graph(student, self.ctx)
         links = [link for link in graph.links() if _crosses_relu(graph, link)]
@@ -58,7 +58,7 @@ class Absorption:
 
 
 def _crosses_relu(graph: Graph, link: Link) -> bool:
-    """Whether layer 1 has BatchNorm, and a ReLU is the only operation after it that changes values."""
+    """Whether layer 1 has a BatchNorm, and the only nonlinear operation after it is a ReLU."""
     norm: Any = graph.norm(link.first)
     if norm is None or norm.bias is None:
         return False
@@ -69,7 +69,7 @@ def _crosses_relu(graph: Graph, link: Link) -> bool:
 
 
 def _padded(graph: Graph, link: Link) -> bool:
-    """Whether the second layer's input is padded with zeros."""
+    """Whether the input of the second layer is padded with zeros."""
     layer = graph.called(link.second)
     padding = getattr(layer, "padding", 0)
     own = padding == "same" and max(layer.kernel_size) > 1 if isinstance(padding, str) else _any(padding)

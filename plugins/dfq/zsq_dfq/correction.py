@@ -1,4 +1,4 @@
-"""Bias correction (paper, section 4.2; from data: appendix D)."""
+"""The calibrator ``bias-correction`` (paper, section 4.2; from data: appendix D)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from zsq_dfq.graph import Graph
 from zsq_dfq.layers import inputs, lower_output, respond
 from zsq_dfq.moments import propagate
 
-#: Gets a layer's output and may return a replacement for it.
+#: Gets a layer's output; may return a replacement for it.
 See = Callable[[Tensor], Tensor | None]
 
 
 class Correction:
-    """Removes from every layer's output the mean error that quantizing its weights causes.
+    """Subtracts from every layer's output the mean error of its quantized weights.
 
     ``bn``: the error is (sum over the kernel of W~ - W) E[x], with E[x] from BatchNorm. ``stream``: the difference, on images,
-    between the student and itself in float, which also holds what activation grids and earlier layers bring; layers are
-    corrected in the order of execution, within one forward.
+    between the student and itself in float, which also contains the errors of activations and of earlier layers; layers are
+    corrected in the order of execution, within one forward pass.
     """
 
     def __init__(self, options: CorrectionOptions, ctx: Context) -> None:
@@ -34,7 +34,7 @@ class Correction:
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Correct every layer that is used in one place. Closed early, ``bn`` has corrected the layers so far, ``stream`` all or none."""
+        """Correct every layer that is used once. If closed early, ``bn`` has corrected the layers so far, ``stream`` all or none."""
         student.module.eval()
         graph = Graph(student, self.ctx)
         layers = [node for node in graph.layers() if node.target in graph.once and graph.by_channel(node)]
@@ -56,7 +56,7 @@ class Correction:
                 lower_output(layer, graph.norm(node), respond(layer, error.to(weight), moments.mean_var[0]))
             yield Beat(step, len(layers))
         if unknown:
-            self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: no BatchNorm statistics give their mean input")
+            self.ctx.log(f"bias-correction: left out {', '.join(unknown)}: BatchNorm does not determine their mean input")
 
     def _from_images(self, graph: Graph, layers: list[fx.Node], stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
         parts: list[Tensor] = []
@@ -92,11 +92,11 @@ class Correction:
 
     @staticmethod
     def _corrector(graph: Graph, node: fx.Node, truth: Mapping[fx.Node, Tensor], done: dict[fx.Node, Tensor], number: int) -> See:
-        """Corrects a layer by the mean of its errors so far, as soon as it has run."""
+        """A function that corrects a layer by the mean of its errors so far, right after the layer ran."""
         layer, norm = graph.called(node), graph.norm(node)
 
         def correct(out: Tensor) -> Tensor | None:
-            standing = torch.zeros_like(done[node]) if norm is not None else done[node]  # already subtracted from the output
+            standing = torch.zeros_like(done[node]) if norm is not None else done[node]  # already subtracted from this output
             error = _means(out) + standing - truth[node]
             step = (error - done[node]) / number
             done[node] = done[node] + step
@@ -106,7 +106,7 @@ class Correction:
         return correct
 
     def _float_weight(self, node: fx.Node, layer: Any) -> Tensor:
-        """A layer's float weight; the teacher's, if the quantizer already replaced the student's by grid values."""
+        """A layer's float weight: its own, or the teacher's if the student's weight is frozen."""
         own: Tensor = layer.weight
         if not layer.weight_point.frozen:
             return own
@@ -136,7 +136,7 @@ class Correction:
 
 @contextmanager
 def _hook(layer: nn.Module, see: See) -> Iterator[None]:
-    """Inside, ``see`` gets the layer's output and may return a replacement for it."""
+    """Inside, ``see`` gets the layer's output and may return a replacement."""
     handle = layer.register_forward_hook(lambda _layer, _inputs, out: see(out))
     try:
         yield

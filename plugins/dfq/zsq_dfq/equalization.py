@@ -1,4 +1,4 @@
-"""CLE: cross-layer equalization (paper, section 4.1)."""
+"""The calibrator ``cle``: cross-layer equalization (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from zsq_dfq import CleOptions
 from zsq_dfq.graph import Graph, Link, cap_of, channel_caps, uncap
 from zsq_dfq.layers import fold_scale, input_range, output_range, scale_inputs, scale_norm, scale_outputs
 
-#: Scales stay within this of 1, up and down.
+#: Scales are clamped to [1 / limit, limit].
 _LIMIT = 1e8
-#: Channels whose largest weight is below this share of their tensor's are taken for dead: nothing to equalize.
+#: A channel is dead, and not equalized, if its largest weight is below this share of the largest in the tensor.
 _DEAD = 1e-6
 
 
 class Equalization:
     """Cross-layer equalization of pairs of layers, and of longer chains whose inner layers are depthwise.
 
-    BatchNorm stays in the network: its scale moves into the weights before it, and its numbers become mean and deviation of
-    its output, which every later step reads. After each beat the network computes what it did (``relu6="relu"`` aside).
+    BatchNorm stays in the network: its scale moves into the weights before it, and its parameters become mean and standard deviation of
+    its output, which every later step reads. After each beat the network computes the same as before (except with ``relu6="relu"``).
     """
 
     def __init__(self, options: CleOptions, ctx: Context) -> None:
@@ -33,7 +33,7 @@ class Equalization:
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Fold, then sweep until nothing changes; the stream is not touched.
+        """Move BatchNorm's scales into weights, then sweep until scales are within the tolerance; does not use the stream.
 
         Raises:
             ZsqError: If ranges were already set, of activations or of weights.
@@ -60,7 +60,7 @@ class Equalization:
                 break
 
     def _equalize(self, graph: Graph, chain: list[Link]) -> float:
-        """Give every channel of a chain's layers the same range; how far the farthest scale is from 1."""
+        """Make the ranges of each channel equal along a chain; returns the largest absolute logarithm of a scale."""
         nodes = [link.first for link in chain] + [chain[-1].second]
         ranges = [output_range(graph.called(node)) for node in nodes[:-1]] + [input_range(graph.called(nodes[-1]))]
         scales = chain_scales(ranges)
@@ -88,7 +88,7 @@ def chain_scales(ranges: Sequence[Tensor]) -> list[Tensor]:
 
     With c = (r_1 ... r_n)^(1/n): s_1 = r_1 / c, s_k = s_(k-1) r_k / c. Dividing layer 1's outputs by s_1, multiplying layer
     k's weights by s_(k-1) / s_k and layer n's inputs by s_(n-1), all ranges become c. For two layers s = sqrt(r_1 / r_2)
-    (paper, equation 11); for three the closed form for conv, depthwise, conv. 1 where a range is zero.
+    (paper, equation 11); for three the closed form for conv, depthwise, conv. A scale is 1 if a range is zero.
     """
     stacked = torch.stack([r.double() for r in ranges])
     dead = (stacked <= _DEAD * stacked.amax(1, keepdim=True)).any(0)
@@ -98,7 +98,7 @@ def chain_scales(ranges: Sequence[Tensor]) -> list[Tensor]:
 
 
 def refuse_ranges(student: Student) -> None:
-    """Equalizing moves weights and activations away from under ranges.
+    """Check that no point has a range, because equalization changes weights and activations.
 
     Raises:
         ZsqError: If a point has a range.
@@ -107,7 +107,7 @@ def refuse_ranges(student: Student) -> None:
         fixed = point.ranged
         if fixed or point.frozen:
             raise ZsqError(
-                f"'{path}' already has a range, which equalization would make wrong",
+                f"'{path}' already has a range, but equalization would change its values",
                 "calibrator 'cle'",
                 "put cle before the calibrators that set ranges: --calib cle --calib bn-range",
             )

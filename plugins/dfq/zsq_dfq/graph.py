@@ -1,4 +1,4 @@
-"""A student's graph read by channel: its layers, the BatchNorm behind each, rectifiers and their bounds, ways between two layers."""
+"""Reads a student's graph by channel: layers, the BatchNorm after each, ReLUs and their bounds, links between two layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zsq_dfq.layers import KINDS, channelwise, inputs, outputs
 
 _aten = torch.ops.aten
 
-#: Operations that keep a channel's zero at zero and scale with it, besides those that ask for a look at their arguments.
+#: Operations that keep a channel's zero at zero and scale with it, besides those that depend on their arguments.
 _HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "alias", "clone", "contiguous", "detach")
 _POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "upsample_")
 _RESHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze")
@@ -25,11 +25,11 @@ _RESHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze")
 
 @dataclass
 class Link:
-    """The way from one layer to the next: one reader at every step, channel by channel, zero to zero, scaling with its input.
+    """The operations from one layer to the next. Each has one reader, keeps channels apart, keeps zero, and scales with its input.
 
     Args:
         first, second: Calls of the two layers.
-        steps: Everything between them, in order.
+        steps: The nodes between them, in order.
     """
 
     first: fx.Node
@@ -38,11 +38,11 @@ class Link:
 
 
 class Graph:
-    """What the components of this plugin ask about a student.
+    """The graph of a student with its layers, links and chains.
 
     Args:
-        student: Its module is an fx graph.
-        ctx: For device and input spec.
+        student: A student with an ``fx.GraphModule``.
+        ctx: Has the teacher with its input spec.
     """
 
     def __init__(self, student: Student, ctx: Context) -> None:
@@ -54,7 +54,7 @@ class Graph:
         self.once = {path for path in calls if calls.count(path) == 1}
 
     def called(self, node: fx.Node) -> Any:
-        """The module that a node calls, else None."""
+        """The module that a node calls; None for other nodes."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def layers(self) -> list[fx.Node]:
@@ -62,7 +62,7 @@ class Graph:
         return [n for n in self.nodes if isinstance(self.called(n), KINDS)]
 
     def norm(self, node: fx.Node) -> Any:
-        """The BatchNorm that alone and directly reads a layer, both used in this place only; else None."""
+        """The BatchNorm that is the only reader of a layer; None if there is none, or if either is used in several places."""
         found = self._norm_node(node)
         return None if found is None else self.called(found)
 
@@ -71,11 +71,11 @@ class Graph:
         return user if user is not None and self.by_channel(node) and self._is_norm(user) and node.target in self.once else None
 
     def links(self) -> list[Link]:
-        """Every way from a layer to the next."""
+        """Every link from a layer to the next."""
         return [link for node in self.layers() if (link := self._link(node)) is not None]
 
     def chains(self) -> list[list[Link]]:
-        """Links joined where the layer between is depthwise: pairs of layers, triplets, and longer."""
+        """Links, joined if the layer between them is depthwise: pairs of layers, triplets, and longer chains."""
         links = self.links()
         after, before = {link.first: link for link in links}, {link.second: link for link in links}
         chains = []
@@ -104,7 +104,7 @@ class Graph:
         return Link(first, user, steps) if fits else None
 
     def by_channel(self, node: fx.Node) -> bool:
-        """Whether a layer's channels lie in dimension 1 of its output: not so for a linear layer over sequences."""
+        """Whether dimension 1 of a layer's output is its channels; False for a linear layer over sequences."""
         return not isinstance(self.called(node), nn.Linear) or len(self.shapes[node]) == 2
 
     def _is_norm(self, node: fx.Node) -> bool:
@@ -140,18 +140,18 @@ def same_channels(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]
 
 
 def only_reader(node: fx.Node) -> fx.Node | None:
-    """The one node that reads the values of ``node``; None if there are several, or none. Sizes are no values."""
+    """The one node that reads the values of ``node``; None if there are several, or none. Reading the size does not count."""
     users = [user for user in node.users if name_of(user) != "sym_size"]
     return users[0] if len(users) == 1 and users[0].op != "output" else None
 
 
 def name_of(node: fx.Node) -> str:
-    """The ATen operation of a node, or nothing."""
+    """The name of a node's ATen operation, or empty."""
     return str(getattr(node.target, "_opname", "")) if node.op == "call_function" else ""
 
 
 def cap_of(module: nn.Module, node: fx.Node) -> Tensor | float | None:
-    """The upper bound that a ReLU-like node sets: inf for ReLU, a number, a buffer of one per channel; None for other nodes."""
+    """The upper bound of a ReLU-like node: inf for ReLU, a number, or a buffer with one bound per channel; None for other nodes."""
     op = name_of(node)
     if op == "relu":
         return math.inf
@@ -171,7 +171,7 @@ def cap_of(module: nn.Module, node: fx.Node) -> Tensor | float | None:
 
 
 def uncap(module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Replace a ReLU with an upper bound by one without; the new node."""
+    """Replace a bounded ReLU by a ReLU without bound; returns the new node."""
     return _replace(module, node, lambda graph: graph.call_function(_aten.relu.default, (node.args[0],)))
 
 
@@ -180,13 +180,13 @@ def channel_caps(module: fx.GraphModule, node: fx.Node, channels: int, dims: int
     """Give a bounded ReLU one bound per channel: ``minimum(relu(x), bounds)``, the same function as before.
 
     Args:
-        module: The student's.
+        module: The student's module.
         node: A ReLU with a bound.
-        channels, dims: Of its output.
-        near: Path of the layer before; the buffer is put beside it.
+        channels, dims: Number of channels and of dimensions of its output.
+        near: Path of the layer before; the buffer is registered beside it.
 
     Returns:
-        The node that sets the bound (the given one where it has such a buffer already), and the buffer, to be changed in place.
+        The node with the bound (the given node if it already has such a buffer), and the buffer, which the caller may change in place.
     """
     cap = cap_of(module, node)
     assert cap is not None

@@ -1,4 +1,4 @@
-"""Convolutions, linear and BatchNorm layers by channel: ranges, scales and shifts, whatever their groups and layout of weights."""
+"""Reads and changes convolutions, linear and BatchNorm layers by channel: ranges, scales and shifts, for any groups and weight layout."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def output_range(layer: Any) -> Tensor:
 
 
 def input_range(layer: Any) -> Tensor:
-    """Largest absolute weight that reads every input channel."""
+    """Largest absolute weight of every input channel."""
     return by_group(layer, layer.weight.detach()).abs().amax((1, 3)).flatten()
 
 
 def respond(layer: Any, weight: Tensor, means: Tensor) -> Tensor:
-    """The output for an input that is constant in every channel, (inputs,) to (outputs,), without bias and padding."""
+    """Output (outputs,) of ``weight`` for an input ``means`` (inputs,) that is constant in every channel; without bias and borders."""
     grouped = by_group(layer, weight)
     return torch.einsum("goik,gi->go", grouped, means.to(grouped.dtype).view(grouped.shape[0], -1)).flatten()
 
@@ -65,7 +65,7 @@ def scale_outputs(layer: Any, factor: Tensor) -> None:
 
 @torch.no_grad()
 def scale_inputs(layer: Any, factor: Tensor) -> None:
-    """Multiply the weights that read every input channel."""
+    """Multiply the weights of every input channel."""
     factor, groups = factor.to(layer.weight), getattr(layer, "groups", 1)
     if isinstance(layer, nn.ConvTranspose2d):
         layer.weight.mul_(_wide(factor, layer.weight))
@@ -79,9 +79,9 @@ def _wide(factor: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lower_output(layer: Any, norm: Any, amount: Tensor) -> None:
-    """Subtract ``amount`` (outputs,) from the output of a layer and the BatchNorm right behind it (or None).
+    """Subtract ``amount`` (outputs,) from the output of a layer and of the BatchNorm right after it (or None).
 
-    BatchNorm takes it into its running mean, so that its statistics stay those of its input; else the bias does, made where
+    With BatchNorm, the running mean changes, so that it stays the mean of its input. Without, the bias changes; it is added if
     there is none.
     """
     if norm is not None:
@@ -94,7 +94,7 @@ def lower_output(layer: Any, norm: Any, amount: Tensor) -> None:
 
 @torch.no_grad()
 def fold_scale(layer: Any, norm: Any) -> None:
-    """Move the scale of a BatchNorm into the layer before it; the two compute what they did.
+    """Move the scale of a BatchNorm into the layer before it; together they compute the same.
 
     Afterwards BatchNorm has slope 1: it computes ``x - running_mean + bias``. Its statistics stay those of its input, and
     ``bias`` and ``sqrt(running_var)`` are mean and standard deviation of its output.
@@ -112,7 +112,7 @@ def fold_scale(layer: Any, norm: Any) -> None:
 
 @torch.no_grad()
 def scale_norm(norm: _BatchNorm, factor: Tensor) -> None:
-    """Make BatchNorm give out ``factor`` times as much where its input is ``factor`` (> 0) times as large."""
+    """Adapt BatchNorm to an input that is ``factor`` (> 0) times as large; its output is then ``factor`` times as large too."""
     slope, factor = slope_of(norm), factor.double()
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.copy_(norm.running_mean.double() * factor)

@@ -1,4 +1,4 @@
-"""Mean and variance per channel of every value in a network, from BatchNorm alone (paper, section 4.2 and appendix C)."""
+"""Computes mean and variance per channel of every value in a network, from BatchNorm alone (paper, section 4.2 and appendix C)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zsq.types import InputSpec
 from zsq_dfq.graph import Graph, cap_of, name_of, same_channels
 from zsq_dfq.layers import KINDS, inputs, respond, slope_of
 
-#: Operations that hand on their first argument as it is.
+#: Operations that return their first argument unchanged.
 _SAME = ("alias", "clone", "contiguous", "detach")
 
 
@@ -23,7 +23,7 @@ _SAME = ("alias", "clone", "contiguous", "detach")
 class Moments:
     """A value per channel as a clipped normal: min(max(N(center, var), floor), ceil). All (C,), float64.
 
-    ``limits`` are the ends of values that are known not to be normal: those of the image.
+    ``limits`` are the lowest and highest value if they are known, as for the image.
     """
 
     center: Tensor
@@ -46,7 +46,7 @@ class Moments:
         return lo, hi
 
     def clipped(self, floor: Tensor | float, ceil: Tensor | float) -> Moments:
-        """After a further clipping."""
+        """The moments after further clipping to [floor, ceil]."""
         lowest, highest = (torch.as_tensor(end, dtype=torch.float64, device=self.center.device).flatten() for end in (floor, ceil))
 
         def clip(end: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Moments:
 
 
 def normal(center: Tensor, var: Tensor) -> Moments:
-    """A normal value without clipping."""
+    """The moments of a value that is not clipped."""
     center, var = center.detach().double(), var.detach().double()
     return Moments(center, var, torch.full_like(center, -math.inf), torch.full_like(center, math.inf))
 
@@ -85,17 +85,18 @@ def _density(x: Tensor) -> Tensor:
 
 
 def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """``x * weight``, where 0 times infinity is 0."""
+    """``x * weight``, where zero times infinity is zero."""
     return torch.where(weight == 0, weight, x * weight)
 
 
 @torch.no_grad()
 def propagate(graph: Graph, spec: InputSpec) -> dict[fx.Node, Moments]:
-    """The moments of every node for which they can be computed.
+    """The moments of every node for which BatchNorm determines them.
 
-    BatchNorm gives N(beta, std^2), std = |gamma| sqrt(var / (var + eps)), whatever came before; a convolution or linear layer
-    without one what independent inputs give; sums add means and variances; pooling, moving and padding keep moments (for a
-    maximum too low, for a variance behind an average too high). Of other operations nothing is known, up to the next BatchNorm.
+    BatchNorm gives N(beta, std^2) with std = |gamma| sqrt(var / (var + eps)), regardless of its input. A convolution or linear layer
+    without BatchNorm: computed as if its inputs were independent. Sums add means and variances. Pooling, moving and padding keep
+    moments (too low for max-pooling; variance too high for average pooling). After other operations they are unknown until the
+    next BatchNorm.
     """
     known: dict[fx.Node, Moments] = {}
     for node in graph.nodes:
@@ -107,7 +108,7 @@ def propagate(graph: Graph, spec: InputSpec) -> dict[fx.Node, Moments]:
 
 
 def _image(spec: InputSpec, device: torch.device) -> Moments:
-    """Mean 0 and variance 1, as normalised pixels have; black and white as limits."""
+    """Mean 0 and variance 1, as of normalised pixels; black and white as limits."""
     black, white = (limit.flatten() for limit in spec.limits(torch.empty((), dtype=torch.float64, device=device)))
     return replace(normal(torch.zeros_like(black), torch.ones_like(black)), limits=(black, white))
 
@@ -141,7 +142,7 @@ def _module(graph: Graph, node: fx.Node, value: Moments | None) -> Moments | Non
         var = slope_of(module).square() * module.running_var.double()
         return normal(torch.zeros_like(var) if module.bias is None else module.bias, var)
     if not isinstance(module, KINDS):
-        return value  # an activation point or a feature marker
+        return value  # an activation point, or the marker of a feature
     layer: Any = module
     if value is None or len(value.center) != inputs(layer) or not graph.by_channel(node):
         return None

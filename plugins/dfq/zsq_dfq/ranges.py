@@ -1,4 +1,4 @@
-"""Activation ranges from BatchNorm (paper, section 5)."""
+"""The calibrator ``bn-range``: activation ranges from BatchNorm (paper, section 5)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zsq_dfq.moments import propagate
 
 
 class BnRange:
-    """``[min over channels of beta - n std, max of beta + n std]``, clipped as the network clips; without images."""
+    """``[min over channels of beta - n std, max of beta + n std]``, clipped where the network clips; without images."""
 
     def __init__(self, options: BnRangeOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     @torch.no_grad()
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Set every range that BatchNorm statistics determine; the others keep theirs. Reads nothing from the stream."""
+        """Set every range that BatchNorm determines; the others stay. Does not use the stream."""
         student.module.eval()
         graph = Graph(student, self.ctx)
         known = propagate(graph, self.ctx.teacher.inputs)
@@ -38,6 +38,7 @@ class BnRange:
                 unknown.append(str(node.target))
         if unknown:
             self.ctx.log(
-                f"bn-range: no BatchNorm statistics for {', '.join(unknown)}; put another calibrator before it, e.g. --calib minmax"
+                f"bn-range: BatchNorm does not determine the ranges of {', '.join(unknown)}; "
+                "put another calibrator before it, e.g. --calib minmax"
             )
         yield Beat(1, 1)

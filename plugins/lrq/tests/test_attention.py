@@ -1,4 +1,4 @@
-"""The attention block and where it stands in the generator."""
+"""The attention block and its position in the generator."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stack(where: str, **options: Any) -> LongRangeStack:
 
 @pytest.mark.parametrize("where", ["upsampling", "block"])
 def test_attention_stands_at_half_resolution_before_or_behind_the_first_block(where: str) -> None:
-    """Never at full resolution, and never behind the tanh."""
+    """Never at full resolution, and never after the tanh."""
     s, order = stack(where), []
     for name in ("norm0", "conv1", "norm1", "attention", "conv2", "conv3"):
         s.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: order.append((name, tuple(inputs[0].shape[1:]))))

@@ -1,4 +1,4 @@
-"""The promises of every synthesizer and every loss, kept by lrq and dkd."""
+"""Runs the checks of every synthesizer and every loss on lrq and dkd."""
 
 from zsq.testing import conformance
 

@@ -1,4 +1,4 @@
-"""Decoupled distillation: the published formula, the identities that it rests on, and networks that are sure of themselves."""
+"""Decoupled distillation: the published formula, the identities behind it, and very confident networks."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_confident_networks_give_finite_values_and_gradients(sure: float, who: s
 
 
 def test_confident_student_is_told_apart_exactly() -> None:
-    """With p_y beyond float32's 1, TCKD is still the difference in log odds: masking by -1000 or 1 - p_y lose it."""
+    """With p_y beyond float32's 1, TCKD is still the difference in log odds; masking by -1000 or computing 1 - p_y loses it."""
     z = torch.zeros(1, 3)
     teacher, y = z.clone(), torch.tensor([0])
     values = [float(dkd(z + torch.tensor([[s, 0.0, 0.0]]), teacher, y, beta=0)) for s in (50.0, 60.0)]
@@ -107,7 +107,7 @@ def test_confident_student_is_told_apart_exactly() -> None:
 
 
 def test_a_target_far_above_the_rest_stays_out_of_nckd() -> None:
-    """Lowering the target's logit by 1000 is not enough where it stands 1010 above the others."""
+    """Lowering the target's logit by 1000 is not enough if it is 1010 above the others."""
     student, teacher, y = logits(8).float(), logits(9).float(), labels()
     high = 1010 * F.one_hot(y, 10)
     plain, raised = dkd(student, teacher, y, alpha=0), dkd(student + high, teacher + high, y, alpha=0)

@@ -1,4 +1,4 @@
-"""Who gets which images, how stage 1 knows its centres, and what the presets stand for."""
+"""Which component gets which images, the class centres of stage 1, and the presets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lrq(ctx: Context | None = None, **options: Any) -> Lrq:
 
 
 def prepared(**options: Any) -> tuple[Lrq, Stream]:
-    """With its stream, as the engine has it after ``prepare``."""
+    """The synthesizer with its stream, as in the engine after ``prepare``."""
     synth = lrq(**options)
     ctx = synth.ctx
     student = Uniform(UniformOptions(weight_bits=4, act_bits=4), ctx).quantize(ctx.teacher, None)
@@ -50,7 +50,7 @@ def prepared(**options: Any) -> tuple[Lrq, Stream]:
 
 
 def sources(synth: Lrq, stream: Stream, pulls: int) -> str:
-    """One letter per batch: s for stage 1, g for a generator that took a step, f for one that stands still."""
+    """One letter per batch: s for stage 1, g for the generator after a step, f for the generator without a step."""
     pool = {image.numpy().tobytes() for image in synth.stage1.pool} if synth.stage1 is not None else set()
     letters = ""
     for _ in range(pulls):
@@ -64,7 +64,7 @@ def sources(synth: Lrq, stream: Stream, pulls: int) -> str:
 
 
 def test_released_mode_uses_the_generator_for_calibration_only() -> None:
-    """After its steps are over, it neither learns nor makes a batch that the student is trained on."""
+    """After its last step, it neither learns nor makes batches for the student."""
     synth, stream = prepared(train_data="stage1", generator_steps=7)
     assert sources(synth, stream, 4) == "gggg"
     weights = [p.detach().clone() for p in synth.parameters]
@@ -94,7 +94,7 @@ def test_generator_that_stopped_still_makes_its_batches(mode: str, letters: str)
 
 
 def test_teacher_runs_once_for_generator_and_student() -> None:
-    """Of the generator's batches its answer is handed on; of those of stage 1 nobody asked it yet."""
+    """The generator's batches come with its output; on batches of stage 1 it has not run yet."""
     synth, stream = prepared(train_data="both")
     forwards = []
     handle = synth.ctx.teacher.module.register_forward_hook(lambda *_: forwards.append(1))
@@ -112,7 +112,7 @@ def test_what_evaluators_get() -> None:
 
 @pytest.mark.parametrize("beats", [1, 4, 6])
 def test_work_that_a_budget_cuts_short_shortens_the_generators_work(beats: int) -> None:
-    """Stage 1 takes 4 beats, the warm-up 3; else calibration would run on into the training of the student."""
+    """Stage 1 takes 4 beats, the warm-up 3; otherwise the generator's batches for calibration would also train the student."""
     synth = lrq(train_data="stage1", generator_steps=5)
     work = synth.prepare(synth.ctx.probe)
     for _ in range(beats):
@@ -137,7 +137,7 @@ def features(pool: AmaPool, images: Tensor) -> Tensor:
 
 
 def test_centres_are_plain_means_of_earlier_batches_and_carry_no_gradient() -> None:
-    """Neither real data nor the present batch, and no moving average: the margin loss by hand, from finished images."""
+    """No real data, not the current batch, no moving average: the margin loss by hand, from finished images."""
     synth = lrq(images=24, lor=0.0, lambda_l=0.3, lambda_u=0.35)
     pool = synth.stage1
     for _ in pool.prepare(synth.ctx.probe):
@@ -218,7 +218,7 @@ def test_student_keeps_its_batch_norm_statistics() -> None:
 
 
 def test_training_stays_finite_where_the_loss_is_large() -> None:
-    """The logs of the line's CIFAR runs turn NaN after some epochs. The loss here passes 50, where 1 - p_y is 0 in float32."""
+    """The authors' logs of CIFAR runs have NaN after some epochs. The loss here passes 50, where 1 - p_y is 0 in float32."""
     tune = {"name": "finetune", "optimizer": "sgd", "lr": 0.002, "weight_decay": 1e-4, "range_lr": 0}
     result = tiny_run({"synth": {"name": "lrq", **SMALL}, "loss": ["ce", "dkd"], "tune": tune}, steps=30)
     assert all(torch.isfinite(p).all() for p in result.student.module.parameters())

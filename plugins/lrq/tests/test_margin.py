@@ -36,7 +36,7 @@ def test_gradient_is_finite_at_the_ends(cosine: float, sign: int) -> None:
 
 
 def band(lower: float, upper: float, sign: int) -> tuple[float, float]:
-    """First and last angle, in degrees, whose distance lies within the bounds."""
+    """First and last angle, in degrees, with a distance within the bounds."""
     angles = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
     distance = margin_distance(angles.cos(), 0.5, sign)
     allowed = angles[(distance >= lower) & (distance <= upper)]
@@ -47,4 +47,4 @@ def test_direction_of_the_released_sign_is_towards_the_centre() -> None:
     """IntraQ's 0.3 and 0.8 allow 45.6 to 78.5 degrees; the released sign 16.9 to 49.8, the other 74.2 to 107.1."""
     assert band(0.3, 0.8, 1) == pytest.approx((16.9, 49.8), abs=0.06)
     assert band(0.3, 0.8, -1) == pytest.approx((74.2, 107.1), abs=0.06)
-    assert band(0.05, 0.8, 1) == pytest.approx((0.0, 49.8), abs=0.06)  # CIFAR-10: the lower bound never acts
+    assert band(0.05, 0.8, 1) == pytest.approx((0.0, 49.8), abs=0.06)  # CIFAR-10: the lower bound has no effect

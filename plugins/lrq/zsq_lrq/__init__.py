@@ -1,6 +1,6 @@
 """LRQ (Luo et al., Neural Networks 166, 2023, arXiv 2211.06816): long-range zero-shot generative quantization.
 
-Descriptors and options only; imports no torch. Which images train the student, and how the paper's direction is read, is in the README.
+Only descriptors and options; imports no torch. The README says which images train the student, and which sign the margin has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zsq_intraq import IntraqOptions
 from zsq import Component, Options, hookimpl, opt
 from zsq.errors import OptionError
 
-#: Settings for a run of a few minutes on a CPU.
+#: Settings for a few minutes on a CPU.
 SHORT: Mapping[str, Any] = {
     "calib": ["aac", "abn"],
     "loss": ["ce", "dkd"],
@@ -30,35 +30,35 @@ class AmaOptions(IntraqOptions):
     margin: float = opt(0.5, "Margin on the angle between an image's features and its class centre, in radians; 0 is IntraQ.", ge=0, le=3)
     ama_sign: Literal[1, -1] = opt(
         1,
-        "Whether the loss sees a larger angle than there is (1, the authors' code: images end nearer to the centre) or a smaller one "
-        "(-1, what the abstract says: further away).",
+        "Whether the margin is added to the angle (1, the authors' code: images end nearer to the centre) or subtracted from it "
+        "(-1, the abstract: further away).",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LrqOptions(GdfqOptions, AmaOptions):
-    """Options of the generator and of stage 1. A name that both have is the generator's: ``pixel_lr`` and ``pixel_bns_weight`` are stage
-    1's, and its ``gamma`` stays as it is."""
+    """Options of the generator and of stage 1. A name that both have belongs to the generator; stage 1 has ``pixel_lr`` and
+    ``pixel_bns_weight`` instead, and the default ``gamma``."""
 
     train_data: Literal["both", "stage1", "generator"] = opt(
         "both",
-        "What trains the student. stage1: distilled images, the generator only calibrates ranges (the authors' code); "
-        "generator: its images; both: a batch of the generator and a distilled one in turn.",
+        "Images that train the student. stage1: distilled images; the generator only calibrates ranges (the authors' code). "
+        "generator: the generator's images. both: one batch of the generator, then one of distilled images.",
     )
     generator_steps: int | None = opt(
         None,
-        "Steps, warm-up included, after which the generator stops learning and, for train_data=stage1, images of stage 1 are handed out; "
+        "Steps, with warm-up, after which the generator stops learning; with train_data=stage1, later batches are images of stage 1; "
         "by default 100 after the warm-up for stage1, else never.",
         ge=0,
     )
     attention: Literal["auto", "upsampling", "block", "none"] = opt(
         "auto",
-        "Where the attention block stands: behind the generator's first upsampling or its first block; "
-        "auto: behind the block with conditional BatchNorm, else behind the upsampling.",
+        "Position of the attention block: after the generator's first upsampling or after its first block; "
+        "auto: after the block with conditional BatchNorm, else after the upsampling.",
     )
-    kernel: int = opt(21, "Side of the kernel that the attention stands for.", ge=1)
+    kernel: int = opt(21, "Side of the large kernel that the attention decomposes.", ge=1)
     dilation: int = opt(3, "Dilation of its second depthwise convolution; the first is 2 * dilation - 1 wide.", ge=1)
-    pixel_lr: float = opt(0.1, "Learning rate of Adam on the pixels of stage 1 at the start; its course is option schedule.", gt=0)
+    pixel_lr: float = opt(0.1, "Learning rate of Adam at the start, for the pixels of stage 1; the option schedule lowers it.", gt=0)
     pixel_bns_weight: float = opt(1.0, "Weight of the BatchNorm statistics in stage 1.", ge=0)
 
     def __post_init__(self) -> None:
@@ -67,26 +67,26 @@ class LrqOptions(GdfqOptions, AmaOptions):
             raise OptionError(f"option 'generator_steps' is {self.generator_steps}, but must be at least warmup, {self.warmup}")
         if -(-self.kernel // self.dilation) % 2 == 0:
             raise OptionError(
-                f"kernel {self.kernel} with dilation {self.dilation} makes an even dilated kernel of {-(-self.kernel // self.dilation)}, "
-                "which has no centre",
+                f"kernel {self.kernel} with dilation {self.dilation} gives a convolution of side {-(-self.kernel // self.dilation)}, "
+                "which is even and has no centre",
                 hint="choose them so that kernel / dilation, rounded up, is odd, e.g. 21 and 3",
             )
 
     def stage1(self) -> AmaOptions:
-        """Those of stage 1 alone."""
+        """The options of stage 1."""
         own = {name: getattr(self, name) for name in AmaOptions.__dataclass_fields__ if name not in GdfqOptions.__dataclass_fields__}
         return AmaOptions(**{**own, "lr": self.pixel_lr, "bns_weight": self.pixel_bns_weight})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DkdOptions(Options):
-    alpha: float = opt(1.0, "Weight of the divergence of target class against all others (TCKD).", ge=0)
+    alpha: float = opt(1.0, "Weight of the divergence of the target class against all others (TCKD).", ge=0)
     beta: float = opt(8.0, "Weight of the divergence among the other classes (NCKD).", ge=0)
     temperature: float = opt(1.0, "Temperature of every softmax; the loss is multiplied by its square.", gt=0)
-    warmup: int = opt(0, "Student steps over which the loss grows linearly to its full weight; 0 starts there.", ge=0)
+    warmup: int = opt(0, "Student steps over which the loss grows linearly to its full weight; 0: full weight from the start.", ge=0)
 
 
-#: The authors' schedule: stage 1, then 800 generator steps, of which the last 100 are those that `ema` watches.
+#: The authors' schedule: stage 1, then 800 generator steps, of which `ema` observes the last 100.
 _SCHEDULE: Mapping[str, Any] = {
     "images": 5120,
     "batch": 256,

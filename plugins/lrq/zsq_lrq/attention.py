@@ -10,16 +10,16 @@ from zsq_gdfq.generator import ImageStack, Labels
 
 
 class LargeKernelAttention(nn.Module):
-    """x (N, channels, H, W) to x + proj_out(a * gate), both a function of g = GELU(proj_in(x)): ``gate`` g itself, ``a`` = LKA(g).
+    """Maps x (N, channels, H, W) to x + proj_out(LKA(g) * g) with g = GELU(proj_in(x)).
 
-    LKA stands for a kernel of ``kernel`` x ``kernel``: depthwise (2d-1) x (2d-1), depthwise ceil(kernel/d) x ceil(kernel/d) with
-    dilation d, then 1 x 1 over channels; no softmax, no sigmoid. 21 and 3 make it 5 x 5 and 7 x 7, together 23 x 23. Every
+    LKA decomposes a kernel of ``kernel`` x ``kernel``: depthwise (2d-1) x (2d-1), depthwise ceil(kernel/d) x ceil(kernel/d) with
+    dilation d, then 1 x 1 over channels; no softmax, no sigmoid. 21 and 3 give 5 x 5 and 7 x 7, together 23 x 23. Every
     convolution has a bias and keeps height and width. Only VAN's attention: neither its feed-forward part nor its layer scale.
 
     Args:
         channels: In and out.
-        kernel: The kernel stood for.
-        dilation: d; ceil(kernel/d) has to be odd.
+        kernel: Side of the decomposed kernel.
+        dilation: d; ceil(kernel/d) must be odd.
     """
 
     def __init__(self, channels: int, kernel: int = 21, dilation: int = 3) -> None:
@@ -38,12 +38,12 @@ class LargeKernelAttention(nn.Module):
 
 
 class LongRangeStack(ImageStack):
-    """GDFQ's stack with attention at half the image's resolution, behind the first upsampling or the first block.
+    """GDFQ's stack with attention at half the image's resolution, after the first upsampling or the first block.
 
     Args:
         where: ``upsampling`` or ``block``; any other value leaves attention out.
         kernel: See :class:`LargeKernelAttention`.
-        dilation: Likewise.
+        dilation: See :class:`LargeKernelAttention`.
     """
 
     def __init__(self, *args: Any, where: str, kernel: int = 21, dilation: int = 3, **kwargs: Any) -> None:

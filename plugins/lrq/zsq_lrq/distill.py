@@ -12,15 +12,15 @@ from zsq_intraq.synth import Intraq
 
 from zsq_lrq import AmaOptions
 
-#: Cosines keep this distance from -1 and 1, where the gradient of the sine is infinite.
+#: Cosines are clamped this far from -1 and 1, where the slope of the sine is infinite.
 EDGE = 1e-6
 
 
 def margin_distance(cosine: Tensor, margin: float, sign: int) -> Tensor:
-    """1 - cos(theta + sign * margin) of the angle theta with that cosine, in radians; finite gradients everywhere.
+    """1 - cos(theta + sign * margin) where ``cosine`` = cos(theta), ``margin`` in radians; gradients are finite everywhere.
 
     Expanded, as the authors do, into cos(theta) cos(margin) - sign sin(theta) sin(margin) with sin(theta) = sqrt(1 - cos^2).
-    Nothing else is done to angles that leave [0, pi] (no easy-margin branch), and there is no scale.
+    Angles outside of [0, pi] get no special treatment (no easy-margin branch), and there is no scale.
     """
     cosine = cosine.clamp(-1 + EDGE, 1 - EDGE)
     sine = (1 - cosine.square()).sqrt()

@@ -12,12 +12,12 @@ from zsq_lrq import DkdOptions
 
 
 class Dkd:
-    """T² · (alpha · TCKD + beta · NCKD), mean over images; the teacher's logits take no gradient.
+    """T² · (alpha · TCKD + beta · NCKD), mean over images; no gradient flows to the teacher's logits.
 
     With b = [p_y, 1 - p_y] and p~ the softmax over all classes but y, both at temperature T, TCKD = KL(b_teacher || b_student) and
-    NCKD = KL(p~_teacher || p~_student). Soft targets count as their largest class. The authors of DKD take the class out of
-    NCKD by lowering its logit by 1000; here it is left out, and no probability is ever subtracted from 1, so confident networks
-    give finite values.
+    NCKD = KL(p~_teacher || p~_student). For soft targets, y is the largest class. The authors of DKD remove the class from
+    NCKD by lowering its logit by 1000; here it is left out. No probability is subtracted from 1, so very confident networks give
+    finite values.
     """
 
     def __init__(self, options: DkdOptions, ctx: Context) -> None:
@@ -40,7 +40,7 @@ class Dkd:
 def decoupled(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of b = [p_y, 1 - p_y], (N, 2), and of p~, the softmax over the other classes in their order, (N, C - 1).
 
-    log(1 - p_y) is the logsumexp over the other classes less that over all: exact also where p_y rounds to 1.
+    log(1 - p_y) is the logsumexp over the other classes minus the logsumexp over all; exact even if p_y rounds to 1.
     """
     index = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
     others = logits.gather(1, index + (index >= classes[:, None]))

@@ -1,4 +1,4 @@
-"""The synthesizer ``lrq``: stage 1 makes a pool, a long-range generator learns beside it, and ``train_data`` says who gets what."""
+"""The synthesizer ``lrq``: stage 1 makes a pool, then a long-range generator learns; ``train_data`` decides where batches come from."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from zsq_lrq import LrqOptions
 from zsq_lrq.attention import LongRangeStack
 from zsq_lrq.distill import AmaPool
 
-#: Batches of the generator that are handed out beyond its warm-up, where it only serves calibration: those that `ema` watches.
+#: Default number of the generator's batches after its warm-up with ``train_data=stage1``: those that `ema` observes.
 WATCHED = 100
 
 
 class Lrq(Gdfq):
     """LRQ: hard targets (N,) from both sources.
 
-    ``train_data`` decides what is pulled:
+    ``train_data`` decides the batches of the stream:
 
-    - ``stage1``, the authors' code: the generator's batches, each after a step of it, until ``generator_steps`` are done; they are
-      meant for the calibrator. Then the generator stands still and every batch is of stage 1.
+    - ``stage1``, the authors' code: the generator's batches, each after one of its steps, until ``generator_steps`` are done; they
+      are for the calibrator. Then the generator does not change, and every batch is of stage 1.
     - ``generator``: every batch is the generator's, as in GDFQ.
-    - ``both``: in turn a batch of the generator, after a step of it, and one of stage 1.
+    - ``both``: one batch of the generator, after one of its steps, then one of stage 1.
 
-    ``sample`` gives images of stage 1 wherever there are any.
+    ``sample`` returns images of stage 1 if there are any.
     """
 
     options: LrqOptions
@@ -52,7 +52,7 @@ class Lrq(Gdfq):
         return Generator(self.shape, o.latent_dim, self.num_classes, o.channels, o.bn_eps, self.conditional(o.conditioning), stack)
 
     def prepare(self, probe: Probe) -> Iterator[Beat]:
-        """Stage 1, then the warm-up of the generator. May be closed after any beat; the generator's work ends earlier by as much."""
+        """Stage 1, then the warm-up of the generator. May be closed after any beat; the steps left out also reduce ``generator_steps``."""
         before, warmup = 0, self.options.warmup
         try:
             if self.stage1 is not None:
@@ -70,7 +70,7 @@ class Lrq(Gdfq):
                 self.last -= warmup - self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """With stage 1, and the last step of the generator."""
+        """The generator's state, stage 1, and the generator's last step."""
         return {**super().state_dict(), "stage1": self.stage1.state_dict() if self.stage1 else None, "last": self.last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,11 +80,11 @@ class Lrq(Gdfq):
         self.last = state["last"]
 
     def sample(self, n: int) -> Batch:
-        """``n`` images of stage 1; by the generator as it is if there are none."""
+        """``n`` images of stage 1, or of the current generator if there are none."""
         return self.generate(n) if self.stage1 is None else self.stage1.sample(n)
 
     def update(self, probe: Probe) -> Update:
-        """One step of the generator on GDFQ's loss, and its batch with the teacher's answer; or a batch alone, as the class says."""
+        """One step of the generator on GDFQ's loss, and its batch with the teacher's trace; or only a batch, see the class."""
         if self.last is None or self.steps < self.last:
             return super().update(probe)
         if self.options.train_data == "stage1":

@@ -70,7 +70,7 @@ def dataset(folder: Path, n: int = 5, size: tuple[int, int] = (24, 16)) -> Path:
 
 
 class Says(nn.Module):
-    """Gives the classes that it was built with, whatever it sees."""
+    """Returns the classes that it was built with, for any input."""
 
     def __init__(self, answers: Tensor) -> None:
         super().__init__()

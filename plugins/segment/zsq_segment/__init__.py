@@ -1,6 +1,6 @@
 """Semantic segmentation: the task ``segment``, one class per pixel, and the evaluator ``segmentation``.
 
-Descriptors and options only; imports no torch.
+Only descriptors and options; imports no torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class SegmentOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(Options):
     ref: str = opt("", "Path of a folder with images/ and labels/.")
-    batch_size: int | None = opt(None, "Images per forward; by default as many as have two million values, on a GPU 32.", ge=1)
-    limit: int | None = opt(None, "Evaluate the first so many images only.", ge=1)
-    ignore: tuple[int, ...] = opt((), "Labels that do not count, beside those that are no class of the teacher.", ge=0)
+    batch_size: int | None = opt(None, "Images per forward pass; by default about two million values, on a GPU 32 images.", ge=1)
+    limit: int | None = opt(None, "Evaluate only this many images, from the first.", ge=1)
+    ignore: tuple[int, ...] = opt((), "Labels to ignore; numbers that are not a class of the teacher are always ignored.", ge=0)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Mean intersection over union on real images with a class for every pixel."""
+"""The evaluator ``segmentation``: mean intersection over union on real images with a class for every pixel."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 _LAYOUT = "it holds images/NAME.jpg and labels/NAME.png, whose pixels are class numbers"
 
-#: An image file, and that of its labels.
+#: An image file and its label file.
 Pair = tuple[Path, Path]
 
 
 class Segmentation:
-    """``segmentation:DIR`` with ``images/`` and ``labels/``; see the README. FP32 forwards."""
+    """``segmentation:DIR`` with ``images/`` and ``labels/``; see the README. Forward passes are in float32."""
 
     def __init__(self, options: SegmentationOptions, ctx: Context) -> None:
         self.options = options
@@ -61,7 +61,11 @@ class Segmentation:
             for own, (_, labels) in zip(torch.split(logits, 1), read, strict=True):
                 counts += confusion(_answers(own, labels.shape), torch.from_numpy(labels), classes, self.options.ignore)
         if not int(counts.sum()):
-            raise FileError(f"no label is one of the teacher's {classes} classes", str(pairs[0][1].parent), "are they its data set's?")
+            raise FileError(
+                f"no label is one of the teacher's {classes} classes",
+                str(pairs[0][1].parent),
+                "check that they belong to the teacher's data set",
+            )
         each = intersection_over_union(counts)
         names = ctx.teacher.labels or [str(i) for i in range(classes)]
         iou = {name: None if math.isnan(v) else round(100 * v, 3) for name, v in zip(names, each.tolist(), strict=False)}
@@ -89,7 +93,7 @@ class Segmentation:
 
 
 def confusion(answers: Tensor, labels: Tensor, classes: int, ignore: Sequence[int] = ()) -> Tensor:
-    """Pixels by right class and given class (classes, classes), int64; labels beyond the classes, or in ``ignore``, do not count."""
+    """Pixel counts by true and predicted class (classes, classes), int64; labels that are no class, or in ``ignore``, do not count."""
     labels = labels.long()
     counted = (labels >= 0) & (labels < classes)
     for label in ignore:
@@ -98,7 +102,7 @@ def confusion(answers: Tensor, labels: Tensor, classes: int, ignore: Sequence[in
 
 
 def intersection_over_union(counts: Tensor) -> Tensor:
-    """Per class (classes,), float64; NaN if a class is neither in the labels nor in the answers."""
+    """Per class (classes,), float64; NaN if a class is neither in the labels nor predicted."""
     counts = counts.double()
     hits = counts.diag()
     return hits / (counts.sum(0) + counts.sum(1) - hits)
@@ -117,7 +121,7 @@ def _parts(pairs: list[Pair], size: int) -> Iterator[list[Pair]]:
 
 
 def _read(pair: Pair, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels (H, W, C) at the teacher's size, and labels (H, W) at their own."""
+    """Pixels (H, W, C) at the teacher's size, and labels (H, W) at their own size."""
     channels, height, width = shape
     pixels, labels = _opened(pair[0], "RGB" if channels == 3 else "L"), _opened(pair[1])
     if pixels.size != labels.size:

@@ -14,12 +14,12 @@ from zsq.protocols import Drawing
 from zsq.types import Context, Teacher
 from zsq_segment import SegmentOptions
 
-#: Largest number of classes in the description of an image.
+#: Most classes that the text of a drawing names.
 _TOLD = 4
 
 
 class Segment:
-    """Outputs are logits (N, classes, H, W) at the size of the input. Images have no class of their own, so there are no targets."""
+    """Outputs are logits (N, classes, H, W) at the size of the input. Whole images have no class, so there are no targets."""
 
     name, unit = "segment", "pixels"
 
@@ -42,11 +42,11 @@ class Segment:
         return output
 
     def probabilities(self, output: Any) -> Tensor:
-        """Of every pixel's classes (N, classes, H, W), float32."""
+        """Probabilities of the classes of every pixel (N, classes, H, W), float32."""
         return self.logits(output).float().softmax(1)
 
     def draw(self, output: Any, teacher: Teacher) -> list[Drawing]:
-        """The class of every pixel; in words, the classes that cover most of the image."""
+        """The class of every pixel, and a text with the classes that cover most of the image."""
         names = teacher.labels if len(teacher.labels) == self.classes else tuple(f"class {i}" for i in range(self.classes))
         return [Drawing(_said(areas, names), names, areas) for areas in self.logits(output).argmax(1).cpu()]
 
@@ -55,7 +55,7 @@ class Segment:
         return (self.logits(output),)
 
     def wrong(self, output: Any, inputs: Tensor) -> str:
-        """What is wrong with an output that is not logits for every pixel of every image."""
+        """What is wrong unless the output is logits for every pixel of every image."""
         shape, (n, _, height, width) = tuple(self.logits(output).shape), inputs.shape
         fits = len(shape) == 4 and (shape[0], *shape[2:]) == (n, height, width)
         return "" if fits else f"outputs {shape} for inputs {tuple(inputs.shape)}, but should give logits ({n}, classes, {height}, {width})"

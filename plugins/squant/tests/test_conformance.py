@@ -1,4 +1,4 @@
-"""Every promise of the components."""
+"""Runs the checks of every quantizer and calibrator on squant and squant-range."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_codes_are_the_chosen_ones_on_the_live_grid(teachers: list[Teacher], bit
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 8), st.booleans(), st.integers(0, 2**31), st.sampled_from([0.0, 1e-7, 1e-6, 1e-5, 1e-3, 1.0]))
 def test_codes_are_read_back_also_from_channels_of_nearly_one_value(bits: int, symmetric: bool, seed: int, spread: float) -> None:
-    """There float32 hardly tells the grid's steps apart, and errors are those of its last bits: such channels keep the nearest codes."""
+    """There float32 hardly separates the grid's steps, and errors are rounding errors: such channels keep the nearest codes."""
     rng = torch.Generator().manual_seed(seed)
     base = torch.randn(200, 1, 1, generator=rng) * 10 ** torch.empty(200, 1, 1).uniform_(-4, 2, generator=rng)
     weight = base * (1 + spread * torch.rand(200, 3, 5, generator=rng))

@@ -1,4 +1,4 @@
-"""Activation ranges: the authors' factors, signed sites, the bound below 6 bits, and the order in which sites are set."""
+"""Activation ranges: the authors' factors, signed sites, the bound below 6 bits, and the order in which ranges are set."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_silent_site_is_named() -> None:
 
 
 def test_sites_see_those_before_them_on_their_grids() -> None:
-    """Each range is that of what arrives when the ranges before it are set, from the same noise on [0, 1)."""
+    """Each range is computed after the ranges before it are set, from the same noise on [0, 1)."""
     teacher = make_teacher()
     student = student_of(teacher, 2)
     assert [(beat.step, beat.total) for beat in calibrate(student, teacher, images=32)] == [(1, 1)]
@@ -99,7 +99,7 @@ def test_sites_see_those_before_them_on_their_grids() -> None:
 
 
 def test_inputs_that_are_never_negative_stay_unsigned_and_sums_may_be_signed() -> None:
-    """Under ``deploy`` points stand at the input, noise on [0, 1), and at sums before which nothing is cut off."""
+    """With ``deploy`` there are points at the input, noise on [0, 1), and at sums without ReLU before them."""
     teacher = make_teacher()
     student = student_of(teacher, 8, scheme="deploy")
     calibrate(student, teacher)

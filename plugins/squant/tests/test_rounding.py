@@ -1,4 +1,4 @@
-"""The rounding: bounds on every sum, agreement with a loop over kernels written from the paper, and what is easily got wrong."""
+"""The rounding: bounds on every sum, agreement with a loop over kernels written from the paper, and common mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zsq_squant.rounding import flips, squant_codes
 from zsq import grids
 from zsq.grids import Grid, WeightPoint
 
-#: Room for the 2^-30 of a step that errors are rounded to.
+#: Tolerance: errors are rounded to 2^-30 of a step.
 EPS = 1e-6
 
 
@@ -159,7 +159,7 @@ def test_without_both_stages_codes_are_the_nearest(layer: tuple[Tensor, Grid]) -
 
 
 def test_an_error_sum_of_exactly_zero_moves_nothing() -> None:
-    """Also where another kernel's sum asks stage C for more flips than it can give itself."""
+    """Also if another kernel's sum needs more flips in stage C than this kernel can make."""
     errors = torch.tensor([[[0.5, -0.5, 0.25, -0.25], [0.3, 0.2, -0.1, 0.0], [0.2, 0.2, 0.1, -0.1]]], dtype=torch.float64)
     anywhere = torch.ones_like(errors, dtype=torch.bool)
     shift = flips(errors, anywhere, anywhere)
@@ -168,7 +168,7 @@ def test_an_error_sum_of_exactly_zero_moves_nothing() -> None:
 
 
 def test_weights_are_worse_one_by_one() -> None:
-    """0.0834 -> 0.0905 square steps in the authors' setting: what is gained is gained in the sums."""
+    """0.0834 -> 0.0905 square steps in the authors' setting: only the sums improve."""
     weight = torch.randn(64, 32, 9, generator=torch.Generator().manual_seed(0))
     grid = point_of(weight).grid
     nearest, codes = grids.encode(weight, grid), squant_codes(weight, grid)
@@ -248,7 +248,7 @@ def pick(values: list[float], total: float, room: list[tuple[bool, bool]]) -> tu
 
 
 def reference(kernels: list[list[float]], rooms: list[list[tuple[bool, bool]]]) -> list[list[int]]:
-    """One output channel: errors of its kernels to moves, kernel by kernel as the sheet has it. Errors are exact in binary."""
+    """One output channel: errors of its kernels to moves, kernel by kernel as in the paper. Errors are exact in binary."""
     moves = [[0] * len(kernel) for kernel in kernels]
     candidates: list[tuple[int, int, int, float]] = []  # kernel, element, direction, priority
     if len(kernels[0]) == 1:

@@ -1,6 +1,6 @@
 """SQuant (Guo et al., ICLR 2022, arXiv 2202.07471): weight rounding from the weights alone, activation ranges from noise.
 
-Light: descriptors and options only. The rounding is in ``zsq_squant.rounding``, the ranges are in ``zsq_squant.ranges``.
+Only descriptors and options; imports no torch. The rounding is in ``zsq_squant.rounding``, the ranges are in ``zsq_squant.ranges``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ _BITS = range(2, 9)
 
 @dataclass(frozen=True, kw_only=True)
 class SquantOptions(UniformOptions):
-    kernel: bool = opt(True, "Stage K: bring the error sum of every kernel to half a step. Nothing to do in 1x1 and linear layers.")
-    channel: bool = opt(True, "Stage C: bring the error sum of every output channel to half a step, by one flip per kernel at most.")
+    kernel: bool = opt(True, "Stage K: bring the error sum of every kernel to at most half a step. Does nothing in 1x1 and linear layers.")
+    channel: bool = opt(
+        True, "Stage C: bring the error sum of every output channel to at most half a step, with at most one flip per kernel."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquantRangeOptions(Options):
-    images: int = opt(64, "Noise images of the one forward.", ge=1)
+    images: int = opt(64, "Number of noise images.", ge=1)
     factor: float | None = opt(
-        None, "Range in standard deviations of the positive activations; by default 12, 14, 25 for 4, 6, 8 bits, else on the line.", gt=0
+        None, "Range in standard deviations of the positive activations; by default 12, 14, 25 for 4, 6, 8 bits, else linear.", gt=0
     )
 
 

@@ -1,4 +1,4 @@
-"""The quantizer ``squant``: the student of ``uniform``, its weights rounded by SQuant."""
+"""The quantizer ``squant``: the student of ``uniform`` with weights rounded by SQuant."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zsq_squant.rounding import squant_codes
 
 
 class Squant:
-    """Min/max grids as ``uniform`` has them; which code a weight gets is chosen by :mod:`zsq_squant.rounding`.
+    """Uses the min/max grids of ``uniform``; :mod:`zsq_squant.rounding` chooses the code of each weight.
 
-    Every weight is overwritten with the value of its code and its range is fixed, so that the codes stay. They are not
-    frozen: a tuner may move weights through the grid. The scheme decides where activations are quantized; the authors
-    quantize every convolution's and linear layer's input but the first, the last one to 8 bits.
+    Every weight is overwritten with the value of its code, and its range is set, so that the codes stay. Points are not frozen: a
+    tuner may still move weights on the grid. The scheme decides which activations are quantized; the authors quantize the input of
+    every convolution and linear layer except the first, the last one to 8 bits.
     """
 
     def __init__(self, options: SquantOptions, ctx: Context) -> None:
@@ -43,8 +43,8 @@ class Squant:
 
     @torch.no_grad()
     def _round(self, layer: Any, point: QuantPoint) -> float:
-        """Round one layer; the share of its weights that moved off their nearest code."""
-        assert isinstance(point, WeightPoint), "a weight's point by uniform"
+        """Round one layer; returns the share of its weights that are not at their nearest code."""
+        assert isinstance(point, WeightPoint), "uniform makes weight points"
         weight, grid, nearest = layer.weight, point.grid, point.codes
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         codes = squant_codes(

@@ -1,4 +1,4 @@
-"""The calibrator ``squant-range``: activation ranges in standard deviations, from one forward of uniform noise."""
+"""The calibrator ``squant-range``: activation ranges in standard deviations, from one forward pass of uniform noise."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from zsq_squant import SquantRangeOptions
 _FACTORS = ((4, 12.0), (6, 14.0), (8, 25.0))
 #: The range of signed activations is divided by this.
 _SIGNED = 1.25
-#: Below this number of bits a range ends at the largest activation seen.
+#: Below this many bits, a range is at most the largest observed magnitude.
 _FINE = 6
 
 
 class SquantRange:
-    """``factor * std`` of the positive activations, each site with those before it on the grids they were just given.
+    """Sets ranges to ``factor * std`` of the positive activations; points earlier in the network already fake-quantize.
 
-    Signed sites get a symmetric range, narrower by 1.25. Below 6 bits no range goes beyond the largest magnitude seen; that
-    bound comes last, so that a signed one is not narrowed below it.
+    Signed activations get a symmetric range, narrower by 1.25. Below 6 bits a range is at most the largest observed magnitude;
+    this bound is applied after the division by 1.25.
 
-    As the authors' code, not their text, which speaks of BatchNorm statistics: one forward of noise, uniform on [0, 1), given
-    to the network as it is, that is, in its normalised input space. What differs: 64 images instead of 256; sites are those
-    of the quantizer's scheme, not all layer inputs; their bits count, also at the last layer; between and beyond 4, 6 and 8
-    bits the factor is linear; a site that stays at zero gets an empty range and a message.
+    Follows the authors' code, not the paper, which describes BatchNorm statistics: one forward pass of noise, uniform on [0, 1),
+    used directly as normalised network input. Deviations: 64 images instead of 256; the points of the quantizer's scheme, not
+    all layer inputs; each point's own bits, also at the last layer; between and beyond 4, 6 and 8 bits the factor is linear; an
+    activation that is always zero gets an empty range and a message.
     """
 
     def __init__(self, options: SquantRangeOptions, ctx: Context) -> None:
         self.options, self.ctx = options, ctx
 
     def fit(self, student: Student, stream: Iterator[tuple[Batch, Trace | None]]) -> Iterator[Beat]:
-        """Set every range in one float32 forward, and beat; reads nothing from the stream. Does nothing without activation points."""
+        """Set every range in one float32 forward pass; does not use the stream. Without activation points, does nothing."""
         if not student.acts:
             return
         shape = (self.options.images, *self.ctx.teacher.inputs.shape)
@@ -48,7 +48,7 @@ class SquantRange:
         yield Beat(1, 1)
 
     def _set(self, path: str, point: QuantPoint, x: Tensor) -> None:
-        """Give a point its range just before it puts ``x`` on its grid."""
+        """Set a point's range just before it fake-quantizes ``x``."""
         if point.frozen:
             return
         lowest, highest = (float(end) for end in torch.aminmax(x))
@@ -56,11 +56,11 @@ class SquantRange:
         if point.bits < _FINE or alpha == 0:
             alpha = min(alpha or float("inf"), max(highest, -lowest))
         if alpha == 0:
-            self.ctx.log(f"'{path}' is always zero on noise: its range is empty")
+            self.ctx.log(f"'{path}' is always zero on noise, so its range is empty")
         point.set_range(-alpha if lowest < 0 else 0.0, alpha)
 
     def _alpha(self, x: Tensor, bits: int, signed: bool) -> float:
-        """factor * std, the unbiased one; 0 where fewer than two positive values give it none."""
+        """factor * unbiased std; 0 if there are fewer than two positive values."""
         positive = x[x > 0].float()
         if len(positive) < 2:
             return 0.0
@@ -68,6 +68,6 @@ class SquantRange:
 
 
 def factor(bits: int) -> float:
-    """The authors' factor for 4, 6 and 8 bits; on the line through the two nearest of them for others."""
+    """The authors' factor for 4, 6 and 8 bits; linear between and beyond them."""
     (x0, y0), (x1, y1) = _FACTORS[:2] if bits <= _FACTORS[1][0] else _FACTORS[1:]
     return y0 + (y1 - y0) * (bits - x0) / (x1 - x0)

@@ -1,19 +1,19 @@
-"""SQuant's rounding: up or down for every weight, so that errors cancel within kernels and output channels.
+"""SQuant's rounding: rounds every weight up or down so that errors cancel within kernels and output channels.
 
-The loss is taken to grow with (element error)^2 + (kernel sum)^2 + (channel sum)^2, positive coefficients unknown, so each
-part is bounded on its own (CASE, the paper's constrained absolute sum of error). With d = code - exact code, in steps of the grid:
+The loss is assumed to grow with (element error)^2 + (kernel sum)^2 + (channel sum)^2 with unknown positive coefficients, so each
+part gets its own bound (CASE, the paper's constrained absolute sum of error). With d = code - exact code, in steps of the grid:
 
     E  nearest code:                        |d| <= 0.5
     K  flips within each kernel:            |kernel sum| <= 0.5,  |d| < 1
     C  one flip per kernel at most:         |channel sum| <= 0.5, |kernel sum| < 1
 
 A flip takes the neighbouring code on the other side of the exact value. An element with d < 0 may be flipped up, one with
-d > 0 down, unless that code lies beyond the grid; no element is ever more than one step from its nearest code. K holds
-wherever a kernel has as many elements to flip as its sum asks for, and C wherever a channel has as many candidates: always,
-unless values beyond the grid were clamped. Where there are too few, all of them are flipped.
+d > 0 down, unless that code is outside of the grid; no element is ever more than one step from its nearest code. The bound
+of K holds if a kernel has enough elements to flip, the bound of C if a channel has enough candidates: always, unless values
+outside of the grid were clipped. If there are too few, all of them are flipped.
 
-Equal priorities: the first in memory goes first. Sums are rounded half to even. A kernel whose sum is exactly zero after K has
-no candidate for C: a flip would bring its sum to one. (The authors undo its last flip or, where it had none, read out of bounds.)
+Of equal priorities, the first in memory is flipped first. Sums are rounded half to even. A kernel whose sum is exactly zero after K has
+no candidate for C: a flip would bring its sum to one. (The authors' code undoes its last flip or, without a flip, reads out of bounds.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 from zsq import grids
 from zsq.grids import Grid
 
-#: Errors are kept to 2^-30 of a step, so that float64 sums of up to 2^22 of them are exact, whatever their order.
+#: Errors are rounded to 2^-30 of a step, so that float64 sums of up to 2^22 of them are exact in any order.
 _FINEST = 2.0**30
-#: Zero points from which on float32 hardly tells a channel's steps apart: the channel's values are one value but for its last bits.
+#: From this zero_point on, float32 hardly separates the steps of a channel: its values differ only in their last bits.
 _FAR = 2.0**20
-#: Elements worked on at once, each with some float64 values and its place in the sorting order.
+#: Elements processed at once; bounds the memory.
 _CHUNK = 2**22
 
 
@@ -37,10 +37,10 @@ def squant_codes(weight: Tensor, grid: Grid, *, transposed: bool = False, groups
     """Codes of a layer's weight on its grid, int32, in the weight's shape.
 
     Args:
-        weight: (O, I / groups, *K) of a convolution, (O, I) of a linear layer, (I, O / groups, *K) where ``transposed``.
+        weight: (O, I / groups, *K) of a convolution, (O, I) of a linear layer, (I, O / groups, *K) if ``transposed``.
         grid: Broadcasts against the weight; one element, or one for each slice along the output channels' dimension.
         transposed: Whether the layer is a transposed convolution.
-        groups: Of the layer; only a transposed one's channels depend on them.
+        groups: Groups of the layer; used only if ``transposed``.
         kernel: Whether to run stage K.
         channel: Whether to run stage C.
     """
@@ -60,10 +60,10 @@ def flips(errors: Tensor, up: Tensor, down: Tensor, kernel: bool = True, channel
         up: Whether an element's code may be raised; bool, (M, N, K).
         down: Whether it may be lowered.
         kernel: Whether to run stage K; kernels of one element have nothing to do there.
-        channel: Whether to run stage C: on what stage K leaves of each kernel or, without it, on all elements.
+        channel: Whether to run stage C: on one candidate per kernel after stage K or, without K, on all elements.
 
     Returns:
-        What to add to the codes: -1, 0 or 1, float64, (M, N, K).
+        Change of each code: -1, 0 or 1, float64, (M, N, K).
     """
     move = (up & (errors < 0)).double() - (down & (errors > 0)).double()
     shift = torch.zeros_like(errors)
@@ -75,7 +75,7 @@ def flips(errors: Tensor, up: Tensor, down: Tensor, kernel: bool = True, channel
     if channel and kernel:
         errors = errors + shift
         rest = errors.sum(2)
-        over = rest.sign() == -total.sign()  # flipped too far: the last flip may be undone; else the next may follow
+        over = rest.sign() == -total.sign()  # flipped too far: the last flip may be undone; else the next element may be flipped
         position = order.gather(2, (count - over.long()).clamp_(0, errors.shape[2] - 1)[..., None])
         usable = over | (count < able)
         move = -rest.sign() * usable
@@ -88,10 +88,10 @@ def flips(errors: Tensor, up: Tensor, down: Tensor, kernel: bool = True, channel
 
 
 def _strongest(total: Tensor, move: Tensor, priority: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """In every row, the round(|total|) candidates of highest priority whose move (-1, 0 or 1) reduces the row's total.
+    """In every row, the round(|total|) candidates of highest priority with a move (-1, 0 or 1) that reduces the row's total.
 
     Returns:
-        Mask of those; the row's elements by priority; how many were taken; how many there were to take.
+        Mask of those; the row's elements by priority; how many were taken; how many candidates there were.
     """
     candidate = (move == -total.sign()[..., None]) & (move != 0)
     order = priority.masked_fill(~candidate, -1.0).argsort(dim=-1, descending=True, stable=True)
@@ -102,7 +102,7 @@ def _strongest(total: Tensor, move: Tensor, priority: Tensor) -> tuple[Tensor, T
 
 
 def _round(rows: Tensor, grid: Grid, kernel: bool, channel: bool) -> Tensor:
-    """Codes of some output channels (M, N, K), int32: stage E, then the others."""
+    """Codes of some output channels (M, N, K), int32: stage E, then K and C."""
     codes = grids.encode(rows, grid)
     errors = (codes - grid.zero_point).double() - rows * grid.scale.reciprocal()
     errors = errors.mul_(_FINEST).round_().div_(_FINEST).masked_fill_(grid.zero_point.abs() >= _FAR, 0.0)
@@ -126,7 +126,7 @@ def _as_weight(rows: Tensor, shape: torch.Size, transposed: bool, groups: int) -
 
 
 def _per_row(values: Tensor, rows: int, transposed: bool, groups: int) -> Tensor:
-    """Of a grid: (M, 1, 1). In a transposed convolution, output channels of the same rank in their group share one."""
+    """Scale or zero_point per output channel, (M, 1, 1). In a transposed convolution, equal indices in a group share one."""
     values = values.flatten()
     if len(values) == 1:
         return values.expand(rows)[:, None, None]
