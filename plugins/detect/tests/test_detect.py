@@ -213,7 +213,7 @@ def test_the_first_so_many_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"annotations": [{"id": 1, "image_id": 9, "category_id": 10, "bbox": [0, 0, 1, 1]}]}, "annotation 1 belongs to"),
+        ({"annotations": [{"id": 1, "image_id": 9, "category_id": 10, "bbox": [0, 0, 1, 1]}]}, "annotation 1 names an image or category"),
         ({"annotations": [{"id": 1, "image_id": 1, "category_id": 10, "bbox": [0, 0, float("inf"), 1]}]}, "annotation 1 has no box"),
         ({"annotations": [{"id": 1}]}, "'image_id' is missing"),
         ({"categories": [{"id": 10, "name": "red"}], "annotations": []}, "1 categories, but the teacher has 2"),

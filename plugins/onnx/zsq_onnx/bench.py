@@ -17,12 +17,12 @@ from zsq_onnx.runtime import Runtime, Session, instruction_set
 
 #: Seconds of warming up and of measuring, per network and batch size.
 _WARM, _MEASURED = 0.3, 1.0
-#: Fewest timed runs; medians of fewer say nothing.
+#: Minimum number of timed runs; a median of fewer is not reliable.
 _RUNS = 7
 
 
 def bench(teacher: Teacher, folder: Path, runtime: Runtime, threads: int = 1, batch: int = 32) -> dict[str, Any]:
-    """Times of both networks; they take turns, so that a busy machine slows both.
+    """Time both networks. They run in turns, so that other load on the machine slows both.
 
     Args:
         teacher: Converted in memory, in float32.

@@ -1,4 +1,4 @@
-"""Biases as integers, chosen so that the layer gives the same codes as with its float bias.
+"""Chooses integer biases that give the same output codes as the float biases.
 
 Sums of products are integers, and so is the bias beside them: a multiple of ``s_act * s_weight``. Rounding it moves every sum by up to
 half such a step, which at 4 bits is enough to push one value in a thousand over the edge to the next code.

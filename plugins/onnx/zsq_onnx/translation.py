@@ -113,7 +113,7 @@ class Translation(Emitter):
             raise ZsqError(f"'{name}' has no translation to ONNX", f"operation '{node.name}'", hint)
 
     def _rectified(self, node: fx.Node) -> None:
-        """A ReLU of codes: none below that of zero."""
+        """ReLU on codes: clip at the zero_point."""
         codes = self.codes[node.all_input_nodes[0]]
         name = codes.name
         if codes.zero_point != np.iinfo(codes.dtype).min:

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what was evaluated: the simulated student and a runtime on the same images."""
+"""Checks an exported file: runs student and runtime on the same images, and compares outputs and codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zsq.grids import ActPoint
 from zsq.protocols import Task
 from zsq_onnx.runtime import EXACT, Runtime, damaged, instruction_set
 
-#: Of the largest logit: what the order of additions in float32 may make of it.
+#: Tolerance relative to the largest logit, for another order of float32 additions.
 _ROUNDING = 1e-6
 #: Images that run at once, and values in them at most: every code inside is kept for comparison.
 _BATCH, _VALUES = 32, 2**21
@@ -66,7 +66,7 @@ def verify(module: nn.Module, images: Tensor, folder: Path, runtime: Runtime, ex
 
 
 def caution() -> str:
-    """What whoever runs the file on such a processor has to know; empty if there is nothing."""
+    """A warning for users of the file on this processor; empty if none is needed."""
     if "without" not in (isa := instruction_set()):
         return ""
     return f"this processor ({isa}) overflows on 8-bit products unless sessions of ONNX Runtime set {EXACT} to 1, as was done here"

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU as ``zsq_onnx.runtime.Runtime`` asks for it."""
+"""Runs models with OpenVINO on the CPU; implements the protocol ``zsq_onnx.runtime.Runtime``."""
 
 from __future__ import annotations
 
