@@ -1,4 +1,4 @@
-"""Quantization points as protocols: what a calibrator of one plugin may use of the points of another plugin's quantizer."""
+"""Quantization points as protocols, so that calibrators of one plugin work with quantizers of another."""
 
 from __future__ import annotations
 

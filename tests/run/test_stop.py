@@ -104,7 +104,7 @@ def test_ctrl_c_in_a_component_without_state_says_that_it_begins_again(
 def test_what_a_run_is_made_of_is_not_said_anew(words: tuple[str, ...], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--resume", "r", *words]) == 2
     error = capfd.readouterr().err
-    assert "as it was asked for" in error and f"in {expected}" in error
+    assert "uses the settings of the run" in error and f"in {expected}" in error
 
 
 def test_where_there_is_nothing_to_go_on_with(capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ _FACTORIES = frozenset({"arange", "full", "zeros", "ones", "scalar_tensor", "lin
 
 
 def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
-    """All nodes, in order.
+    """Encode all nodes, in order.
 
     Raises:
         ZsqError: If there are more than ``MAX_NODES``.

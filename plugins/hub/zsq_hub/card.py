@@ -1,4 +1,4 @@
-"""The model card: front matter that the Hub indexes, and a text filled from the report. Says what was measured, and nothing else."""
+"""The model card: front matter for the Hub, and a text from the report. It states only what was measured or chosen."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measured(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """The front matter as the client takes it; what is not known is left out."""
+    """The front matter for the client; unknown values are left out."""
     student = report["student"]
     synth = (report["recipe"].get("synth") or {}).get("name", "none")
     width, acts = student["weight_bits"], student["act_bits"] or 32
@@ -75,7 +75,7 @@ def metadata(report: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
 
 
 def check(card: str) -> None:
-    """Refuse a card whose metadata the client does not read back as it stands.
+    """Refuse a card if the client does not read back the same metadata.
 
     Raises:
         FileError: With the client's reason.

@@ -1,4 +1,4 @@
-"""The parts of the card's text, each from what the run wrote: nothing is said that was not measured or chosen."""
+"""Writes the parts of the model card from the files of a run. They state only what was measured or chosen."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the run's own files do not say.
+    """Facts for the card that the files of the run do not contain.
 
     Args:
         repo: ``ORG/NAME`` it will be published as.
@@ -108,7 +108,7 @@ def fill(
 
 
 def origin(report: Mapping[str, Any], facts: Facts) -> str:
-    """The teacher, with a link where it is on the Hub."""
+    """The teacher, with a link if it is on the Hub."""
     ref, count = report["teacher"]["ref"], report["teacher"].get("params")
     name = f"[{facts.base_model}]({constants.ENDPOINT}/{facts.base_model})" if facts.base_model else f"`{ref}`"
     what = "image classifier" if not _places(report["teacher"]) else "network"
@@ -124,7 +124,7 @@ def bits(student: Mapping[str, Any]) -> str:
 
 
 def data(report: Mapping[str, Any]) -> str:
-    """What stood in for the training data."""
+    """The images that were used instead of training data."""
     synth = (report["recipe"].get("synth") or {}).get("name", "none")
     if synth == "none":
         return "Its teacher's weights were all that was used."
@@ -132,7 +132,7 @@ def data(report: Mapping[str, Any]) -> str:
 
 
 def table(report: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """Figures of teacher and student side by side."""
+    """The metrics of teacher and student side by side."""
     own, metrics = report["teacher"]["metrics"], report["student"]["metrics"]
     rows = [
         (_ROWS[key].replace("$unit ", _places(report["teacher"])), _figure(own.get(key)), _figure(metrics[key]))
@@ -145,7 +145,7 @@ def table(report: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
 
 
 def said(report: Mapping[str, Any], facts: Facts, accuracies: Mapping[str, float]) -> str:
-    """On what was measured."""
+    """The data that accuracy was measured on."""
     if not accuracies:
         return "**Its accuracy on real images was not measured.**"
     on = f" of `{facts.dataset}`" if facts.dataset else ""
@@ -157,7 +157,7 @@ def said(report: Mapping[str, Any], facts: Facts, accuracies: Mapping[str, float
 
 
 def batch(inputs: Mapping[str, Any]) -> str:
-    """Code that makes an input of an image; nothing where the student does not say what it takes."""
+    """Code that makes an input from an image; empty if the student has no input spec."""
     shape, mean, std = (list(inputs.get(key) or ()) for key in ("shape", "mean", "std"))
     if len(shape) != 3 or shape[0] not in (1, 3):
         return _BARE
@@ -166,13 +166,13 @@ def batch(inputs: Mapping[str, Any]) -> str:
 
 
 def exported(facts: Facts) -> str:
-    """How to run the exported files, and whether they are proven."""
+    """How to run the exported files, and whether they are verified."""
     parts = [part.format(repo=facts.repo) for part, name in ((_ONNX, "model.onnx"), (_OPENVINO, "model.xml")) if name in facts.files]
     return "".join([*parts, f"\n{proof(facts.proof)}\n"]) if parts else ""
 
 
 def proof(found: Mapping[str, Any] | None) -> str:
-    """Whether the exported file is known to compute what was measured."""
+    """Whether the exported file computes what was measured."""
     if found is None:
         return "**Not verified:** nobody has checked that the exported files compute what was measured above; `zsq verify` does."
     share, count, runtime = found.get("argmax_agreement"), found.get("images"), found.get("runtime") or "its runtime"
@@ -201,7 +201,7 @@ def made(report: Mapping[str, Any]) -> str:
 
 
 def again(report: Mapping[str, Any]) -> str:
-    """How to repeat it, and what that takes."""
+    """How to repeat the run, and what is needed for it."""
     recipe = report["recipe"]
     missing = [(recipe.get("teacher") or {}).get("weights"), *(entry.get("ref") for entry in recipe.get("eval") or ())]
     names = " and ".join(f"`{name}`" for name in missing if name)
@@ -210,7 +210,7 @@ def again(report: Mapping[str, Any]) -> str:
 
 
 def limits(report: Mapping[str, Any], facts: Facts) -> list[str]:
-    """What a user should not expect of this student."""
+    """The limits of this student."""
     student = report["student"]
     found = ["`zsq.load` computes the quantized values in floating point: the same numbers as integers give, not their speed."]
     if isinstance(student["weight_bits"], str) or student["weight_bits"] < 8:

@@ -1,4 +1,4 @@
-"""What the Hub's client raises, said for people: one message each, never with a token in it."""
+"""Turns errors of the Hub client into readable messages. A message never contains a token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from zsq.errors import ZsqError
 
-#: The package that the client asks with: httpx, later httpx2.
+#: The HTTP package of the client: httpx, later httpx2.
 _http = import_module(next(kind.__module__.partition(".")[0] for kind in errors.HfHubHTTPError.__mro__ if "httpx" in kind.__module__))
 _TOKEN = re.compile(r"hf_\w+|Bearer \S+")
 #: The Xet store's client raises Python's own errors; only their text tells them apart.
@@ -29,12 +29,12 @@ _LOGIN = "run `hf auth login`, or set HF_TOKEN to a token that may do this"
 
 
 class HubError(ZsqError):
-    """The Hub, the way to it, or the right to use it is missing."""
+    """The Hub does not answer, or does not allow the access."""
 
 
 @contextmanager
 def explained(repo: str, doing: str) -> Iterator[None]:
-    """Inside, errors of the client come out as :class:`HubError`; its warnings, and bars where nobody watches, stay unsaid.
+    """Inside, errors of the client become :class:`HubError`. Its warnings are hidden, and its progress bars unless on a terminal.
 
     Args:
         repo: ``ORG/NAME``, for messages.
@@ -58,7 +58,7 @@ def explained(repo: str, doing: str) -> Iterator[None]:
 
 
 def explain(error: BaseException, repo: str, doing: str) -> HubError | None:
-    """The message for ``error``, or for the first of its causes that is known; None for what is no fault of client or Hub."""
+    """The message for ``error``, or for the first of its causes that is known; None if the error is not from the client or the Hub."""
     where = f"hub:{repo}"
     link: BaseException | None = error
     after = "nothing was published; pushing again sends only what is still missing" if doing == "push" else "try again"
@@ -74,7 +74,7 @@ def explain(error: BaseException, repo: str, doing: str) -> HubError | None:
 
 
 def _known(error: BaseException, repo: str, doing: str, after: str) -> tuple[str, str] | None:
-    """What and hint."""
+    """The message and the hint."""
     if isinstance(error, errors.OfflineModeIsEnabled) or (isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE):
         lacking = f", and '{repo}' is not in the cache" if doing == "load" else ""
         return f"offline mode is on{lacking}", "unset HF_HUB_OFFLINE and run it again"
@@ -106,7 +106,7 @@ def _known(error: BaseException, repo: str, doing: str, after: str) -> tuple[str
 
 
 def _stored(error: BaseException, repo: str, doing: str, after: str) -> tuple[str, str] | None:
-    """The same for the Xet store's client."""
+    """The message and the hint for an error of the Xet client."""
     text = str(error)
     if not isinstance(error, (OSError, RuntimeError)) or getattr(error, "errno", None) is not None or not _XET.search(text):
         return None
@@ -122,7 +122,7 @@ def _answered(error: errors.HfHubHTTPError, repo: str, doing: str, after: str) -
 
 
 def _code(code: int, said: str, repo: str, doing: str, after: str) -> tuple[str, str]:
-    """What a status means, with what the server ``said`` to it."""
+    """The meaning of an HTTP status, with the text of the server."""
     words = f": {said}" if said else ""
     if code == 401:
         return "the Hub does not accept your token", _LOGIN

@@ -1,4 +1,4 @@
-"""Files of a student from the Hub, in the client's own cache: safetensors and text only, nothing that carries code."""
+"""Downloads the files of a student into the client's cache: only safetensors and text, no file with code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from zsq.errors import FileError
 from zsq_hub.errors import explained
 
-#: All that a student consists of; no other file of a repository is downloaded.
+#: The files of a student; no other file of a repository is downloaded.
 FILES = ("config.json", "model.safetensors", "report.json", "recipe.yaml")
 #: The files of exporters, and synthetic images: they are fetched only if they are asked for.
 EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin")

@@ -1,4 +1,4 @@
-"""Publishing a run: checked as a whole first, then one commit: a repository holds the old student or the new one, never a mixture."""
+"""Publishes a run: checks all files first, then makes one commit, so that a repository never mixes two students."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def push(run: Path, repo: str, *, private: bool | None = None, dry_run: Path | N
 
 
 def ready(repo: str) -> None:
-    """Whether a push to ``repo`` can begin: before a long run rather than after it.
+    """Check before a long run that a push to ``repo`` is possible.
 
     Raises:
         FileError, HubError: If the name is none, or nobody is logged in with a token that the Hub knows.
@@ -166,7 +166,7 @@ def _publish(api: HfApi, repo: str, files: Mapping[str, bytes | Path], private: 
 
 
 def _write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
-    """The files of a dry run, all or none: made beside and renamed."""
+    """Write the files of a dry run, all or none: into a hidden folder that is renamed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileError(f"'{folder}' is not empty", "--dry-run", "name a new folder")
     scratch = scratch_folder(folder.absolute())

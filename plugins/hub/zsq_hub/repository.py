@@ -1,4 +1,4 @@
-"""Repositories on the Hub as readers get them, and which library one is of."""
+"""Repositories on the Hub, for readers, and the library that a repository belongs to."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Repository:
 
     @property
     def ref(self) -> str:
-        """The reference that means these files for ever."""
+        """The reference that always names these files."""
         return f"{self.source}:{self.name}@{self.commit}"
 
     def folder(self, *patterns: str) -> Path:
-        """The folder with those of its files that match, downloaded if need be."""
+        """The folder with the files that match, downloaded if necessary."""
         return download(f"{self.name}@{self.commit}", (_CONFIG, *patterns))[1]
 
     def license(self) -> str:

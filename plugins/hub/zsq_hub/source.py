@@ -1,4 +1,4 @@
-"""The teacher source ``hub``."""
+"""The teacher source ``hub``: loads networks from the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store ``hub``."""
+"""The store ``hub``: publishes students on the Hugging Face Hub and fetches them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HubStore:
         return fetch(place, revision, exported=exported)
 
     def ready(self, place: str) -> None:
-        """Fail early where a push will; see :func:`zsq_hub.push.ready`."""
+        """Check that a push is possible; see :func:`zsq_hub.push.ready`."""
         push.ready(place)
 
     def push(self, run: Path, place: str, *, private: bool | None = None, dry_run: Path | None = None, base_model: str | None = None,

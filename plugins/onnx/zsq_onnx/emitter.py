@@ -1,4 +1,4 @@
-"""What translation functions write into: the values of a graph's nodes as ONNX names, as floats or as integer codes."""
+"""The values of a graph's nodes as ONNX names, as floats or as integer codes; translation functions write into it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Emitter:
         return called if isinstance(called, ActPoint) and called.ranged else None
 
     def point_after(self, node: fx.Node) -> ActPoint | None:
-        """The activation point that a value goes into and nowhere else, at most through a ReLU or clamp."""
+        """The only user of a value if that is an activation point, directly or after a ReLU or clamp."""
         users = list(node.users)
         if len(users) != 1:
             return None

@@ -1,4 +1,4 @@
-"""The exporter: ``model.onnx`` of a finished student."""
+"""The exporter ``onnx``: writes ``model.onnx`` of a finished student."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Exporter(ABC):
-    """An exporter of what ``model_of`` gives: its files are proven and timed in their runtime."""
+    """Base of exporters for the model of ``model_of``: its files are verified and timed in their runtime."""
 
     name: str
 
@@ -28,10 +28,10 @@ class Exporter(ABC):
 
     @abstractmethod
     def runtime(self) -> Runtime:
-        """What runs its files; imported here, since writing them does not need it."""
+        """The runtime of its files; imported here, because writing them does not need it."""
 
     def exported(self, run: Path) -> bool:
-        """Whether all of its files lie in the folder of a run."""
+        """Whether all of its files are in the run folder."""
         return all((run / name).is_file() for name in self.runtime().files)
 
     def verify(self, module: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:

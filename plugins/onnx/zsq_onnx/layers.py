@@ -22,7 +22,7 @@ from zsq_onnx.emitter import Codes, Emitter
 
 
 def follower(e: Emitter, node: fx.Node, called: Any) -> fx.Node | None:
-    """The BatchNorm that a quantized layer's output goes into, and nowhere else."""
+    """The only user of a quantized layer's output if that is a BatchNorm."""
     if not isinstance(getattr(called, "weight_point", None), WeightPoint) or isinstance(called, nn.ConvTranspose2d) or len(node.users) != 1:
         return None
     user = next(iter(node.users))
@@ -66,7 +66,7 @@ def layer(e: Emitter, node: fx.Node, called: Any, norm_node: fx.Node | None) -> 
 
 
 def norm(e: Emitter, node: fx.Node, called: Any) -> str:
-    """A BatchNorm of its own."""
+    """A BatchNorm that is not folded into a layer."""
     ones = np.ones(called.num_features)
     values = [
         _numbers(called.weight) if called.affine else ones,

@@ -1,4 +1,4 @@
-"""What proof and timing need of a runtime, and ONNX Runtime on the CPU: sessions, and what its optimizer made of a graph."""
+"""The protocol of runtimes for verify and bench, and ONNX Runtime on the CPU: sessions, and the optimized graph."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Optimized(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A runtime for exported files. A *model* is whatever it takes one as."""
+    """A runtime for exported files. The type of a *model* depends on the runtime."""
 
     #: With its version.
     title: str

@@ -1,4 +1,4 @@
-"""Nodes and constants of an ONNX graph in the making, on top of ``onnx.helper``."""
+"""Collects nodes and constants of an ONNX graph, and builds the checked model with ``onnx.helper``."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from zsq_report.curves import Curves
 
 
 class Report:
-    """What the entry point names: follows a run, and writes its page when it is about to be put in its place."""
+    """Listens to a run, and writes its page before the run folder is published."""
 
     def __init__(self) -> None:
         self._curves = Curves()
 
     @hookimpl
     def zsq_event(self, event: Event) -> None:
-        """Take in one event."""
+        """Handle one event."""
         self._curves.hear(event)
         if isinstance(event, Publishing):
             from zsq_report.write import write

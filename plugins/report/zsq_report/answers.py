@@ -1,4 +1,4 @@
-"""What both networks say of the same images, where answers have places: as the task draws it, each in a colour of its own."""
+"""Draws the answers of both networks for the same images, if answers have places; each class has its own colour."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Answers:
 
 
 def draw(teacher: Teacher, theirs: Sequence[Any], ours: Sequence[Any]) -> Answers:
-    """From the outputs of both networks for the same images, batch by batch; the first ones are enough."""
+    """Drawings from the outputs of both networks, batch by batch, for the first images."""
     task = teacher.task
     assert isinstance(task, Drawn)
     drawn: tuple[list[Drawing], list[Drawing]] = ([], [])

@@ -1,4 +1,4 @@
-"""The charts of layers: bits and noise, ranges against what arrived, histograms with clip lines, BatchNorm statistics."""
+"""Charts of layers: bits and noise, ranges and observed values, histograms with clip lines, BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noise(rows: Sequence[Weights]) -> Chart | None:
 
 
 def ranges(rows: Sequence[Activation], synthetic: bool) -> Chart | None:
-    """What arrived at every activation point beside the range it has."""
+    """The observed values at every activation point beside its range."""
     shown = [row for row in rows if row.values]
     if not shown:
         return None
@@ -109,7 +109,7 @@ def histograms(rows: Sequence[Weights] | Sequence[Activation], name: str) -> Cha
 
 
 def statistics(rows: Sequence[Norm]) -> Chart | None:
-    """How far BatchNorm statistics are from what the layers keep."""
+    """The distance of BatchNorm statistics to the running statistics."""
     if not rows:
         return None
     with figure(_REST + _ROW * len(rows)) as (made, axes):

@@ -1,4 +1,4 @@
-"""What answers on real images say class by class, and how sure the figures are."""
+"""Results on real images class by class, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Of the normal distribution, for an interval that holds the truth in 95 of 100 cases.
+#: Quantile of the normal distribution for a 95 % interval.
 _Z = 1.96
 
 

@@ -1,4 +1,4 @@
-"""Metrics of every phase over its steps, thinned while they come in: a long run costs no more memory than a short one."""
+"""Keeps the metrics of every phase over its steps; long curves are thinned, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Phase:
 
 
 class Curves:
-    """All phases of the run that is heard, in their order. A run that begins forgets the one before."""
+    """All phases of the current run, in order. A new run replaces the one before."""
 
     def __init__(self) -> None:
         self.phases: list[Phase] = []
 
     def hear(self, event: Event) -> None:
-        """Take in one event."""
+        """Handle one event."""
         if isinstance(event, RunStarted):
             self.phases = []
         elif isinstance(event, PhaseStarted):

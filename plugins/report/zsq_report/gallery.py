@@ -1,4 +1,4 @@
-"""Synthetic images as a page shows them: one small PNG each, with what both networks make of it."""
+"""Synthetic images for the page: one small PNG each, with the answers of both networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXACT = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network takes an image for, and its confidence in percent."""
+    """The class that a network gives to an image, and its confidence in percent."""
 
     label: str
     sure: float

@@ -19,7 +19,7 @@ def module_at(root: nn.Module, path: str) -> nn.Module | None:
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], watch: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """Inside, ``watch(path, inputs, output)`` is called after each of the modules ran; outside, no hook is left."""
+    """Inside, ``watch(path, inputs, output)`` is called after each of the modules ran; all hooks are removed on exit."""
 
     def hook(path: str) -> Any:
         return lambda _module, inputs, output: watch(path, inputs, output)

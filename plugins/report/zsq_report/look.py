@@ -1,4 +1,4 @@
-"""How charts look: one small palette, the same colours on paper and as variables of the page, so that a chart follows its scheme."""
+"""The style of charts: one small palette, fixed colours in files, and variables in the page, so that charts follow light and dark."""
 
 from __future__ import annotations
 

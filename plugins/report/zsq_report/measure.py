@@ -1,4 +1,4 @@
-"""What the finished networks say when they are looked at: figures of layers, activations, BatchNorm statistics and images."""
+"""Measures teacher and student on the same images: weights, activations, BatchNorm statistics, outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = 32
 
 @dataclass
 class Weights:
-    """One layer with a weight on a grid.
+    """One layer with a quantized weight.
 
     ``sqnr`` compares the student's weight with the teacher's, ``output_sqnr`` what the two layers give out for the same images,
     all errors before them included: in dB; None if there is nothing to compare. ``clipped`` is the share of the teacher's

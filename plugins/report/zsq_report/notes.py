@@ -1,4 +1,4 @@
-"""Can this student be trusted? What speaks for it and what to look at, in sentences, from figures alone."""
+"""Sentences for the page: whether the student can be trusted, and what to look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far what arrives at BatchNorm layers is from what they keep."""
+"""The distance of batch statistics to the running statistics of BatchNorm layers."""
 
 from __future__ import annotations
 

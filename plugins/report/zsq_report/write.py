@@ -22,7 +22,7 @@ Charts = Mapping[str, list[Chart]]
 
 
 def write(event: Publishing, phases: Sequence[Phase]) -> None:
-    """``report.html`` and ``pictures/``: the networks are looked at once more, and left as they are."""
+    """Write ``report.html`` and ``pictures/``; runs both networks again, and does not change them."""
     report, ctx = event.report, event.ctx
     task = ctx.teacher.task
     count = task.classes

@@ -1,4 +1,4 @@
-"""The log ``tensorboard``: a run in TensorBoard while it goes on.
+"""The log ``tensorboard``: shows a run in TensorBoard.
 
 Light: descriptors only. The files are written in ``zsq_tensorboard.log``.
 """

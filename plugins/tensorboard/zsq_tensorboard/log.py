@@ -1,4 +1,4 @@
-"""Events as the records that TensorBoard reads. They are written in the step that they tell of: an error is met where it happens."""
+"""Writes events as TensorBoard records. Each is written in its step, so that an error appears there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers of timm: ``timm:resnet18.a1_in1k``, and repositories in timm's format wherever they are, by its reader.
+"""Teachers of timm: ``timm:resnet18.a1_in1k``; its reader also loads repositories in timm's format from a store.
 
 Light: descriptors and options only.
 """

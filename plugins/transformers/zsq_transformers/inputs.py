@@ -1,4 +1,4 @@
-"""What ``preprocessor_config.json`` does to pixels, as an input spec."""
+"""Reads the input spec from ``preprocessor_config.json``."""
 
 from __future__ import annotations
 
