@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ from zsq._builtin.options import AgreementOptions, Top1Options
 from zsq.errors import FileError, nearest
 from zsq.files import inside
 from zsq.images import from_uint8
+from zsq.images._npz import DAMAGED
 from zsq.types import Batch, Context, InputSpec
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"})
-_DAMAGED_NPZ = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _DAMAGED_IMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
@@ -111,7 +109,7 @@ class _Npz:
             with np.load(path, allow_pickle=False) as stored:
                 keys = set(stored.files)
                 arrays = [stored[key] for key in ("images", "labels")] if {"images", "labels"} <= keys else []
-        except _DAMAGED_NPZ as error:
+        except DAMAGED as error:
             raise FileError(
                 "not an .npz file of plain arrays, or damaged", str(path), "write it with numpy.savez, images and labels"
             ) from error

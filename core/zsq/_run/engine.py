@@ -138,9 +138,7 @@ class _Engine:
         teacher = state.teacher = self.phase(Phase("teacher", plan.teacher), self.load_teacher)
         check_teacher(plan, teacher)
         evaluation = self.evaluation(teacher)
-        objective = state.objective = Objective(
-            [Term(c.name, state.build(c, f"loss:{c.name}"), c.weight, frozenset(c.component.needs)) for c in plan.losses]
-        )
+        objective = state.objective = Objective([Term(c.name, state.build(c, f"loss:{c.name}"), c.weight, c.needs) for c in plan.losses])
         student, stream = self.student_and_stream(teacher, objective)
         for index, choice in enumerate(plan.calibrators):
             calibrator = state.build(choice, f"calib:{index}")
@@ -198,7 +196,7 @@ class _Engine:
                 self.beats(Phase("prepare", plan.synth, synth), partial(synth.prepare, Probe(teacher, precision, student)))
 
         pool = None
-        if needs_pool := "pool" in plan.quant.component.needs:
+        if needs_pool := "pool" in plan.quant.needs:
             prepare(None)
             pool = Batch(**self.phases.keep("pool", lambda: _plain(synth.sample(len(synth.pool)))))
             if isinstance(quant, Measuring):  # all of it or nothing: the budget limits later phases, not this one
@@ -306,7 +304,7 @@ def check_teacher(plan: Plan, teacher: Teacher) -> None:
     if batch_norms(teacher.module):
         return
     for choice in (plan.synth, plan.quant, *plan.calibrators, *plan.losses):
-        if "teacher.bn" in choice.component.needs:
+        if "teacher.bn" in choice.needs:
             raise PlanError(
                 f"'{choice.name}' needs teacher.bn, but the teacher has no BatchNorm layer",
                 f"teacher {teacher.ref}",

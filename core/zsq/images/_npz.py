@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from zsq.errors import FileError
 from zsq.files import write_atomic
 from zsq.images._pixels import from_uint8, to_uint8
 from zsq.types import InputSpec
+
+#: What a damaged .npz file can raise.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def write_npz(path: Path, images: Tensor, spec: InputSpec) -> None:
@@ -38,7 +42,7 @@ def read_npz(file: Path, spec: InputSpec, count: int) -> Tensor:
     try:
         with np.load(file, allow_pickle=False) as content:
             pixels = content["images"][:count]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise FileError(f"cannot read images: {error}", str(file), "an .npz with `images` (N, H, W, C) uint8") from None
     channels, height, width = spec.shape
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (height, width, channels) or not len(pixels):
